@@ -1,0 +1,203 @@
+"""The command line: `earshot run study/demo` and everything around it."""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from flows.run_study import Stage, StudyRun
+
+app = typer.Typer(
+    name="earshot",
+    help="Fine-tune an audio LLM to hear speech in very short, very noisy clips, and report only what survives an audit.",
+    epilog="Start here:  earshot run study/demo",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Study = Annotated[str, typer.Argument(help="A study's name (study/demo) or the path of its YAML.", metavar="STUDY")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a key, as often as needed.", metavar="KEY.PATH=VALUE")
+]
+
+
+def command(name: str, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command with an example under its help and with errors as sentences: exit 2 for bad input, 1 for a
+    check that failed."""
+    return app.command(name, epilog=f"Example:  {example}")
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is a sentence, never a traceback."""
+    from recipes.schema import CheckFailed
+
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except CheckFailed as error:
+        fail(str(error), 1)
+    except (ValueError, FileNotFoundError, TimeoutError) as error:
+        fail(str(error), 2)
+    except OSError as error:
+        fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2)
+    except KeyboardInterrupt:
+        fail("stopped; what was finished is kept, run the same command again to go on", 130)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # click's own: unknown option, missing argument
+            fail(error.format_message(), 2)
+        raise
+
+
+def fail(message: str, code: int) -> None:
+    """The message on standard error, and out."""
+    print(f"earshot: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+# --- studies -----------------------------------------------------------------------------------------------------
+
+
+@command("run", "earshot run study/demo --set train.seeds=[42,123]")
+def run(study: Study, overrides: Overrides = None) -> None:
+    """Run a whole study: data set, adapters, report, model card, published in the home's hub."""
+    finish(run_until(study, overrides, "publish"))
+
+
+@command("build", "earshot build study/demo")
+def build(study: Study, overrides: Overrides = None) -> None:
+    """Build, audit and publish a study's data set."""
+    finish(run_until(study, overrides, "build"))
+
+
+@command("train", "earshot train study/demo --set train.training.max_steps=400")
+def train(study: Study, overrides: Overrides = None) -> None:
+    """Run a study up to its adapters."""
+    finish(run_until(study, overrides, "train"))
+
+
+@command("evaluate", "earshot evaluate study/demo")
+def evaluate(study: Study, overrides: Overrides = None) -> None:
+    """Run a study up to its report."""
+    finish(run_until(study, overrides, "evaluate"))
+
+
+@command("publish", "earshot publish study/demo")
+def publish(study: Study, overrides: Overrides = None) -> None:
+    """Run a study up to its published card; the same as `run`."""
+    finish(run_until(study, overrides, "publish"))
+
+
+@command("verify", "earshot verify earshot/demo-adapter")
+def verify(
+    repo: Annotated[str, typer.Argument(help="NAMESPACE/NAME[@sha] in the home's hub, or a folder.", metavar="REPO")],
+) -> None:
+    """Recompute a published report and card from its predictions and compare; exit 1 on a difference."""
+    from tasks.verification import verify_repo
+
+    findings = verify_repo(repo)
+    for finding in findings:
+        print(f"{finding.verdict:9} {finding.what}")
+    if differences := [finding for finding in findings if finding.verdict == "differs"]:
+        fail(f"{len(differences)} of {len(findings)} parts differ from what can be recomputed", 1)
+    print(f"verified: everything that can be recomputed is equal ({repo})")
+
+
+def run_until(study: str, overrides: list[str] | None, until: "Stage") -> "StudyRun":
+    """Check the recipe, then run it against a Prefect server, one command at a time on one home."""
+    from flows.server import server, wait_until_stored
+    from recipes.schema import load_study
+
+    load_study(study, overrides or [])
+    signal.signal(signal.SIGTERM, _interrupt)
+    _print_progress()
+    with only_command(study), server() as prefect:
+        from flows.run_study import run_study
+
+        prefect.wait()
+        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+        from tasks.run_page import ended
+
+        begin = time.monotonic()
+        # The heartbeat thread sleeps in steps of a second and is joined at the end of every subflow.
+        with temporary_settings(updates={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            try:
+                result = run_study(study, overrides or [], until)
+            finally:
+                wait_until_stored(ended())
+        print(f"{study}: {len(ended())} task runs in {time.monotonic() - begin:.1f} s", file=sys.stderr)
+    return result
+
+
+@contextlib.contextmanager
+def only_command(what: str) -> Iterator[None]:
+    """Hold the home's lock, which the kernel frees when this process dies; wait, saying for whom, while another does."""
+    from filelock import FileLock, Timeout
+
+    from tasks.store import make_home, sweep
+
+    home = make_home()
+    lock, holder = FileLock(home / "lock"), home / "lock.holder"
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        name = holder.read_text(encoding="utf-8") if holder.exists() else "another command"
+        print(f"waiting for {name} to finish on {home}", file=sys.stderr)
+        lock.acquire()
+    try:
+        holder.write_text(f"{what} (pid {os.getpid()})", encoding="utf-8")
+        sweep()
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def finish(result: "StudyRun") -> None:
+    """The short table, where things lie, and how to check them."""
+    from tasks.hub import pull
+    from tasks.reports import summary
+
+    data = result.data.publication
+    if result.report is None:
+        print(f"data set   {data.repo}@{data.sha}\n           {pull('dataset', data.repo, data.sha)}")
+    if result.folds and result.report is None:
+        for adapter in (adapter for fold in result.folds for adapter in fold.adapters):
+            print(
+                f"adapter    seed {adapter.seed}, fold {adapter.fold}: train {adapter.train_accuracy:.3f}, {adapter.path}"
+            )
+    if result.report:
+        print(summary(result.report))
+        print(f"\nreport     {result.report.path / 'report.html'}")
+    if published := result.publication:
+        folder = pull("model", published.repo, published.sha)
+        print(f"card       {folder / 'README.md'}\nverify     earshot verify {published.repo}@{published.sha}")
+
+
+def _print_progress() -> None:
+    """Our own progress lines on standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("earshot")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> Any:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

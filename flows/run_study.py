@@ -1,0 +1,45 @@
+"""The whole job: data set, adapters, report, card, by one flow run."""
+
+from typing import Literal
+
+from prefect import flow
+from pydantic import BaseModel, ConfigDict
+
+from flows.build_dataset import BuiltDataset, build_dataset
+from flows.evaluate_detectors import evaluate_detectors
+from flows.publish import publish
+from flows.train_adapters import TrainedFold, train_adapters
+from recipes.schema import load_study
+from tasks.store import Publication, Report
+
+Stage = Literal["build", "train", "evaluate", "publish"]
+
+
+class StudyRun(BaseModel):
+    """What a study has come to, as far as it was run."""
+
+    model_config = ConfigDict(frozen=True)
+    data: BuiltDataset
+    folds: list[TrainedFold] | None = None
+    report: Report | None = None
+    publication: Publication | None = None
+
+
+@flow(name="run study", flow_run_name="{study}")
+def run_study(study: str = "study/demo", overrides: list[str] | None = None, until: Stage = "publish") -> StudyRun:
+    """Run a study up to a stage. `study` is a recipe's name or path, `overrides` are key.path=value.
+
+    Raises ValueError, before anything runs, where the recipe says what it may not.
+    """
+    recipe = load_study(study, overrides or [])
+    data = build_dataset(recipe)
+    if until == "build":
+        return StudyRun(data=data)
+    folds = train_adapters(recipe, data)
+    if until == "train":
+        return StudyRun(data=data, folds=folds)
+    report = evaluate_detectors(recipe, data, folds)
+    if until == "evaluate":
+        return StudyRun(data=data, folds=folds, report=report)
+    publication = publish(recipe, data, folds, report)
+    return StudyRun(data=data, folds=folds, report=report, publication=publication)

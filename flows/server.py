@@ -1,0 +1,149 @@
+"""The Prefect server a command brings along: its own database in the home, gone when every task run is stored."""
+
+import contextlib
+import os
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from tasks import child
+from tasks.store import make_home
+
+if TYPE_CHECKING:
+    import subprocess
+
+STARTS_WITHIN_S = 90
+STORED_WITHIN_S = 60
+# Services that only schedules, workers and automations need; the command's own server serves one run.
+IDLE_SERVICES = (
+    "SCHEDULER",
+    "LATE_RUNS",
+    "FOREMAN",
+    "PAUSE_EXPIRATIONS",
+    "CANCELLATION_CLEANUP",
+    "TRIGGERS",
+    "REPOSSESSOR",
+)
+
+
+class Server:
+    """A server that is starting: import what you need meanwhile, then `wait`."""
+
+    def __init__(self, url: str, process: "subprocess.Popen[str] | None", log: Path | None) -> None:
+        self.url, self.process, self.log = url, process, log
+
+    def wait(self) -> None:
+        """Until it answers. Raises ValueError where it ends or does not answer, with where its log lies."""
+        deadline = time.monotonic() + STARTS_WITHIN_S
+        while time.monotonic() < deadline:
+            if self.process and self.process.poll() is not None:
+                raise ValueError(f"the Prefect server ended with status {self.process.returncode}; see {self.log}")
+            with contextlib.suppress(urllib.error.URLError, TimeoutError, ConnectionError):
+                urllib.request.urlopen(f"{self.url}/health", timeout=2).close()
+                return
+            time.sleep(0.1)
+        hint = f"see {self.log}" if self.log else "is PREFECT_API_URL right?"
+        raise ValueError(f"no Prefect server answered at {self.url} within {STARTS_WITHIN_S} s; {hint}")
+
+
+@contextlib.contextmanager
+def server(*, ui: bool = False, port: int | None = None) -> Iterator[Server]:
+    """The server of PREFECT_API_URL where it is set, else one of our own for as long as the block lasts.
+
+    Sets this process's Prefect settings, so it must run before `prefect` is imported. The user's profile is not read.
+    """
+    if url := os.environ.get("PREFECT_API_URL"):
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+        yield Server(url, None, None)
+        return
+    folder = make_home() / "prefect"
+    folder.mkdir(exist_ok=True)
+    port = port or free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    os.environ.update(settings(folder, url))
+    log = folder / "server.log"
+    with (
+        log.open("w", encoding="utf-8") as output,
+        child.started(
+            child.python("-m", "flows.server", str(port)), environment=server_settings(folder, ui), output=output
+        ) as process,
+    ):
+        yield Server(url, process, log)
+
+
+def settings(folder: Path, url: str) -> dict[str, str]:
+    """Prefect settings of the command and of its server."""
+    return {
+        "PREFECT_HOME": str(folder),
+        "PREFECT_PROFILES_PATH": str(folder / "profiles.toml"),
+        "PREFECT_API_URL": url,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the command prints its own lines; the log goes to the run
+        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+    }
+
+
+def server_settings(folder: Path, ui: bool) -> dict[str, str]:
+    """What only the server reads."""
+    database = str(folder / "prefect.db").replace("%", "%25").replace("?", "%3F").replace("#", "%23")
+    services = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in IDLE_SERVICES if not ui}
+    return {
+        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{database}",
+        "PREFECT_SERVER_UI_ENABLED": str(ui).lower(),
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
+        **services,
+    }
+
+
+def free_port() -> int:
+    """A port of the loopback that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until_stored(task_runs: Sequence[UUID]) -> None:
+    """Until the server has every one of these task runs in its final state.
+
+    The client sends states as events and the server writes them in batches: a server that leaves with the flow loses
+    them. Raises TimeoutError with how many are missing.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterId
+    from prefect.events.worker import EventsWorker
+
+    EventsWorker.drain_all()
+    missing = set(task_runs)
+    deadline = time.monotonic() + STORED_WITHIN_S
+    with get_client(sync_client=True) as client:
+        while missing:
+            some = sorted(missing)[:200]
+            found = client.read_task_runs(task_run_filter=TaskRunFilter(id=TaskRunFilterId(any_=some)))
+            missing -= {run.id for run in found if run.state and run.state.is_final()}
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"{len(missing)} task runs did not reach the Prefect server within {STORED_WITHIN_S} s"
+                )
+            time.sleep(0.1)
+
+
+def serve(port: int) -> None:
+    """In the child: the server itself, until the parent is gone."""
+    child.hold_lifeline()
+    import uvicorn
+
+    uvicorn.run(
+        "prefect.server.api.server:create_app", factory=True, host="127.0.0.1", port=port, log_level="warning",
+        timeout_keep_alive=5,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]))

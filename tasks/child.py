@@ -1,0 +1,128 @@
+"""Long work in a process of its own that ends with its parent, whatever ends the parent, and takes its memory along."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+LIFELINE = "EARSHOT_LIFELINE"
+GRACE_S = 5.0
+
+
+def python(*arguments: str) -> list[str]:
+    """A command line of this interpreter."""
+    return [sys.executable, "-u", *arguments]
+
+
+def run(
+    command: Sequence[str],
+    *,
+    what: str,
+    on_line: Callable[[str], None],
+    timeout_min: float,
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    """Run a command to its end in its own process group, handing each line it prints to `on_line`.
+
+    Raises ValueError with the child's last line where it exits non-zero, TimeoutError where it runs too long. On any
+    way out, an interrupt included, no process of the group is left.
+    """
+    with started(command, environment=environment, output=subprocess.PIPE) as process:
+        overdue = threading.Event()
+
+        def end() -> None:
+            overdue.set()
+            end_group(process)
+
+        def end_the_rest() -> None:
+            process.wait()
+            end_group(process)
+
+        timer = threading.Timer(timeout_min * 60, end)
+        timer.daemon = True
+        timer.start()
+        # A launcher that is killed leaves what it launched, which keeps the pipe below open: end that as well.
+        threading.Thread(target=end_the_rest, daemon=True).start()
+        last = ""
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                last = line.rstrip() or last
+                on_line(line.rstrip())
+            code = process.wait()
+        finally:
+            timer.cancel()
+    if overdue.is_set():
+        raise TimeoutError(f"{what} ran longer than {timeout_min:g} minutes and was stopped; raise `timeout_min`")
+    if code < 0:
+        raise ValueError(f"{what} was killed by {signal.Signals(-code).name}; run the same command again to go on")
+    if code:
+        raise ValueError(f"{what} failed: {last}")
+
+
+@contextlib.contextmanager
+def started(
+    command: Sequence[str], *, environment: Mapping[str, str] | None = None, output: int | IO[str] = subprocess.DEVNULL
+) -> Iterator["subprocess.Popen[str]"]:
+    """A process in its own group, whose standard input is held open by us alone: when we die it reads the end of it."""
+    root = str(Path(__file__).resolve().parent.parent)
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    process = subprocess.Popen(
+        list(command),
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        env={**os.environ, **(environment or {}), LIFELINE: "stdin", "PYTHONPATH": os.pathsep.join(paths)},
+    )
+    try:
+        yield process
+    finally:
+        end_group(process)
+
+
+def end_group(process: "subprocess.Popen[str]") -> None:
+    """End a process and all it started: ask, wait a little, then kill."""
+    for number, patience_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, GRACE_S)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience_s)
+        if not _group_lives(process.pid):
+            return
+
+
+def _group_lives(group: int) -> bool:
+    deadline = time.monotonic() + 0.5
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except (ProcessLookupError, PermissionError):
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def hold_lifeline() -> None:
+    """In the child: end the whole process group once the parent is gone. Does nothing where no parent holds a line.
+
+    The line is standard input, which launchers between parent and child pass on; a pipe's end needs no signal, so
+    it works after kill -9 and on every platform.
+    """
+    if os.environ.get(LIFELINE) != "stdin":
+        return
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True, name="lifeline").start()

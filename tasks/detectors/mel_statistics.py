@@ -1,0 +1,41 @@
+"""A logistic regression over means and deviations of the log-mel spectrum: the floor beside every learned score."""
+
+from collections.abc import Iterator, Sequence
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+SAMPLE_RATE_HZ = 16_000
+WINDOW, HOP, BINS = 400, 160, 64  # 25 ms, 10 ms
+
+
+def statistics(samples: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Mean and standard deviation over time of 64 log-mel bins, (128,); librosa's Slaney filters."""
+    import librosa
+
+    padded = np.pad(samples, (0, max(0, WINDOW - len(samples))))
+    power = librosa.feature.melspectrogram(
+        y=padded, sr=SAMPLE_RATE_HZ, n_fft=WINDOW, hop_length=HOP, n_mels=BINS, center=False, power=2.0
+    )
+    log_mel = np.log10(np.maximum(power, 1e-10))
+    return np.concatenate([log_mel.mean(axis=1), log_mel.std(axis=1)]).astype(np.float64)
+
+
+class MelStatistics:
+    """P(first class) from 128 numbers a clip, fitted on train."""
+
+    model: Pipeline
+
+    def fit(self, clips: Iterator[NDArray[np.float32]], is_first: Sequence[bool]) -> Self:
+        """Fit on training clips."""
+        features = np.stack([statistics(clip) for clip in clips])
+        self.model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2_000)).fit(features, is_first)
+        return self
+
+    def score(self, clips: Iterator[NDArray[np.float32]]) -> NDArray[np.float64]:
+        """(n,) probabilities."""
+        return self.model.predict_proba(np.stack([statistics(clip) for clip in clips]))[:, 1]

@@ -1,0 +1,161 @@
+"""Waveform arithmetic: level, activity, crops, ramps, rooms and padding of one mono waveform."""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Waveform = NDArray[np.floating]
+
+SAMPLE_RATE_HZ = 16_000
+FRAME_MS = 10.0
+PEAK = 0.9 * 10 ** (-3 / 20)  # 0.9 with 3 dB of headroom = 0.637
+RMS = 0.1  # -20 dBFS
+ACTIVE_WITHIN_DB = 25.0
+MIN_ACTIVE = 0.7  # share of a crop's frames
+
+
+def n_samples(duration_ms: float, sample_rate_hz: int = SAMPLE_RATE_HZ) -> int:
+    """Samples in `duration_ms`, rounded to the nearest one."""
+    return round(duration_ms * sample_rate_hz / 1000)
+
+
+def rms(samples: Waveform) -> float:
+    """Root mean square in the unit of `samples`. Raises ValueError on no samples."""
+    if samples.size == 0:
+        raise ValueError("no samples: the RMS of nothing has no value")
+    return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))
+
+
+# --- where to cut ------------------------------------------------------------------------------------------------
+
+
+def activity(samples: Waveform, *, within_db: float = ACTIVE_WITHIN_DB) -> NDArray[np.bool_]:
+    """Which 10 ms frames are active: RMS within `within_db` of the loud level. The last frame may be a partial one.
+
+    The loud level is the 99th percentile of the frames' RMS: a click of one frame does not set it, an event that fills
+    more than 1 % of the recording does. Frames of zeros are never active. Shape (n,) -> (ceil(n / 160),).
+    """
+    frame = n_samples(FRAME_MS)
+    starts = np.arange(0, samples.size, frame)
+    if starts.size == 0:
+        return np.zeros(0, dtype=bool)
+    power = np.add.reduceat(np.square(samples, dtype=np.float64), starts)
+    power /= np.minimum(frame, samples.size - starts)
+    loud = np.quantile(power, 0.99)
+    return (power > 0) & (power >= loud * 10 ** (-within_db / 10))
+
+
+def active_starts(samples: Waveform, n: int, *, min_active: float = MIN_ACTIVE) -> NDArray[np.intp]:
+    """First samples (on the 10 ms grid) of the crops of `n` samples of which at least `min_active` is active.
+
+    Where no crop reaches that share (barks are shorter than a second) it is nine tenths of the best crop's share. The
+    rule knows nothing of labels, so that it cannot tell the classes apart. Raises ValueError where `samples` are fewer
+    than `n` or nothing but zeros.
+    """
+    if not 0 < n <= samples.size:
+        raise ValueError(f"cannot cut {n} samples out of {samples.size}")
+    frame = n_samples(FRAME_MS)
+    active = activity(samples)
+    starts = np.arange(0, samples.size - n + 1, frame)
+    first, past = starts // frame, -(-(starts + n) // frame)
+    counted = np.concatenate([[0], np.cumsum(active)])
+    share = (counted[past] - counted[first]) / (past - first)
+    if (best := share.max()) == 0:
+        raise ValueError(f"no crop of {n} samples holds any sound: the waveform is silent")
+    return starts[share >= min(min_active, 0.9 * best)]
+
+
+def choose_crop(samples: Waveform, n: int, seed: int) -> int:
+    """First sample of one active crop of `n` samples, drawn evenly from `active_starts`."""
+    return int(np.random.default_rng(seed).choice(active_starts(samples, n)))
+
+
+# --- shaping -----------------------------------------------------------------------------------------------------
+
+
+def ramp(samples: Waveform, ramp_ms: float = 2.0) -> Waveform:
+    """`samples` with raised-cosine on- and offset of `ramp_ms` each (2 ms: splatter of a cut -38 -> -70 dB).
+
+    Raises ValueError where two ramps do not fit.
+    """
+    n = n_samples(ramp_ms)
+    if 2 * n > samples.size:
+        raise ValueError(f"{samples.size} samples have no room for two ramps of {n}")
+    rise = 0.5 - 0.5 * np.cos(np.pi * (np.arange(n) + 0.5) / n)
+    shaped = samples.astype(np.float64)
+    shaped[:n] *= rise
+    shaped[samples.size - n :] *= rise[::-1]
+    return shaped
+
+
+def normalise(samples: Waveform, to: Literal["peak", "rms"] = "peak") -> Waveform:
+    """`samples` scaled to a peak of 0.637 or to an RMS of 0.1.
+
+    RMS gives way where it would push the peak beyond full scale: nothing is clipped. Raises ValueError on silence.
+    """
+    peak = float(np.abs(samples).max(initial=0))
+    if peak == 0:
+        raise ValueError("silence cannot be normalised")
+    gain = PEAK / peak if to == "peak" else min(RMS / rms(samples), 1 / peak)
+    return samples * gain
+
+
+def embed(clip: Waveform, n: int, background: Waveform | None = None) -> Waveform:
+    """`clip` in the middle of `n` samples of silence, or of `background`, whose middle it replaces.
+
+    Raises ValueError where the clip is longer than `n` or the background is not `n` long.
+    """
+    if clip.size > n:
+        raise ValueError(f"a clip of {clip.size} samples does not fit into {n}")
+    if background is not None and background.size != n:
+        raise ValueError(f"the background has {background.size} samples instead of {n}")
+    whole = np.zeros(n) if background is None else background.astype(np.float64)
+    whole[middle(clip.size, n)] = clip
+    return whole
+
+
+def middle(n: int, total: int) -> slice:
+    """Where `n` samples lie in the middle of `total`."""
+    start = (total - n) // 2
+    return slice(start, start + n)
+
+
+# --- rooms -------------------------------------------------------------------------------------------------------
+
+
+def exponential_rir(rt60_s: float, *, sample_rate_hz: int = SAMPLE_RATE_HZ, seed: int) -> NDArray[np.float64]:
+    """Impulse response of unit energy that decays by 60 dB in `rt60_s` seconds, cut at -75 dB.
+
+    Polack's model (1988), white noise under an exponential, with random signs for noise: its energy decay curve is the
+    exponential itself, so that the T60 is exact in every draw and not only on average. Raises ValueError on rt60_s
+    <= 0.
+    """
+    if not rt60_s > 0:
+        raise ValueError(f"rt60_s is {rt60_s:g}, a decay takes more than 0 s")
+    n = int(np.ceil(1.25 * rt60_s * sample_rate_hz))
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], n)
+    rir = signs * 10 ** (-3 * np.arange(n) / (rt60_s * sample_rate_hz))
+    return rir / np.sqrt(np.sum(rir**2))  # no BLAS: its threads change the last bit
+
+
+def aligned(rir: Waveform) -> NDArray[np.float64]:
+    """`rir` from its direct sound on (the first sample within 20 dB of the peak), scaled to unit energy.
+
+    Raises ValueError on a silent one.
+    """
+    magnitude = np.abs(rir)
+    if (peak := magnitude.max(initial=0)) == 0:
+        raise ValueError("the impulse response is silent")
+    direct = rir[int(np.argmax(magnitude >= 0.1 * peak)) :].astype(np.float64)
+    return direct / np.sqrt(np.sum(direct**2))
+
+
+def reverb(samples: Waveform, rir: Waveform) -> NDArray[np.float64]:
+    """`samples` in the room of `rir`, of the same length, neither delayed nor (for white sounds) louder.
+
+    The room is first cut to its direct sound and scaled to unit energy; the tail beyond the last sample is dropped.
+    """
+    from scipy.signal import fftconvolve
+
+    return fftconvolve(samples, aligned(rir))[: samples.size]

@@ -1,0 +1,246 @@
+"""One detector's part of the report: every metric with the interval its groups allow, over all clips and by factor."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+from tasks.functional.calibration import calibration_error, reliability
+from tasks.functional.metrics import is_correct
+from tasks.functional.predictions import FIXED_THRESHOLD, Decided
+from tasks.functional.report_schema import (
+    Bin,
+    Calibration,
+    Cell,
+    Count,
+    DesignEffect,
+    Detector,
+    Level,
+    Metric,
+    Size,
+    Threshold,
+)
+from tasks.functional.significance import ClusteredInterval, clustered_interval, design_effect
+
+ABSENT_LEVEL = {"duration_ms": "not set", "snr_db": "no noise", "rt60_s": "anechoic"}
+OF_PROBABILITIES = ("roc_auc", "average_precision", "brier", "log_loss")
+OF_BOTH_CLASSES = ("balanced_accuracy", "d_prime", "criterion", "roc_auc", "average_precision")
+COSTLY = {"average_precision": 1000}  # resamples at most: each passes over all clips
+LEVEL_RESAMPLES = 2000  # at most: levels are many, and their intervals wide beside this error of the ends
+N_BINS = 15
+
+
+class Rule(NamedTuple):
+    """What every interval of one report shares; the first class is the positive one."""
+
+    classes: tuple[str, str]
+    n_boot: int
+    seed: int
+
+
+def detector_section(decided: Decided, factors: Sequence[str], rule: Rule) -> Detector:
+    """All that is said of one detector. Factors that its table does not have are left out."""
+    rows, first = decided.rows, decided.rows.iloc[0]
+    return Detector(
+        method=first["method"] or None,
+        seed=None if pd.isna(first["seed"]) else int(first["seed"]),
+        n=size_of(rows, rule),
+        threshold=_threshold(decided),
+        metrics=metrics_of(rows, rule),
+        by={factor: by_level(rows, factor, rule) for factor in factors if factor in rows},
+        confusion=_confusion(rows, rule),
+    )
+
+
+def size_of(rows: pd.DataFrame, rule: Rule) -> Size:
+    """Clips, base clips, groups, and both classes' shares in them."""
+
+    def count(some: pd.DataFrame) -> Count:
+        supergroups = some["supergroup_id"].nunique() if "supergroup_id" in some else None
+        return Count(clips=len(some), groups=some["group_id"].nunique(), supergroups=supergroups)
+
+    return Size(
+        clips=len(rows),
+        base_clips=rows["base_clip_id"].nunique(),
+        groups=rows["group_id"].nunique(),
+        by_label={name: count(rows[rows["label"] == name]) for name in rule.classes},
+        unanswered=int(rows["prediction"].isna().sum()),
+    )
+
+
+def metrics_of(rows: pd.DataFrame, rule: Rule) -> dict[str, Metric]:
+    """Every metric of the report over these rows, with intervals by group and, where known, by supergroup."""
+    more = [f"{kind}_{label.lower()}" for kind in ("precision", "f1") for label in rule.classes]
+    rows = _narrow(rows)
+    others = {name: _metric(rows, name, rule) for name in (*more, "d_prime", "criterion", *OF_PROBABILITIES)}
+    return main_metrics_of(rows, rule) | others | _confidence(rows, rule)
+
+
+def main_metrics_of(rows: pd.DataFrame, rule: Rule) -> dict[str, Metric]:
+    """Accuracy, balanced accuracy and both recalls, as in `metrics_of`."""
+    rows, here = _narrow(rows), set(rows["label"].unique())
+    stated = {name: _metric(rows, name, rule) for name in ("accuracy", "balanced_accuracy")}
+    for label in rule.classes:
+        name = f"recall_{label.lower()}"
+        stated[name] = stated["accuracy"] if here == {label} else _metric(rows, name, rule)
+    return stated
+
+
+def _narrow(rows: pd.DataFrame) -> pd.DataFrame:
+    """Only what intervals need, so that taking rows of it stays cheap."""
+    return rows[[name for name in ("label", "prediction", "p_speech", "group_id", "supergroup_id") if name in rows]]
+
+
+def _metric(rows: pd.DataFrame, statistic: str, rule: Rule) -> Metric:
+    """One metric of the rows; without a value, and with the reason, where they do not define it."""
+    if reason := _undefined(rows, statistic, rule):
+        return Metric(value=None, reason=reason)
+    found = _interval(rows, statistic, "group_id", rule)
+    wider = None
+    if "supergroup_id" in rows:
+        wider = interval_of(_interval(rows, statistic, "supergroup_id", rule))
+    method = None if found.method == "none" else found.method
+    return Metric(
+        value=found.value, ci95=interval_of(found), method=method, reason=found.reason, ci95_supergroup=wider
+    )  # fmt: skip
+
+
+def interval_of(found: ClusteredInterval) -> tuple[float, float] | None:
+    """The two ends, or None where the groups allow no interval."""
+    return None if found.low is None or found.high is None else (found.low, found.high)
+
+
+def by_level(rows: pd.DataFrame, factor: str, rule: Rule) -> dict[str, Level]:
+    """Metrics at each level of a factor, levels ascending, the one without a value last and by its plain name."""
+    rule, levels = rule._replace(n_boot=min(rule.n_boot, LEVEL_RESAMPLES)), {}
+    narrow = _narrow(rows).drop(columns="supergroup_id", errors="ignore")
+    for level, at in narrow.groupby(rows[factor], dropna=False, sort=True, observed=True):
+        levels[_level_name(level, factor)] = Level(
+            clips=len(at), groups=at["group_id"].nunique(), **main_metrics_of(at, rule)
+        )  # fmt: skip
+    return levels
+
+
+def cells_of(rows: pd.DataFrame) -> list[Cell]:
+    """Balanced accuracy in each cell of duration x SNR where both vary, also in cells that are empty."""
+    if any(name not in rows or rows[name].nunique(dropna=False) < 2 for name in ("duration_ms", "snr_db")):
+        return []
+    durations, snrs = (_ordered(rows[name]) for name in ("duration_ms", "snr_db"))
+    return [_cell(rows, duration_ms, snr_db) for duration_ms in durations for snr_db in snrs]
+
+
+def calibration_of(rows: pd.DataFrame, rule: Rule) -> Calibration | None:
+    """Top-label calibration, or None where a clip has no p_speech."""
+    if rows["p_speech"].isna().any():
+        return None
+    scores = rows["p_speech"], rows["label"]
+    found = reliability(*scores, n_bins=N_BINS, positive=rule.classes[0])
+    bins = zip(*(part.tolist() for part in found), strict=True)
+    return Calibration(
+        n_bins=N_BINS,
+        ece=calibration_error(*scores, n_bins=N_BINS, positive=rule.classes[0]),
+        mce=calibration_error(*scores, n_bins=N_BINS, norm="max", positive=rule.classes[0]),
+        bins=[
+            Bin(low=low, high=high, clips=n, confidence=sure if n else None, accuracy=right if n else None)
+            for low, high, n, sure, right in bins
+        ],
+    )
+
+
+def design_effect_of(rows: pd.DataFrame, rule: Rule) -> DesignEffect | None:
+    """How much the groups' likeness costs; None where all clips are right or wrong, or no group has two clips."""
+    right = is_correct(rows["prediction"], rows["label"], positive=rule.classes[0])
+    groups = rows["label"] + " " + rows["group_id"]  # a source of both classes is two groups here, as in the intervals
+    if right.all() or not right.any() or groups.nunique() in (1, len(groups)):
+        return None
+    found = design_effect(right, groups)
+    return DesignEffect(icc=found.icc, deff=found.deff, n_eff=found.n_eff)
+
+
+# --- parts -------------------------------------------------------------------------------------------------------
+
+
+def _interval(rows: pd.DataFrame, statistic: str, group: str, rule: Rule) -> ClusteredInterval:
+    n_boot = min(rule.n_boot, COSTLY.get(statistic, rule.n_boot))
+    return clustered_interval(rows, statistic, group=group, n_boot=n_boot, seed=rule.seed, positive=rule.classes[0])
+
+
+def _threshold(decided: Decided) -> Threshold:
+    values = set(decided.by_fold.values()) or {FIXED_THRESHOLD}
+    value = values.pop() if len(values) == 1 else None
+    return Threshold(value=value, chosen_on=decided.chosen_on, by_fold=decided.by_fold, flags=decided.flags)
+
+
+def _undefined(rows: pd.DataFrame, statistic: str, rule: Rule) -> str | None:
+    """Why the statistic has no value on these rows, or None where it has one."""
+    if statistic in OF_PROBABILITIES and (silent := _silent(rows)):
+        return silent
+    here, (kind, _, name) = set(rows["label"].unique()), statistic.partition("_")
+    if statistic in OF_BOTH_CLASSES:
+        return next((f"no {label} clips here" for label in rule.classes if label not in here), None)
+    label = next((each for each in rule.classes if each.lower() == name), None)
+    answered = bool((rows["prediction"] == label).any())
+    if kind == "recall" and label not in here:
+        return f"no {label} clips here"
+    if kind == "precision" and not answered:
+        return f"no clip was answered {label}"
+    if kind == "f1" and not answered and label not in here:
+        return f"no clip is {label} and none was answered so"
+    return None
+
+
+def _silent(rows: pd.DataFrame) -> str | None:
+    silent = int(rows["p_speech"].isna().sum())
+    return f"{silent} of {len(rows)} clips have no p_speech" if silent else None
+
+
+def _confidence(rows: pd.DataFrame, rule: Rule) -> dict[str, Metric]:
+    """Calibration errors and mean confidences, max(p, 1 - p), without intervals."""
+    means = ("confidence_mean", "confidence_right", "confidence_wrong", "confidence_gap")
+    calibration = calibration_of(rows, rule)
+    if calibration is None:
+        return dict.fromkeys(("ece", "mce", *means), Metric(value=None, reason=_silent(rows)))
+    sure = rows["p_speech"].where(rows["p_speech"] >= 0.5, 1 - rows["p_speech"])
+    right = is_correct(rows["prediction"], rows["label"], positive=rule.classes[0])
+    when_right, when_wrong = sure[right].mean(), sure[~right].mean()
+    biased = "no interval: a binned calibration error is biased upwards, and more so in a resample"
+    errors = {name: Metric(value=getattr(calibration, name), reason=biased) for name in ("ece", "mce")}
+    values = (sure.mean(), when_right, when_wrong, when_right - when_wrong)
+    return errors | {name: _mean(value, bool(right.any())) for name, value in zip(means, values, strict=True)}
+
+
+def _mean(value: float, any_right: bool) -> Metric:
+    if pd.isna(value):
+        return Metric(value=None, reason=f"no clip is {'wrong' if any_right else 'right'}")
+    return Metric(value=value, reason="descriptive: no interval")
+
+
+def _confusion(rows: pd.DataFrame, rule: Rule) -> dict[str, dict[str, int]]:
+    answer = rows["prediction"].fillna("unanswered")
+    counts = pd.crosstab(rows["label"], answer).reindex(index=rule.classes, columns=[*rule.classes, "unanswered"])
+    return {truth: {str(said): int(n) for said, n in row.items()} for truth, row in counts.fillna(0).iterrows()}
+
+
+def _level_name(level: object, factor: str) -> str:
+    if pd.isna(level):
+        return ABSENT_LEVEL.get(factor, "none")
+    return f"{level:g}" if isinstance(level, int | float) else str(level)
+
+
+def _ordered(levels: pd.Series) -> list[float | None]:
+    known = sorted(float(level) for level in levels.dropna().unique())
+    return [*known, *([None] if levels.isna().any() else [])]
+
+
+def _cell(rows: pd.DataFrame, duration_ms: float | None, snr_db: float | None) -> Cell:
+    at = rows
+    for name, level in (("duration_ms", duration_ms), ("snr_db", snr_db)):
+        at = at[at[name].isna() if level is None else at[name] == level]
+    recalls = (at["prediction"] == at["label"]).groupby(at["label"]).mean()
+    return Cell(
+        duration_ms=duration_ms,
+        snr_db=snr_db,
+        clips=len(at),
+        groups=at["group_id"].nunique(),
+        balanced_accuracy=float(recalls.mean()) if len(recalls) == 2 else None,
+    )

@@ -1,0 +1,1 @@
+"""All that knows a model family: loading, prompts, features, training."""

@@ -1,0 +1,129 @@
+"""What a parent tells a child that trains or scores: a JSON file, checked on both sides, without torch."""
+
+import re
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks import child
+from tasks.hub import content_sha
+from tasks.models.frames import SAMPLE_RATE_HZ, trimmed_frames
+from tasks.store import Base, Publication
+
+
+class Question(BaseModel):
+    """What is asked of every clip, and how long the longest one is: all that a model must know of a study."""
+
+    model_config = ConfigDict(frozen=True)
+    classes: tuple[str, str]
+    answers: tuple[str, str]
+    prompt: str
+    longest_ms: float
+
+    @property
+    def frames(self) -> int:
+        """Mel frames the encoder is cut to: those that leave the longest clip exact."""
+        return trimmed_frames(round(self.longest_ms * SAMPLE_RATE_HZ / 1000))
+
+
+class BaseAt(NamedTuple):
+    """Where a base is loaded from, and what it is called in public."""
+
+    load: str
+    revision: str | None  # to load a Hub id by
+    name: str
+    public_revision: str
+
+
+def base_at(base: str, tiny: Base | None, published: Publication | None) -> BaseAt:
+    """The tiny base by its publication, a Hub id by its pinned revision, a folder by its content."""
+    if tiny and published:
+        return BaseAt(str(tiny.path), None, published.repo, published.sha)
+    if match := re.fullmatch(r"(.+)@([0-9a-f]{40})", base):
+        return BaseAt(match[1], match[2], match[1], match[2])
+    folder = Path(base).expanduser()
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"train.base: {folder} holds no config.json; give a model folder, a Hub id@revision or `tiny`"
+        )
+    return BaseAt(str(folder), None, folder.name, content_sha(folder))
+
+
+# What libraries print on the way is for their developers; our own lines are what a run's log shows.
+QUIET = {
+    "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONWARNINGS": "ignore",
+}  # fmt: skip
+
+
+class Job(BaseModel):
+    """What every job needs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    question: Question
+    device: Literal["auto", "cpu", "cuda"]
+    output: str  # an empty folder
+
+    def run(self, command: Sequence[str], *, what: str, on_line: Callable[[str], None], timeout_min: float) -> float:
+        """Run a child over this job, each line it prints handed to `on_line`; the seconds it took."""
+        file = Path(f"{self.output}.job.json")
+        file.write_text(self.model_dump_json(), encoding="utf-8")
+        begin = time.perf_counter()
+        try:
+            child.run([*command, str(file)], what=what, on_line=on_line, timeout_min=timeout_min, environment=QUIET)
+        finally:
+            file.unlink(missing_ok=True)
+            shutil.rmtree(f"{self.output}.trainer", ignore_errors=True)
+        return time.perf_counter() - begin
+
+
+class PretrainingJob(Job):
+    """A tiny base: made from `seed`, then every parameter trained on clean, long clips."""
+
+    clips: tuple[str, ...]
+    steps: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+
+
+class ModelJob(Job):
+    """A job over a base that is loaded."""
+
+    base: str  # a folder, or a Hub id
+    revision: str | None  # of the Hub id
+    quantization: dict[str, Any] | None
+
+
+class TrainingJob(ModelJob):
+    """One adapter."""
+
+    base_name: str  # what adapter_config.json names: never a path of this machine
+    base_revision: str
+    clips: tuple[str, ...]
+    lora: dict[str, Any]
+    scope: str
+    loss_on: Literal["answer", "turn", "sequence"]
+    training: dict[str, Any]
+    seed: int
+
+    def launch(self, **options: Any) -> float:
+        """`run` under accelerate: one process on a CPU."""
+        command = child.python("-m", "accelerate.commands.accelerate_cli", "launch", "--num_machines", "1")
+        command += ["--num_processes", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        command += ["--cpu"] if self.device == "cpu" else []
+        return self.run([*command, "-m", "tasks.models.training"], **options)
+
+
+class ScoringJob(ModelJob):
+    """Every clip of some files by one model, with or without an adapter."""
+
+    adapter: str | None
+    clips: dict[str, tuple[str, ...]]  # split -> files
+    generate_on: tuple[str, ...]  # splits that are also answered by constrained generation
+    batch_size: int

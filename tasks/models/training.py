@@ -1,0 +1,216 @@
+"""The child process that trains one adapter with TRL: `accelerate launch -m tasks.models.training JOB.json`."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import AutoProcessor, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from tasks.audio_files import decode_flac
+from tasks.child import hold_lifeline
+from tasks.functional.decoding import answer_scores, answers_token_ids
+from tasks.models import qwen2_audio as family
+from tasks.models.jobs import TrainingJob
+
+IGNORED = -100
+CPU_THREADS = 2  # sums over threads differ in the last bit: the same number everywhere gives the same weights
+GATE_CLIPS = 2_000  # at most so many training clips are scored for the gate
+
+
+def main(path: str) -> None:
+    """Train what the job says and leave adapter, training.json and parts.json in its output folder."""
+    job = TrainingJob.model_validate_json(Path(path).read_text(encoding="utf-8"))
+    device = pick_device(job.device)
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    torch.manual_seed(job.seed)
+    processor = AutoProcessor.from_pretrained(job.base, revision=job.revision, trust_remote_code=False)
+    model = family.load(
+        job.base,
+        revision=job.revision,
+        frames=job.question.frames,
+        quantization=with_dtype(job.quantization, dtype),
+        dtype=dtype,
+        device=device,
+    )
+    model = add_lora(model, job)
+    parts = family.trainable_by_part(model)
+    print("trainable parameters: " + ", ".join(f"{part} {count:,}" for part, count in parts.items()), flush=True)
+    clips = read_clips(job.clips)
+    collate = Collator(
+        processor,
+        clips,
+        job.question.prompt,
+        dict(zip(job.question.classes, job.question.answers, strict=True)),
+        job.loss_on,
+        job.question.frames,
+    )
+    history = fit(model, processor, clips, collate, job.training, seed=job.seed, output=job.output, device=device)
+    accuracy = restricted_accuracy(model, collate)
+    save(model, job)
+    facts = {
+        "history": history,
+        "train_accuracy": accuracy,
+        "parameters": parts,
+        "dtype": str(dtype),
+        "device": device,
+    }
+    Path(job.output, "training.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def pick_device(wish: str) -> str:
+    """The device to use. Raises ValueError where CUDA is asked for and absent."""
+    if wish == "cuda" and not torch.cuda.is_available():
+        raise ValueError("the recipe asks for `device: cuda` and this machine has no CUDA GPU; see `earshot doctor`")
+    device = "cuda" if wish == "cuda" or (wish == "auto" and torch.cuda.is_available()) else "cpu"
+    if device == "cpu":
+        torch.set_num_threads(CPU_THREADS)
+    return device
+
+
+def with_dtype(quantization: dict[str, Any] | None, dtype: torch.dtype) -> dict[str, Any] | None:
+    """The quantization block with its compute dtype following the model unless the recipe names one."""
+    if not quantization:
+        return None
+    return {"bnb_4bit_compute_dtype": str(dtype).removeprefix("torch."), **quantization}
+
+
+def add_lora(model: nn.Module, job: TrainingJob) -> nn.Module:
+    """The model with fresh adapters on its scope, seeded."""
+    from peft import get_peft_model, prepare_model_for_kbit_training
+
+    checkpointing = bool(job.training.get("gradient_checkpointing"))
+    if job.quantization:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=checkpointing)
+    torch.manual_seed(job.seed)
+    return get_peft_model(model, family.lora_config(job.lora, job.scope))
+
+
+def read_clips(files: Sequence[str]) -> Dataset:
+    """Rows of clip parquets in memory, in the order of the files."""
+    tables = [pq.read_table(file, columns=["clip_id", "label", "audio"]).replace_schema_metadata() for file in files]
+    rows = Dataset(tables[0]) if len(tables) == 1 else None
+    if rows is None:
+        import pyarrow as pa
+
+        rows = Dataset(pa.concat_tables(tables))
+    return rows.add_column("row", list(range(len(rows))))
+
+
+class Collator:
+    """Rows -> a left-padded batch with labels on the answer, the turn or the whole sequence; -100 elsewhere."""
+
+    def __init__(
+        self, processor: Any, clips: Dataset, prompt: str, answers: dict[str, str], loss_on: str, frames: int
+    ) -> None:
+        tokenizer = processor.tokenizer
+        self.prompt = family.tokenise_prompt(processor, prompt)
+        self.answer_ids = answers_token_ids(tokenizer, list(answers.values()))
+        self.loss_on = loss_on
+        self.pad = tokenizer.pad_token_id
+        end = [] if loss_on == "answer" else tokenizer.encode("<|im_end|>", add_special_tokens=False)
+        bare = {label: tokenizer.encode(answer, add_special_tokens=False) for label, answer in answers.items()}
+        self.completions = {label: [*ids, *end] for label, ids in bare.items()}
+        self.labels = list(clips["label"])
+        # Features are computed once a clip, not once an epoch; the audio itself is only a few KB of FLAC a row.
+        self.clips = [family.extract(processor, decode_flac(audio["bytes"]), frames) for audio in clips["audio"]]
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        index = [row["row"] for row in rows]
+        completions = [self.completions[self.labels[i]] for i in index]
+        batch = family.collate([self.clips[i] for i in index], self.prompt, completions, self.pad)
+        ids = batch["input_ids"]
+        labels = ids.masked_fill((batch["attention_mask"] == 0) | (ids == self.prompt.audio_token), IGNORED)
+        if self.loss_on != "sequence":
+            labels[:, : -len(completions[0])] = IGNORED
+        return {**batch, "labels": labels}
+
+    def prompts(self, index: Sequence[int]) -> dict[str, torch.Tensor]:
+        """The batch of these rows without their answers, for scoring."""
+        return family.collate([self.clips[i] for i in index], self.prompt, [[]] * len(index), self.pad)
+
+
+def fit(
+    model: nn.Module,
+    processor: Any,
+    clips: Dataset,
+    collate: Callable[..., dict[str, torch.Tensor]],
+    training: dict[str, Any],
+    *,
+    seed: int,
+    output: str,
+    device: str,
+) -> list[dict[str, float]]:
+    """Train in place with SFTTrainer; the history of its log, measured times left out."""
+    defaults: dict[str, Any] = {
+        "per_device_train_batch_size": 16, "num_train_epochs": 3, "learning_rate": 2e-4, "logging_steps": 20,
+        "bf16": device == "cuda", "gradient_checkpointing": False, "save_strategy": "no", "report_to": [],
+        "dataloader_num_workers": 0,
+    }  # fmt: skip
+    given = {
+        "seed": seed, "output_dir": output + ".trainer", "use_cpu": device == "cpu", "max_length": None,
+        "remove_unused_columns": False, "dataset_kwargs": {"skip_prepare_dataset": True}, "disable_tqdm": True,
+    }  # fmt: skip
+    trainer = SFTTrainer(
+        model=model, args=SFTConfig(**{**defaults, **training, **given}), train_dataset=clips, data_collator=collate,
+        processing_class=processor, callbacks=[Progress()],
+    )  # fmt: skip
+    trainer.train()
+    kept = ("step", "loss", "mean_token_accuracy", "learning_rate", "grad_norm")
+    return [
+        {key: float(entry[key]) for key in kept if key in entry}
+        for entry in trainer.state.log_history
+        if "loss" in entry
+    ]
+
+
+class Progress(TrainerCallback):
+    """One line a log step for the parent, which passes it to the run's log. A loss that is no number stops the run."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        if logs and "loss" in logs:
+            loss = float(logs["loss"])
+            if not np.isfinite(loss):
+                raise ValueError(f"the loss is {loss} at step {state.global_step}; lower training.learning_rate")
+            answer = (
+                f", answers right {float(logs['mean_token_accuracy']):.2f}" if "mean_token_accuracy" in logs else ""
+            )
+            print(f"step {state.global_step}/{state.max_steps}: loss {loss:.3f}{answer}", flush=True)
+
+
+def restricted_accuracy(model: nn.Module, collate: Collator, batch_size: int = 64) -> float:
+    """Share of (at most GATE_CLIPS) training clips answered right when only the two answers are allowed."""
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    plain.eval()
+    first = next(iter(collate.completions))
+    chosen = np.random.default_rng(0).permutation(len(collate.labels))[:GATE_CLIPS].tolist()
+    right = 0
+    with torch.inference_mode():
+        for start in range(0, len(chosen), batch_size):
+            index = chosen[start : start + batch_size]
+            batch = {key: value.to(plain.device) for key, value in collate.prompts(index).items()}
+            p_first = answer_scores(family.last_logits(plain, batch).cpu().numpy(), collate.answer_ids).p_first
+            right += sum((p >= 0.5) == (collate.labels[i] == first) for p, i in zip(p_first, index, strict=True))
+    return right / len(chosen)
+
+
+def save(model: nn.Module, job: TrainingJob) -> None:
+    """Adapter weights and configuration, naming the base by its public name and revision; no generated card."""
+    for config in model.peft_config.values():
+        config.base_model_name_or_path = job.base_name
+        config.revision = job.base_revision
+        config.target_modules = sorted(config.target_modules)  # a set: its order differs from process to process
+    model.save_pretrained(job.output, safe_serialization=True)
+    Path(job.output, "README.md").unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    hold_lifeline()
+    main(sys.argv[1])

@@ -1,0 +1,104 @@
+"""Recordings: what a source holds, decoded once, and the part of the data set each was dealt to."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from prefect import task
+
+from recipes.schema import SAMPLE_RATE_HZ, Source, SplitsBlock, TableSource
+from tasks import sources
+from tasks.audio_files import encode_flac
+from tasks.cache import cached
+from tasks.functional.grouping import deal
+from tasks.run_page import say
+from tasks.store import Recordings, Sides, draft
+
+ROWS_A_GROUP = 64  # so that one recording can be read without the rest
+TEXT = ("recording_id", "role", "label", "group_id", "supergroup_id", "category", "family", "licence")
+SCHEMA = pa.schema([*((name, pa.string()) for name in TEXT), ("duration_s", pa.float64()), ("flac", pa.binary())])
+
+
+def source_state(source: Source) -> str:
+    """What a source's own files look like now: their metadata, sizes and times; "" for sources that generate."""
+    if not isinstance(source, TableSource):
+        return ""
+    root = sources.table.root_of(source)
+    digest = hashlib.sha256((root / source.metadata).read_bytes())
+    for path in sources.recordings(source)["path"]:
+        if (file := root / path).is_file():
+            stat = file.stat()
+            digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+@task(
+    task_run_name="recordings of {source.kind}",
+    **cached(libraries=("numpy", "scipy", "soxr", "soundfile", "pandas", "pyarrow")),
+)
+def gather_recordings(source: Source, state: str) -> Recordings:
+    """Decode or generate every recording of a source; `state` reruns this when the source's files change."""
+    table = sources.recordings(source)
+    skipped: list[str] = []
+    seconds = 0.0
+    with draft(Recordings) as folder, pq.ParquetWriter(folder / "recordings.parquet", SCHEMA) as writer:
+        rows: list[dict[str, object]] = []
+        for row in table.itertuples(index=False):
+            try:
+                samples = sources.waveform(source, row)
+            except ValueError as error:
+                if getattr(source, "on_bad_file", "fail") == "fail":
+                    raise
+                skipped.append(str(error))
+                continue
+            duration_s = len(samples) / SAMPLE_RATE_HZ
+            seconds += duration_s
+            text = {name: None if pd.isna(value := getattr(row, name)) else value for name in TEXT}
+            rows.append({**text, "duration_s": duration_s, "flac": encode_flac(samples)})
+            if len(rows) == ROWS_A_GROUP:
+                writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+                rows = []
+        writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+        writer.close()
+        for reason in skipped:
+            say(f"left out: {reason}")
+        kept = len(table) - len(skipped)
+        return Recordings.of(
+            folder,
+            source=source.kind,
+            recordings=kept,
+            groups=table["group_id"].nunique(),
+            hours=round(seconds / 3600, 4),
+        )
+
+
+@task(task_run_name="sides, dealt by {splits.protocol}", **cached(libraries=("numpy", "pandas", "scipy", "pyarrow")))
+def deal_sides(recordings: Sequence[Recordings], splits: SplitsBlock) -> Sides:
+    """Deal recordings, noise and rooms, with all that belongs to their groups, before anything is mixed."""
+    tables = [read_index(reference) for reference in recordings]
+    table = pd.concat(tables, ignore_index=True)
+    if (repeated := table["recording_id"][table["recording_id"].duplicated()]).any():
+        raise ValueError(
+            f"{len(repeated)} recordings share an id, first {repeated.iloc[0]!r}: two sources hold the same file"
+        )
+    table["part"] = deal(table, splits.parts, splits.seed)
+    with draft(Sides) as folder:
+        table.sort_values("recording_id").to_parquet(folder / "sides.parquet", index=False)
+        stratum = table["label"].fillna(table["role"])
+        groups = table.groupby(["part", stratum])["group_id"].nunique()
+        return Sides.of(folder, parts={part: groups[part].to_dict() for part in splits.parts})
+
+
+def read_index(recordings: Recordings) -> pd.DataFrame:
+    """All columns but the audio, with the shelf each recording lies on."""
+    columns = [name for name in SCHEMA.names if name != "flac"]
+    table = pq.read_table(recordings.path / "recordings.parquet", columns=columns).to_pandas()
+    return table.assign(shelf=recordings.fingerprint)
+
+
+def sides_table(sides: Sides) -> pd.DataFrame:
+    """Every recording with its part."""
+    return pd.read_parquet(Path(sides.path, "sides.parquet"))

@@ -1,0 +1,227 @@
+"""What tasks hand each other: small references to folders that are named by their content, whole or absent."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+def home() -> Path:
+    """Where Earshot keeps everything: EARSHOT_HOME, by default ~/.earshot."""
+    return Path(os.environ.get("EARSHOT_HOME") or "~/.earshot").expanduser().absolute()
+
+
+class Reference(BaseModel):
+    """A folder in the store, by the fingerprint of its content. The path is derived, so a home can be moved.
+
+    The `facts` are what a reader of a log or a run page wants to know first; they never enter a path.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    fingerprint: str = Field(pattern=r"^[0-9a-f]{16}$")
+
+    @property
+    def path(self) -> Path:
+        """The folder. Raises FileNotFoundError where it is gone: the cache remakes it before a task asks."""
+        path = shelf(type(self)) / self.fingerprint
+        if not path.is_dir():
+            raise FileNotFoundError(f"{path} is gone from the store; run the study again to remake it")
+        return path
+
+    def intact(self) -> bool:
+        """Whether the folder is there and its bytes are still those it was named by."""
+        path = shelf(type(self)) / self.fingerprint
+        return path.is_dir() and fingerprint(path) == self.fingerprint
+
+    @classmethod
+    def of(cls, draft: Path, **facts: Any) -> Self:
+        """Name a finished draft by its content and move it to its place in one rename.
+
+        A damaged folder of the same name is replaced; a whole one makes the draft superfluous.
+        """
+        reference = cls(fingerprint=fingerprint(draft), **facts)
+        place = shelf(cls) / reference.fingerprint
+        if place.exists() and not reference.intact():
+            condemned = Path(tempfile.mkdtemp(dir=shelf(cls), prefix=".gone-"))
+            place.rename(condemned / "folder")
+            shutil.rmtree(condemned)
+        try:
+            draft.rename(place)
+        except OSError as error:  # another worker was first with the same content
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            shutil.rmtree(draft)
+        return reference
+
+
+class Recordings(Reference):
+    """recordings.parquet: decoded once, 16 kHz mono FLAC, with label, groups and licence."""
+
+    source: str
+    recordings: int
+    groups: int
+    hours: float
+
+
+class Sides(Reference):
+    """sides.parquet: every recording, noise and room with the part it was dealt to."""
+
+    parts: dict[str, dict[str, int]]  # part -> label or role -> groups
+
+
+class Clips(Reference):
+    """clips.parquet: the rendered clips of one part."""
+
+    part: str
+    clips: int
+    hours: float
+
+
+class Splits(Reference):
+    """A data set ready to publish: one parquet a part, audit.json, balance.csv, recipe.json."""
+
+    clips: dict[str, int]  # part -> clips
+    groups: dict[str, dict[str, int]]  # part -> class -> groups
+    verdict: str  # of the audit: "clean" or "leaky"
+    folds: int
+
+
+class Base(Reference):
+    """A base model as transformers loads it; only the tiny one lies in the store."""
+
+    parameters: int
+
+
+class Adapter(Reference):
+    """adapter_model.safetensors and adapter_config.json, with training.json beside them."""
+
+    base: str
+    seed: int
+    fold: int
+    train_accuracy: float
+
+
+class Predictions(Reference):
+    """predictions.parquet: DESIGN's one table, for one detector."""
+
+    detector: str
+    rows: int
+
+
+class Report(Reference):
+    """report.json, report.html, figures/, tables/ and the predictions.parquet they were made from."""
+
+    headline: str
+    publishable: bool
+
+
+class Publication(BaseModel):
+    """A repository in a hub, by name and content."""
+
+    model_config = ConfigDict(frozen=True)
+    kind: str  # "dataset" or "model"
+    repo: str
+    sha: str = Field(pattern=r"^[0-9a-f]{40}$")
+
+
+def shelf(kind: type[Reference]) -> Path:
+    """The folder where references of one kind lie."""
+    return home() / "store" / kind.__name__.lower()
+
+
+@contextlib.contextmanager
+def draft(kind: type[Reference]) -> Iterator[Path]:
+    """An empty folder beside its later place, removed again if it was not taken by `Reference.of`."""
+    make_home()
+    shelf(kind).mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=shelf(kind), prefix=f".draft-{socket.gethostname()}-{os.getpid()}-"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep() -> list[Path]:
+    """Remove the drafts of processes of this host that are dead: what a kill -9 left half-written."""
+    stale = [folder for folder in (home() / "store").glob("*/.draft-*") if not _owner_lives(folder)]
+    for folder in stale:
+        shutil.rmtree(folder, ignore_errors=True)
+    return stale
+
+
+def _owner_lives(folder: Path) -> bool:
+    host, _, rest = folder.name.removeprefix(".draft-").rpartition("-")[0].rpartition("-")
+    if host != socket.gethostname():
+        return True
+    try:
+        os.kill(int(rest), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def make_home() -> Path:
+    """Create the home where it is missing. Raises ValueError where it cannot be written."""
+    folder = home()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"the home {folder} cannot be written ({error.strerror}); set EARSHOT_HOME to a folder that can"
+        ) from error
+    return folder
+
+
+def fingerprint(folder: Path) -> str:
+    """The first 16 hex digits of the SHA-256 over names and bytes of every file, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, content in sorted(file_digests(folder).items()):
+        digest.update(f"{name}\0{content}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """Relative POSIX path -> SHA-256 of every file below `folder`."""
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): sha256(file) for file in files}
+
+
+def sha256(file: Path) -> str:
+    """Hex SHA-256 of one file, read in blocks."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_json(path: Path, content: Mapping[str, Any] | list[Any]) -> None:
+    """Sorted, indented, plain floats, newline at the end: the same content is the same bytes."""
+    path.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_timing(reference: Reference, seconds: Mapping[str, float]) -> None:
+    """Measured times lie beside a folder, never in it: they differ from run to run and may not enter a fingerprint."""
+    write_json(shelf(type(reference)) / f"{reference.fingerprint}.timing.json", dict(seconds))
+
+
+def read_timing(reference: Reference) -> dict[str, float]:
+    """Times that were measured when the folder was made, or nothing."""
+    path = shelf(type(reference)) / f"{reference.fingerprint}.timing.json"
+    return dict(read_json(path)) if path.exists() else {}

@@ -1,0 +1,40 @@
+"""One home and one Prefect harness for the whole session, both gone with it."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+# Before anything of ours or of Prefect's is imported: both read the environment at import.
+_HOME = tempfile.TemporaryDirectory(prefix="earshot tests é ")  # a home with spaces and letters beyond ASCII
+os.environ["EARSHOT_HOME"] = str(Path(_HOME.name) / "home")
+os.environ.update(
+    PREFECT_HOME=str(Path(_HOME.name) / "prefect"),
+    PREFECT_SERVER_ANALYTICS_ENABLED="false",
+    DO_NOT_TRACK="1",
+    PREFECT_LOGGING_LEVEL="ERROR",
+    HF_HUB_OFFLINE="1",
+    HF_HOME=str(Path(_HOME.name) / "hf"),
+)
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home for one test."""
+    monkeypatch.setenv("EARSHOT_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def prefect() -> Iterator[None]:
+    """A Prefect server of the session, for tests that run flows in this process."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=90):
+        yield
+
+
+def pytest_unconfigure() -> None:
+    _HOME.cleanup()

@@ -1,0 +1,153 @@
+"""Every cell is full, every group, noise and room comes equally often, and neither noise nor room tells the class."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.functional.design import balance, design
+
+CLASSES = ("SPEECH", "NONSPEECH")
+
+
+def recordings(speakers: int = 4, sounds: int = 5, noises: int = 3, per_group: int = 2) -> pd.DataFrame:
+    rows = [("content", "SPEECH", f"s{k}", i) for k in range(speakers) for i in range(per_group)]
+    rows += [("content", "NONSPEECH", f"n{k}", i) for k in range(sounds) for i in range(per_group)]
+    rows += [("noise", None, f"b{k}", i) for k in range(noises) for i in range(per_group)]
+    rows += [("room", None, f"r{k}", 0) for k in range(4)]
+    table = pd.DataFrame(rows, columns=["role", "label", "group_id", "i"])
+    return table.assign(
+        recording_id=table["group_id"] + "-" + table["i"].astype(str),
+        supergroup_id="of " + table["group_id"],
+        category=[
+            "0.3" if group in ("r0", "r1") else "1" if group in ("r2", "r3") else "" for group in table["group_id"]
+        ],
+        family="",
+        part="test",
+        duration_s=4.0,
+    )
+
+
+def planned(table: pd.DataFrame | None = None, **changes: object) -> pd.DataFrame:
+    asked: dict[str, object] = {
+        "durations_ms": [50, 200, 1000], "snrs_db": [None, 0, 10], "rt60s_s": [None], "classes": CLASSES,
+        "per_cell": 5, "seed": 3,
+    }  # fmt: skip
+    return design(recordings() if table is None else table, **(asked | changes))  # type: ignore[arg-type]
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 4), st.integers(1, 9), st.integers(0, 99))
+def test_groups_and_noises_come_equally_often(
+    speakers: int, sounds: int, noises: int, per_cell: int, seed: int
+) -> None:
+    plan = planned(recordings(speakers, sounds, noises), per_cell=per_cell, seed=seed)
+    cells = plan.groupby(["label", "duration_ms", "snr_db"], dropna=False)
+    assert len(plan) == 2 * 3 * 3 * per_cell
+    assert (cells.size() == per_cell).all()
+    for label, n in (("SPEECH", speakers), ("NONSPEECH", sounds)):
+        of_class = plan[plan["label"] == label]
+        for level in (of_class, *(rows for _, rows in of_class.groupby("duration_ms"))):
+            counts = level["group_id"].value_counts()
+            assert counts.max() - (counts.min() if len(counts) == n else 0) <= 1
+        noise = of_class["noise_group_id"].value_counts()
+        assert noise.max() - (noise.min() if len(noise) == noises else 0) <= 1
+    for _, cell in cells:
+        within = cell["group_id"].value_counts()
+        assert within.max() <= -(-per_cell // (speakers if cell["label"].iloc[0] == "SPEECH" else sounds))
+
+
+def test_recordings_of_a_group_come_equally_often() -> None:
+    counts = planned(per_cell=8)["recording_id"].value_counts()
+    by_group = counts.groupby(counts.index.str.split("-").str[0])
+    assert (by_group.max() - by_group.min() <= 1).all()
+
+
+def test_all_classes_get_the_same_noise_and_rooms_in_each_cell() -> None:
+    plan = planned(per_cell=7, rt60s_s=[None, 0.3, 1.0])
+    for _, cell in plan.groupby(["duration_ms", "snr_db", "rt60_s"], dropna=False):
+        for column in ("noise_id", "room_id"):
+            speech, nonspeech = (
+                cell.loc[cell["label"] == label, column].fillna("-").sort_values() for label in CLASSES
+            )
+            assert speech.tolist() == nonspeech.tolist()
+
+
+def test_noise_is_added_where_an_snr_is_and_a_room_of_the_level_where_an_rt60_is() -> None:
+    plan = planned(rt60s_s=[None, 0.3, 1.0])
+    assert plan["noise_id"].notna().equals(plan["snr_db"].notna())
+    assert plan["room_id"].notna().equals(plan["rt60_s"].notna())
+    assert set(plan.loc[plan["rt60_s"] == 0.3, "room_id"]) == {"r0-0", "r1-0"}
+    assert set(plan.loc[plan["rt60_s"] == 1, "room_id"]) == {"r2-0", "r3-0"}
+
+
+def test_the_columns_of_a_clip_are_those_of_its_recording_and_noise() -> None:
+    table = recordings().set_index("recording_id")
+    plan = planned()
+    noisy = plan[plan["noise_id"].notna()]
+    assert (table.loc[plan["recording_id"], "label"].to_numpy() == plan["label"]).all()
+    for ours, theirs in (("group_id", "noise_group_id"), ("supergroup_id", "noise_supergroup_id")):
+        assert (table.loc[plan["recording_id"], ours].to_numpy() == plan[ours]).all()
+        assert (table.loc[noisy["noise_id"], ours].to_numpy() == noisy[theirs]).all()
+
+
+def test_only_recordings_that_are_long_enough_are_cut() -> None:
+    table = recordings()
+    table.loc[table["group_id"].isin(["s0", "n1", "b2"]), "duration_s"] = 0.2
+    plan = planned(table)
+    long = plan[plan["duration_ms"] == 1000]
+    assert not set(long["group_id"]) & {"s0", "n1"}
+    assert "b2" not in set(long["noise_group_id"])
+    assert {"s0", "n1"} <= set(plan.loc[plan["duration_ms"] == 200, "group_id"])
+    in_context = planned(table, durations_ms=[50], noise_ms=500)
+    assert "b2" not in set(in_context["noise_group_id"])
+
+
+def test_a_group_of_short_recordings_does_not_crowd_the_short_clips() -> None:
+    """Balanced over all durations together, s0 would get half of the 50 ms clips: duration would tell the speaker."""
+    table = recordings(speakers=4)
+    table.loc[table["group_id"] == "s0", "duration_s"] = 0.1
+    plan = planned(table, durations_ms=[1000, 500, 50], per_cell=4)
+    short = plan[(plan["label"] == "SPEECH") & (plan["duration_ms"] == 50)]
+    assert short["group_id"].value_counts().tolist() == [3, 3, 3, 3]
+
+
+def test_clip_ids_are_unique_and_speak() -> None:
+    plan = planned(snrs_db=[5, None])
+    assert plan["clip_id"].is_unique
+    assert {"test-SPEECH-200ms-5dB-004", "test-NONSPEECH-50ms-clean-000"} <= set(plan["clip_id"])
+    rooms = planned(rt60s_s=[None, 0.3], snrs_db=[-2.5])
+    assert rooms["clip_id"].is_unique
+    assert {"test-SPEECH-50ms--2.5dB-rt0.3-000", "test-SPEECH-50ms--2.5dB-dry-000"} <= set(rooms["clip_id"])
+
+
+def test_the_plan_depends_on_the_seed_and_not_on_the_order_of_the_rows() -> None:
+    pd.testing.assert_frame_equal(planned(recordings().sample(frac=1, random_state=1)), planned())
+    assert not planned(seed=4)["recording_id"].equals(planned()["recording_id"])
+    assert planned()[["crop_seed", "noise_seed"]].drop_duplicates().shape[0] == len(planned())
+
+
+def test_levels_that_cannot_be_filled_are_all_named() -> None:
+    table = recordings()
+    table.loc[table["label"] == "SPEECH", "duration_s"] = 0.3
+    with pytest.raises(ValueError, match=r"SPEECH at 1000 ms .*longest has 300 ms.*; room with RT60 0.7 s") as error:
+        planned(table, rt60s_s=[0.7])
+    assert "NONSPEECH at" not in str(error.value)
+    with pytest.raises(ValueError, match="noise at 50 ms"):
+        planned(table[table["role"] != "noise"], durations_ms=[50])
+    assert len(planned(table[table["role"] != "noise"], durations_ms=[50], snrs_db=[None])) == 10
+    with pytest.raises(ValueError, match="one part"):
+        planned(recordings().assign(part=np.arange(len(recordings())) % 2))
+
+
+def test_balance_counts_classes_by_cell_and_names_the_worst() -> None:
+    plan = planned()
+    found = balance(plan)
+    assert found.largest == 0
+    assert found.counts.columns.tolist() == ["part", "duration_ms", "snr_db", "NONSPEECH", "SPEECH"]
+    assert found.counts[["NONSPEECH", "SPEECH"]].to_numpy().tolist() == [[5, 5]] * 9
+    assert balance(plan[plan["clip_id"] != "test-SPEECH-200ms-clean-000"]).largest == 1
+    assert balance(plan[(plan["label"] == "SPEECH") | (plan["duration_ms"] > 50)]).largest == 5
+    with pytest.raises(ValueError, match="no clips"):
+        balance(plan.head(0))

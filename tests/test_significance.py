@@ -1,0 +1,604 @@
+"""Intervals, tests and power against enumeration, closed forms, scipy and statsmodels."""
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar
+
+from tasks.functional import metrics
+from tasks.functional import significance as sig
+
+S, N = "SPEECH", "NONSPEECH"
+
+
+def table_of(counts: dict[str, list[tuple[int, int]]], prefix: bool = True) -> pd.DataFrame:
+    """A clip a row from class -> (right, clips) of each of its groups."""
+    rows = [
+        (f"{label if prefix else ''}{g}", label, label if clip < right else {S: N, N: S}[label])
+        for label, groups in counts.items()
+        for g, (right, n) in enumerate(groups)
+        for clip in range(n)
+    ]
+    table = pd.DataFrame(rows, columns=["group_id", "label", "prediction"])
+    return table.assign(clip_id=[f"clip{i}" for i in range(len(table))])
+
+
+def random_table(seed: int, groups: int, clips: int = 6) -> pd.DataFrame:
+    """Groups that differ in how hard they are, so that clips of one group are alike."""
+    rng = np.random.default_rng(seed)
+    table = table_of({label: [(clips, clips)] * groups for label in (S, N)})
+    ease = pd.Series(rng.normal(0.8, 1, 2 * groups), index=table.group_id.unique())
+    margin = (ease[table.group_id].to_numpy() + rng.normal(0, 0.7, len(table))) * np.where(table.label == S, 1, -1)
+    p = 1 / (1 + np.exp(-margin))
+    return table.assign(p_speech=p, prediction=np.where(p >= 0.5, S, N))
+
+
+def balanced(table: pd.DataFrame) -> float:
+    return metrics.balanced_accuracy(table.prediction, table.label)
+
+
+# --- independent items -------------------------------------------------------------------------------------------
+
+
+def test_binomial_intervals_of_8_in_10():
+    assert sig.binomial_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert sig.binomial_interval(8, 10, method="exact") == pytest.approx((0.4439, 0.9748), abs=1e-4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_intervals_hold_the_rate_and_exact_ends_are_binomial_tails(k_of_n):
+    k, n = k_of_n
+    low, high = sig.binomial_interval(k, n, method="exact")
+    assert 0 <= low <= k / n <= high <= 1
+    assert k == 0 or stats.binom.sf(k - 1, n, low) == pytest.approx(0.025)
+    assert k == n or stats.binom.cdf(k, n, high) == pytest.approx(0.025)
+
+
+@pytest.mark.parametrize(("k", "n", "method"), [(1, 0, "wilson"), (3, 2, "exact"), (-1, 2, "exact"), (1, 2, "wald")])
+def test_an_impossible_rate_or_method_is_refused(k, n, method):
+    with pytest.raises(ValueError, match=r"give 0 <= successes|accepted are"):
+        sig.binomial_interval(k, n, method=method)
+
+
+def right_and_wrong(both, b, c, neither):
+    return [1] * (both + b) + [0] * (c + neither), [1] * both + [0] * b + [1] * c + [0] * neither
+
+
+def test_95_against_92_of_96_decides_nothing():
+    result = sig.mcnemar_test(*right_and_wrong(91, 4, 1, 0))
+    assert result == (4, 1, pytest.approx(0.375), pytest.approx(3 / 96))
+
+
+def test_no_discordant_clip_gives_one_where_the_asymptotic_test_claims_certainty():
+    same = right_and_wrong(10, 0, 0, 3)
+    assert sig.mcnemar_test(*same).p_value == 1
+    assert sig.mcnemar_test(*same, method="midp").p_value == 1
+    with np.errstate(all="ignore"):
+        assert mcnemar([[10, 0], [0, 3]], exact=False, correction=True).pvalue == 0
+
+
+@pytest.mark.parametrize(("b", "c"), [*itertools.product(range(0, 9, 2), range(7))])
+def test_mcnemar_sums_the_binomial(b, c):
+    m, n = min(b, c), b + c
+    pmf = [math.comb(n, k) / 2**n for k in range(n + 1)]
+    midp = 1 - pmf[m] / 2 if b == c else 2 * sum(pmf[:m]) + pmf[m]
+    a = right_and_wrong(5, b, c, 1)
+    assert sig.mcnemar_test(*a).p_value == pytest.approx(mcnemar([[5, b], [c, 1]], exact=True).pvalue)
+    assert sig.mcnemar_test(*a, method="midp").p_value == pytest.approx(midp if n else 1)
+
+
+def test_mcnemar_refuses_what_is_not_paired():
+    with pytest.raises(ValueError, match="same clips"):
+        sig.mcnemar_test([1, 0], [1])
+    with pytest.raises(ValueError, match="same clips"):
+        sig.mcnemar_test([1, np.nan], [1, 0])
+    with pytest.raises(ValueError, match="accepted are 'exact'"):
+        sig.mcnemar_test([1], [0], method="chi2")
+
+
+@pytest.mark.parametrize("method", ["exact", "midp"])
+@pytest.mark.parametrize(
+    ("n", "difference", "discordance"), [(1, 0.5, 0.5), (13, 0.3, 0.5), (20, -0.4, 0.45), (9, 0, 1)]
+)
+def test_power_is_the_trinomial_sum_over_tables_that_reject(n, difference, discordance, method):
+    share = ((discordance + difference) / 2, (discordance - difference) / 2, 1 - discordance)
+    power = 0.0
+    for b in range(n + 1):
+        for c in range(n + 1 - b):
+            if sig.mcnemar_test(*right_and_wrong(0, b, c, n - b - c), method=method).p_value <= 0.05:
+                power += stats.multinomial.pmf([b, c, n - b - c], n, share)
+    assert sig.mcnemar_power(n, difference, discordance, method=method) == pytest.approx(power, abs=1e-12)
+
+
+@pytest.mark.parametrize("discordance", [0.03, 0.05, 0.1, 0.2])
+def test_96_clips_see_3_points_one_time_in_twelve(discordance):
+    assert 0.06 < sig.mcnemar_power(96, 0.03, discordance) < 0.09
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 300), st.floats(0.01, 1), st.sampled_from([0.01, 0.05, 0.2]))
+def test_the_exact_test_keeps_its_level(n, discordance, alpha):
+    assert sig.mcnemar_power(n, 0, discordance, alpha=alpha) <= alpha + 1e-12
+
+
+def test_3_points_need_263_to_1800_independent_clips():
+    assert sig.mcnemar_sample_size(0.03, 0.03) == 263
+    assert sig.mcnemar_sample_size(0.03, 0.2) == 1800
+
+
+@pytest.mark.parametrize(("difference", "discordance"), [(0.3, 0.3), (-0.2, 0.3), (0.15, 0.2), (1, 1)])
+def test_no_smaller_sample_has_the_power(difference, discordance):
+    n = sig.mcnemar_sample_size(difference, discordance)
+    powers = [sig.mcnemar_power(k, difference, discordance) for k in range(1, n + 1)]
+    assert powers[-1] >= 0.8
+    assert max(powers[:-1]) < 0.8
+
+
+def test_exact_power_is_saw_toothed_so_a_bisection_would_miss_the_smallest():
+    n = sig.mcnemar_sample_size(0.5, 0.5)
+    later = [sig.mcnemar_power(k, 0.5, 0.5) for k in range(n, 60)]
+    assert later[0] >= 0.8
+    sizes = [sig.mcnemar_power(k, 0.4, 1) for k in range(20, 60)]
+    assert min(np.diff(sizes)) < -0.01
+
+
+def test_the_design_effect_multiplies_and_rounds_up():
+    n = sig.mcnemar_sample_size(0.3, 0.3)
+    assert sig.mcnemar_sample_size(0.3, 0.3, design_effect=1.5) == math.ceil(1.5 * n)
+    assert sig.mcnemar_sample_size(1, 1, design_effect=1.1) == 7  # 6.6
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: sig.mcnemar_power(0, 0.1, 0.2),
+        lambda: sig.mcnemar_power(10, 0.3, 0.2),
+        lambda: sig.mcnemar_power(10, 0.1, 0.2, alpha=0.7),
+        lambda: sig.mcnemar_sample_size(0, 0.2),
+        lambda: sig.mcnemar_sample_size(0.1, 0.2, power=1),
+        lambda: sig.mcnemar_sample_size(0.1, 0.2, design_effect=0),
+    ],
+)
+def test_an_impossible_design_is_refused(call):
+    with pytest.raises(ValueError, match=r"give |at least one clip"):
+        call()
+
+
+def test_holm_and_benjamini_hochberg():
+    assert sig.adjust_pvalues([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    p = [0.001, 0.2, 0.03, 0.04, 0.9]
+    assert sig.adjust_pvalues(p, method="fdr_bh") == pytest.approx(stats.false_discovery_control(p))
+    for bad in ([], [0.1, np.nan], [1.2]):
+        with pytest.raises(ValueError, match=r"lie in \[0, 1\]"):
+            sig.adjust_pvalues(bad)
+
+
+# --- the cluster bootstrap ---------------------------------------------------------------------------------------
+
+
+def test_the_bootstrap_is_that_of_all_resamples_of_groups_within_class():
+    table = table_of({S: [(1, 4), (3, 4), (4, 4)], N: [(2, 2), (0, 3), (3, 5)]})
+    groups = {label: [rows for _, rows in part.groupby("group_id")] for label, part in table.groupby("label")}
+    recalls = {
+        label: [
+            metrics.accuracy(rows.prediction, rows.label)
+            for rows in map(pd.concat, itertools.product(drawn, repeat=3))
+        ]
+        for label, drawn in groups.items()
+    }
+    values = np.add.outer(recalls[S], recalls[N]).ravel() / 2
+    for end, share in zip(sig.cluster_bootstrap(table, "balanced_accuracy", seed=0), (0.025, 0.975), strict=True):
+        assert (
+            (values < end - 1e-9).mean() - 0.003 < share < (values < end + 1e-9).mean() + 0.003
+        )  # values come in lumps
+
+
+@pytest.mark.parametrize("name", ["accuracy", "balanced_accuracy", "recall_speech", "recall_nonspeech"])
+def test_a_named_statistic_and_a_function_of_the_rows_draw_the_same(name):
+    functions = {
+        "accuracy": lambda t: metrics.accuracy(t.prediction, t.label),
+        "balanced_accuracy": balanced,
+        "recall_speech": lambda t: metrics.recall(t.prediction, t.label),
+        "recall_nonspeech": lambda t: metrics.recall(t.prediction, t.label, positive=N),
+    }
+    table = random_table(0, 5)
+    by_name = sig.cluster_bootstrap(table, name, seed=1, n_boot=100)
+    assert by_name == pytest.approx(sig.cluster_bootstrap(table, functions[name], seed=1, n_boot=100))
+
+
+def test_equal_ids_in_two_classes_are_two_groups():
+    counts = {S: [(1, 4), (3, 4), (4, 4)], N: [(2, 2), (0, 3), (3, 5)]}
+    apart, colliding = table_of(counts), table_of(counts, prefix=False)
+    assert colliding.group_id.nunique() == 3
+    for statistic in ("accuracy", "balanced_accuracy"):
+        assert sig.cluster_bootstrap(colliding, statistic, seed=0) == sig.cluster_bootstrap(apart, statistic, seed=0)
+
+
+def test_the_order_of_the_rows_does_not_matter_and_the_seed_does():
+    table = random_table(0, 6)
+    first = sig.cluster_bootstrap(table, "brier", seed=3, n_boot=500)
+    assert sig.cluster_bootstrap(table.sample(frac=1, random_state=0), "brier", seed=3, n_boot=500) == pytest.approx(
+        first
+    )
+    assert sig.cluster_bootstrap(table, "brier", seed=4, n_boot=500) != first
+
+
+def test_resampling_clips_would_claim_twice_the_precision():
+    table = random_table(1, 12, clips=20)
+    honest = sig.cluster_bootstrap(table, "balanced_accuracy", seed=0, n_boot=2000)
+    by_clip = sig.cluster_bootstrap(table, "balanced_accuracy", group="clip_id", seed=0, n_boot=2000)
+    assert honest.high - honest.low > 2 * (by_clip.high - by_clip.low)
+
+
+def test_one_group_in_a_class_has_no_bootstrap():
+    with pytest.raises(ValueError, match="all clips of SPEECH are of one group"):
+        sig.cluster_bootstrap(table_of({S: [(1, 2)], N: [(1, 2), (2, 2)]}), "accuracy", seed=0)
+
+
+def test_a_statistic_that_some_resamples_leave_undefined_is_refused():
+    never_speech = table_of({S: [(0, 2), (0, 2), (1, 2)], N: [(2, 2), (2, 2)]})
+    with pytest.raises(ValueError, match=r"precision_speech is undefined in \d+ of 200 resamples"):
+        sig.cluster_bootstrap(never_speech, "precision_speech", seed=0, n_boot=200)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop(columns="group_id"), "no column 'group_id'"),
+        (lambda t: t.assign(group_id=[None, *t.group_id[1:]]), "group_id is null in row 0"),
+        (lambda t: t.iloc[:0], "no rows"),
+    ],
+)
+def test_a_table_that_cannot_be_resampled_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        sig.cluster_bootstrap(change(random_table(0, 3)), "accuracy", seed=0, n_boot=10)
+
+
+# --- the interval of a report ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("groups", "method", "reliable"),
+    [(1, "none", False), (2, "t", False), (4, "t", False), (5, "t", True), (19, "t", True), (20, "bootstrap", True)],
+)
+def test_the_number_of_groups_decides_what_may_be_said(groups, method, reliable):
+    interval = sig.clustered_interval(random_table(1, groups, clips=9), "roc_auc", seed=0, n_boot=300)
+    assert (interval.method, interval.reliable) == (method, reliable)
+    assert (interval.low is None) == (method == "none")
+    assert (interval.reason is None) == reliable
+
+
+def test_the_smaller_class_is_the_one_that_counts():
+    table = table_of({S: [(1, 4), (3, 4), (4, 4)], N: [(k % 5, 4) for k in range(30)]})
+    interval = sig.clustered_interval(table, "balanced_accuracy", seed=0)
+    assert (interval.method, interval.reason) == ("t", "only 3 groups in SPEECH: unreliable")
+    assert sig.clustered_interval(table, "recall_nonspeech", seed=0).method == "bootstrap"
+    assert sig.clustered_interval(table, "recall_speech", seed=0).method == "t"
+
+
+def test_one_speaker_has_a_value_and_no_interval():
+    table = table_of({S: [(3, 8)], N: [(8, 8), (7, 8)]})
+    interval = sig.clustered_interval(table, "balanced_accuracy", seed=0)
+    assert interval == ((3 / 8 + 15 / 16) / 2, None, None, "none", "fewer than 2 groups in SPEECH: no interval", False)
+
+
+def test_with_equal_groups_the_t_interval_is_students_over_group_means():
+    right = [1, 3, 4, 2, 4, 1, 3]
+    table = table_of({S: [(k, 5) for k in right], N: [(5, 5), (3, 5)]})
+    means = np.array(right) / 5
+    expected = stats.t.interval(0.95, 6, loc=means.mean(), scale=stats.sem(means))
+    interval = sig.clustered_interval(table, "recall_speech", seed=0)
+    assert (interval.low, interval.high) == pytest.approx(expected)
+
+
+def test_the_jackknife_of_balanced_accuracy_adds_the_classes_variances():
+    speech, nonspeech = [1, 3, 4, 2, 4], [2, 2, 5, 3, 1, 0]
+    table = table_of({S: [(k, 5) for k in speech], N: [(k, 5) for k in nonspeech]})
+    se = math.hypot(stats.sem(np.array(speech) / 5), stats.sem(np.array(nonspeech) / 5)) / 2
+    interval = sig.clustered_interval(table, "balanced_accuracy", seed=0)
+    assert (interval.high - interval.low) / 2 == pytest.approx(stats.t.ppf(0.975, 4) * se)
+
+
+def test_wholly_right_groups_get_the_exact_interval_over_groups():
+    table = table_of({S: [(9, 9)] * 12, N: [(9, 9)] * 12})
+    exact = sig.binomial_interval(12, 12, method="exact")
+    recall = sig.clustered_interval(table, "recall_speech", seed=0)
+    assert recall[:4] == (1, pytest.approx(exact.low), 1, "exact")
+    both = sig.binomial_interval(24, 24, method="exact")
+    for statistic in ("accuracy", "balanced_accuracy"):
+        assert sig.clustered_interval(table, statistic, seed=0)[:4] == (1, pytest.approx(both.low), 1, "exact")
+    assert recall.low < sig.binomial_interval(108, 108, method="exact").low - 0.2  # what the clips would claim
+
+
+def test_a_detector_that_always_says_nonspeech_is_not_certain():
+    table = table_of({S: [(0, 9)] * 6, N: [(9, 9)] * 8})
+    low, high = (sig.binomial_interval(*k_of_n, method="exact") for k_of_n in ((8, 8), (0, 6)))
+    interval = sig.clustered_interval(table, "balanced_accuracy", seed=0)
+    assert interval[:4] == (0.5, pytest.approx(low.low / 2), pytest.approx(0.5 + high.high / 2), "exact")
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 30), st.integers(2, 30), st.floats(0.05, 0.95))
+def test_the_exact_interval_of_two_classes_is_never_too_short(g1, g2, share):
+    shares, groups = pd.Series({S: share, N: 1 - share}), pd.Series({S: g1, N: g2})
+    q1 = np.linspace(0, 1, 400, endpoint=False)
+    q2 = 1 - (0.025 / (1 - q1) ** g1) ** (1 / g2)  # on the edge of what the data allow
+    worst = (share * q1 + (1 - share) * q2)[q2 >= 0].max()
+    assert sig._largest_unseen(shares, groups, 0.025) >= worst - 1e-9
+
+
+def test_a_perfect_auc_gets_no_interval_rather_than_one_without_width():
+    table = random_table(0, 25).assign(p_speech=lambda t: np.where(t.label == S, 0.9, 0.1))
+    interval = sig.clustered_interval(table, "roc_auc", seed=0, n_boot=50)
+    assert interval == (1, None, None, "none", "no spread between groups: no interval", False)
+
+
+@pytest.mark.parametrize("statistic", ["roc_auc", "recall_speech", "balanced_accuracy", "brier", "f1_speech"])
+@pytest.mark.parametrize("groups", [2, 3, 7])
+def test_an_interval_stays_in_the_metrics_range_and_holds_its_value(statistic, groups):
+    interval = sig.clustered_interval(random_table(2, groups), statistic, seed=0)
+    assert interval.low is not None
+    assert 0 <= interval.low <= interval.value <= interval.high <= 1
+
+
+def test_t_intervals_cover_where_resampled_clips_do_not():
+    rng, trials = np.random.default_rng(0), 50
+    held = {"group_id": 0, "clip_id": 0}
+    for _ in range(trials):
+        rate = rng.beta(2, 1, 8)  # mean recall 2/3, groups far apart
+        table = table_of({S: [(int(rng.binomial(12, r)), 12) for r in rate], N: [(12, 12)] * 2})
+        for group in held:
+            low, high = sig.clustered_interval(table, "recall_speech", group=group, seed=0, n_boot=200)[1:3]
+            held[group] += low <= 2 / 3 <= high
+    assert held["group_id"] / trials > 0.9
+    assert held["clip_id"] / trials < 0.75
+
+
+def test_a_function_of_the_rows_gets_an_interval_too():
+    table = random_table(0, 6)
+    named, own = (sig.clustered_interval(table, statistic, seed=0) for statistic in ("balanced_accuracy", balanced))
+    assert own == pytest.approx(named)  # classes jackknifed apart: the weights cancel
+
+
+# --- paired differences ------------------------------------------------------------------------------------------
+
+
+def two_detectors(groups: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    a = random_table(0, groups)
+    flip = np.random.default_rng(1).random(len(a)) < 0.2
+    p = np.where(flip, np.where(a.label == S, 0.9, 0.1), a.p_speech)
+    return a, a.assign(prediction=np.where(flip, a.label, a.prediction), p_speech=p)
+
+
+@pytest.mark.parametrize("statistic", ["accuracy", "balanced_accuracy", "roc_auc", "log_loss", "recall_speech"])
+def test_a_difference_is_that_of_the_values_and_its_rows_are_paired_by_clip(statistic):
+    a, b = two_detectors(21)
+    shuffled = b.sample(frac=1, random_state=0)
+    difference = sig.paired_difference(a, shuffled, statistic, seed=0, n_boot=400)
+    values = [sig.clustered_interval(table, statistic, seed=0, n_boot=2).value for table in (a, b)]
+    assert difference.value == pytest.approx(values[0] - values[1])
+    assert difference.method == "bootstrap"
+    assert difference == pytest.approx(sig.paired_difference(a, b, statistic, seed=0, n_boot=400))
+
+
+def test_pairing_is_what_makes_a_small_difference_visible():
+    a, b = two_detectors(25)
+    paired = sig.paired_difference(b, a, "balanced_accuracy", seed=0, n_boot=1000)
+    one, other = (sig.cluster_bootstrap(table, "balanced_accuracy", seed=0, n_boot=1000) for table in (a, b))
+    assert paired.low > 0
+    assert one.high > other.low  # the single intervals overlap
+
+
+def test_few_groups_give_a_difference_a_t_interval():
+    a, b = two_detectors(6)
+    gain = (b.prediction == b.label).astype(float) - (a.prediction == a.label)
+    means = gain[a.label == S].groupby(a.group_id).mean()
+    interval = sig.paired_difference(b, a, "recall_speech", seed=0)
+    expected = stats.t.interval(0.95, 5, loc=means.mean(), scale=stats.sem(means))
+    assert (interval.low, interval.high) == pytest.approx(expected)
+
+
+def test_two_equal_detectors_differ_by_no_more_than_the_groups_can_tell():
+    a = random_table(0, 10)
+    interval = sig.paired_difference(a, a, "balanced_accuracy", seed=0)
+    most = sig.binomial_interval(0, 20, method="exact").high
+    assert interval[:4] == (0, pytest.approx(-most), pytest.approx(most), "exact")
+
+
+def test_seeds_are_paired_within_their_seed():
+    a, b = two_detectors(6)
+    runs_a, runs_b = (pd.concat([t.assign(seed=1), t.assign(seed=2)]) for t in (a, b))
+    once = sig.paired_difference(a, b, "accuracy", seed=0)
+    assert sig.paired_difference(runs_a, runs_b, "accuracy", on=["clip_id", "seed"], seed=0) == pytest.approx(once)
+    with pytest.raises(ValueError, match="the first table repeats"):
+        sig.paired_difference(runs_a, runs_b, "accuracy", seed=0)
+
+
+def test_detectors_on_different_clips_are_not_compared():
+    a, b = two_detectors(3)
+    with pytest.raises(ValueError, match="1 clips are in one table only"):
+        sig.paired_difference(a, b.iloc[1:], "accuracy", seed=0)
+    with pytest.raises(ValueError, match="label of 'clip0' differs"):
+        sig.paired_difference(a, b.assign(label=[N, *b.label[1:]]), "accuracy", seed=0)
+
+
+# --- design effect -----------------------------------------------------------------------------------------------
+
+
+def test_icc_is_that_of_the_analysis_of_variance():
+    table = random_table(3, 8).iloc[:-5]  # groups of unequal size
+    correct = (table.prediction == table.label).astype(int)
+    effect = sig.design_effect(correct, table.group_id)
+    samples = [part.to_numpy() for _, part in correct.groupby(table.group_id)]
+    size = np.array([len(sample) for sample in samples])
+    f, n, g = stats.f_oneway(*samples).statistic, size.sum(), len(size)
+    n0 = (n - (size**2).sum() / n) / (g - 1)
+    assert effect.icc == pytest.approx((f - 1) / (f - 1 + n0))
+    assert effect.deff == pytest.approx(1 + ((size**2).sum() / n - 1) * effect.icc)
+    assert (effect.n_eff, effect.n_groups) == (pytest.approx(n / effect.deff), g)
+
+
+def test_copies_of_a_clip_add_nothing():
+    effect = sig.design_effect(np.repeat([1, 0, 1, 1, 0], 20), np.repeat(list("abcde"), 20))
+    assert effect == pytest.approx((1, 20, 5, 5))
+
+
+def test_clips_never_count_for_more_than_clips():
+    effect = sig.design_effect([1, 0] * 10, np.repeat(np.arange(10), 2))  # within groups more unlike than by chance
+    assert effect.icc == pytest.approx(-1)
+    assert (effect.deff, effect.n_eff) == (1, 20)
+
+
+def test_one_clip_a_group_has_no_icc_and_no_design_effect():
+    effect = sig.design_effect([1, 0, 1], ["a", "b", "c"])
+    assert math.isnan(effect.icc)
+    assert effect[1:] == (1, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("correct", "groups", "message"),
+    [
+        ([1, 0], ["a", "a"], "from 2 groups"),
+        ([1, 1], ["a", "b"], "all 2 clips are right"),
+        ([1, 0], ["a", None], "group"),
+    ],
+)
+def test_a_design_effect_needs_groups_that_differ(correct, groups, message):
+    with pytest.raises(ValueError, match=message):
+        sig.design_effect(correct, groups)
+
+
+# --- leakage -----------------------------------------------------------------------------------------------------
+
+
+def two_protocols(groups: int = 12, seeds: tuple[int, ...] = (1, 2)) -> pd.DataFrame:
+    """The leaky protocol mends a fifth of the mistakes; the same clips under every protocol and seed."""
+    parts = []
+    for seed in seeds:
+        clean = random_table(0, groups)[["clip_id", "group_id", "label", "p_speech"]]
+        clean["p_speech"] = np.clip(clean.p_speech + np.random.default_rng(seed).normal(0, 0.1, len(clean)), 0, 1)
+        mended = np.random.default_rng(seed + 10).random(len(clean)) < 0.2
+        leaky = clean.assign(p_speech=np.where(mended, (clean.label == S).astype(float), clean.p_speech))
+        parts += [leaky.assign(seed=seed, protocol="random"), clean.assign(seed=seed, protocol="group")]
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_inflation_is_the_mean_over_seeds_of_the_difference():
+    runs = two_protocols()
+    inflation = sig.leakage_inflation(runs, seed=0, n_boot=2000)
+    score = {
+        run: metrics.balanced_accuracy(rows.p_speech >= 0.5, rows.label == S)
+        for run, rows in runs.groupby(["seed", "protocol"])
+    }
+    per_seed = {seed: score[seed, "random"] - score[seed, "group"] for seed in (1, 2)}
+    assert inflation.per_seed == pytest.approx(per_seed)
+    assert inflation.value == pytest.approx(np.mean(list(per_seed.values())))
+    assert inflation.low < inflation.value < inflation.high
+    assert inflation.se == pytest.approx((inflation.high - inflation.low) / 3.92, rel=0.15)
+
+
+def test_rows_need_no_order_and_other_protocols_do_not_matter():
+    runs = two_protocols()
+    other = runs[runs.protocol == "group"].assign(protocol="other", p_speech=0.5)
+    shuffled = pd.concat([runs, other]).sample(frac=1, random_state=0)
+    first, second = (sig.leakage_inflation(table, seed=0, n_boot=200) for table in (runs, shuffled))
+    assert second[:4] == pytest.approx(first[:4])
+    assert second.per_seed == pytest.approx(first.per_seed)
+
+
+def test_no_answer_is_wrong_under_either_protocol():
+    runs = two_protocols(seeds=(1,))
+    runs.loc[(runs.protocol == "random") & (runs.label == N), "p_speech"] = np.nan
+    clean = runs[runs.protocol == "group"]
+    leaky_speech = runs[(runs.protocol == "random") & (runs.label == S)]
+    expected = (leaky_speech.p_speech >= 0.5).mean() / 2 - metrics.balanced_accuracy(
+        clean.p_speech >= 0.5, clean.label == S
+    )
+    assert sig.leakage_inflation(runs, seed=0, n_boot=50).value == pytest.approx(expected)
+
+
+def test_two_test_sets_do_not_measure_leakage():
+    runs = two_protocols()
+    half = runs[~((runs.protocol == "random") & (runs.clip_id == "clip0"))]
+    with pytest.raises(ValueError, match="compare the same clips"):
+        sig.leakage_inflation(half, seed=0)
+    with pytest.raises(ValueError, match=r"no predictions for .*'random', 2"):
+        sig.leakage_inflation(runs[~((runs.protocol == "random") & (runs.seed == 2))], seed=0)
+    with pytest.raises(ValueError, match="no rows"):
+        sig.leakage_inflation(runs.iloc[:0], seed=0)
+
+
+# --- trial-level logit -------------------------------------------------------------------------------------------
+
+
+def trials(seed: int = 0, groups: int = 15) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    x = np.tile([-1.0, 0.0, 1.0, 2.0], 3 * groups)
+    group = np.repeat(np.arange(groups), 12)
+    margin = 0.3 + 0.8 * x + rng.normal(0, 1, groups)[group]
+    return pd.DataFrame({"x": x, "group_id": group, "correct": (rng.random(len(x)) < 1 / (1 + np.exp(-margin))) * 1})
+
+
+def test_the_logit_is_at_its_maximum_and_its_errors_are_the_sandwich_over_groups():
+    table = trials()
+    fit = sig.cluster_logit(table, "correct ~ x")
+    design = np.column_stack([np.ones(len(table)), table.x])
+    p = 1 / (1 + np.exp(-design @ fit.coef))
+    scores = design * (table.correct - p).to_numpy()[:, None]
+    assert np.abs(scores.sum(axis=0)).max() < 1e-6
+    bread = np.linalg.inv(design.T @ (design * (p * (1 - p))[:, None]))
+    of_group = pd.DataFrame(scores).groupby(table.group_id).sum().to_numpy()
+    variance = bread @ of_group.T @ of_group @ bread * 15 / 14
+    assert fit.names == ("Intercept", "x")
+    assert fit.se == pytest.approx(np.sqrt(np.diag(variance)))
+
+
+def test_mcfadden_is_taken_over_trials():
+    table = trials()
+    fit = sig.cluster_logit(table, "correct ~ x")
+    p = 1 / (1 + np.exp(-(fit.coef[0] + fit.coef[1] * table.x)))
+    log_likelihood, constant = (
+        stats.bernoulli.logpmf(table.correct, q).sum() for q in (p, np.full(len(table), table.correct.mean()))
+    )
+    assert fit.mcfadden_r2 == pytest.approx(1 - log_likelihood / constant)
+
+
+def test_copied_trials_do_not_shrink_the_errors():
+    table = trials()
+    once, four_times = (sig.cluster_logit(t, "correct ~ x") for t in (table, pd.concat([table] * 4)))
+    assert four_times.se == pytest.approx(once.se)
+    as_if_independent = sig.cluster_logit(table.assign(row=range(len(table))), "correct ~ x", group="row")
+    assert once.se[0] > 1.3 * as_if_independent.se[0]
+
+
+def test_bool_answers_are_ones_and_zeros():
+    table = trials()
+    as_bool = sig.cluster_logit(table.assign(correct=table.correct == 1), "correct ~ x")
+    assert as_bool.coef == pytest.approx(sig.cluster_logit(table, "correct ~ x").coef)
+
+
+@pytest.mark.parametrize(
+    ("change", "formula", "message"),
+    [
+        ({"group_id": 1}, "correct ~ x", "need 2 groups"),
+        ({"x": [None, *[1.0, 2.0] * 89, 1.0]}, "correct ~ x", "1 of 180 rows have a null"),
+        ({"x": 1.0}, "correct ~ nope", "nope"),
+        ({"copy": 1.0}, "correct ~ copy + x", "cannot be fitted"),
+    ],
+)
+def test_a_model_that_cannot_be_fitted_is_refused(change, formula, message):
+    with pytest.raises(ValueError, match=message):
+        sig.cluster_logit(trials().assign(**change), formula)
+
+
+def test_a_separable_model_is_refused_rather_than_reported():
+    table = trials().assign(correct=lambda t: (t.x > 0) * 1)
+    with pytest.raises(ValueError, match="did not converge"):
+        sig.cluster_logit(table, "correct ~ x")

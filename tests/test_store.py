@@ -1,0 +1,92 @@
+"""A thing in the store is whole or absent, and named by its content alone."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks import store
+from tasks.store import Clips, draft, fingerprint, sweep
+
+
+def save(text: str) -> Clips:
+    with draft(Clips) as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "a.txt").write_text(text)
+        return Clips.of(folder, part="test", clips=1, hours=0.0)
+
+
+def test_the_same_content_is_the_same_folder_once(home):
+    first, second = save("x"), save("x")
+    assert first == second
+    assert [path.name for path in store.shelf(Clips).iterdir()] == [first.fingerprint]
+
+
+def test_names_count_as_content_and_their_borders_too(tmp_path):
+    for folder, name, text in (("one", "ab", "c"), ("two", "a", "bc")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_text(text)
+    assert fingerprint(tmp_path / "one") != fingerprint(tmp_path / "two")
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.binary(min_size=1, max_size=200), st.data())
+def test_any_flipped_bit_is_noticed(tmp_path_factory, content, data):
+    folder = tmp_path_factory.mktemp("folder")
+    (folder / "file").write_bytes(content)
+    before = fingerprint(folder)
+    at = data.draw(st.integers(0, len(content) * 8 - 1))
+    flipped = bytearray(content)
+    flipped[at // 8] ^= 1 << at % 8
+    (folder / "file").write_bytes(bytes(flipped))
+    assert fingerprint(folder) != before
+
+
+def test_a_damaged_folder_is_replaced_by_a_whole_one(home):
+    reference = save("x")
+    (reference.path / "inner" / "a.txt").write_text("y")
+    assert not reference.intact()
+    assert save("x") == reference
+    assert reference.intact()
+
+
+def test_a_draft_that_fails_leaves_nothing(home):
+    with pytest.raises(RuntimeError), draft(Clips) as folder:
+        (folder / "half").write_text("x")
+        raise RuntimeError
+    assert list(store.shelf(Clips).iterdir()) == []
+
+
+def test_sweep_removes_the_drafts_of_dead_processes_only(home):
+    save("x")
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    shelf = store.shelf(Clips)
+    host = store.socket.gethostname()
+    for pid in (dead.pid, os.getpid()):
+        (shelf / f".draft-{host}-{pid}-abc").mkdir()
+    (shelf / ".draft-elsewhere-1-abc").mkdir()
+    assert [folder.name for folder in sweep()] == [f".draft-{host}-{dead.pid}-abc"]
+    assert len(list(shelf.glob(".draft-*"))) == 2
+
+
+def test_a_reference_whose_folder_is_gone_says_so(home):
+    with pytest.raises(FileNotFoundError, match="is gone from the store; run the study again"):
+        _ = Clips(fingerprint="0" * 16, part="test", clips=1, hours=0.0).path
+
+
+def test_an_unwritable_home_is_a_sentence(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("EARSHOT_HOME", str(tmp_path / "file" / "home"))
+    with pytest.raises(ValueError, match="cannot be written .*set EARSHOT_HOME"):
+        store.make_home()
+
+
+def test_a_home_that_is_moved_keeps_its_references(home, tmp_path, monkeypatch):
+    reference = save("x")
+    home.rename(tmp_path / "elsewhere")
+    monkeypatch.setenv("EARSHOT_HOME", str(tmp_path / "elsewhere"))
+    assert (reference.path / "inner" / "a.txt").read_text() == "x"
