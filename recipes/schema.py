@@ -1,6 +1,7 @@
 """What a recipe may say: every key, its unit and its range. An unknown key is an error, so a typo never trains a model."""
 
 import ast
+import copy
 import functools
 import importlib.util
 import re
@@ -432,23 +433,38 @@ def read_yaml(recipe: str | Path) -> dict[str, Any]:
 
 def apply_overrides(recipe: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """The recipe with every `key.path=value` set; values are read as YAML. A block given by name is opened first."""
-    recipe = dict(recipe)
+    recipe = copy.deepcopy(recipe)
     for override in overrides:
         path, equals, text = override.partition("=")
         if not equals or not path.strip():
             raise ValueError(f"--set {override!r} is not key.path=value, e.g. --set train.training.max_steps=50")
-        at = recipe
+        at: Any = recipe
         *parents, last = path.strip().split(".")
         for key in parents:
-            child = at.get(key)
-            if isinstance(child, str):
-                child = read_yaml(child)
-            if child is not None and not isinstance(child, dict):
-                raise ValueError(f"--set {path}: {key} is {child!r}, it has no keys")
-            at[key] = dict(child or {})
-            at = at[key]
-        at[last] = yaml.safe_load(text)
+            at = _open(at, key, path)
+        if isinstance(at, list):
+            at[_position(at, last, path)] = yaml.safe_load(text)
+        else:
+            at[last] = yaml.safe_load(text)
     return recipe
+
+
+def _open(at: Any, key: str, path: str) -> Any:
+    """What lies under a key or position, a block given by name read first, an absent one made."""
+    place: Any = _position(at, key, path) if isinstance(at, list) else key
+    child = at[place] if isinstance(at, list) else at.get(place)
+    if isinstance(child, str):
+        child = read_yaml(child)
+    if child is not None and not isinstance(child, dict | list):
+        raise ValueError(f"--set {path}: {key} is {child!r}, it has no keys")
+    at[place] = {} if child is None else child
+    return at[place]
+
+
+def _position(at: list[Any], key: str, path: str) -> int:
+    if not key.isdigit() or int(key) >= len(at):
+        raise ValueError(f"--set {path}: {key} is no position in a list of {len(at)}; the first one is 0")
+    return int(key)
 
 
 def load_study(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> StudyRecipe:

@@ -99,6 +99,7 @@ def record(
             "classes": list(recipe.classes),
             "answers": list(recipe.answers),
             "protocol": recipe.dataset.splits.protocol,
+            "seeds": list(recipe.train.seeds),
             "folds": splits.folds,
             "quantization": recipe.train.quantization,
             "lora": recipe.train.lora,
@@ -147,7 +148,9 @@ def write_report(document: Document, folder: Path) -> None:
 def evaluation_rows(document: Document) -> list[dict[str, Any]]:
     """One row a detector: what the run's page, the terminal and tables/detectors.csv show."""
     rows = []
-    for name, detector in document.detectors.items():
+    others = sorted(name for name in document.detectors if name != document.detector)
+    for name in (document.detector, *others):
+        detector = document.detectors[name]
         row: dict[str, Any] = {"detector": name, "clips": detector.n.clips, "groups": detector.n.groups}
         for metric in ("balanced_accuracy", "roc_auc", "accuracy"):
             stated = detector.metrics[metric]

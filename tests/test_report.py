@@ -1,7 +1,7 @@
 """The report is derived from the predictions table, says what it cannot say, and refuses what may not be published."""
 
 import json
-import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import pytest
 from tasks.functional.report import Report, build_report, publication_refusals, validate_predictions
 
 CLASSES = ("SPEECH", "NONSPEECH")
-SKILL = {"adapter": 1.6, "base": 0.4, "mel_statistics": 1.7, "loudness": 0.5, "majority": 0.0}  # d' at the middle level
+SKILL = {"adapter": 1.6, "base": 0.4, "mel_statistics": 1.7, "majority": 0.0}
 LEAKAGE = {"verdict": "clean", "rows": [{"check": "group_id", "pairs": "train/test", "shared": 0}]}
 
 
@@ -48,7 +48,7 @@ def score(clips: pd.DataFrame, skill: float, draw: int, **columns: Any) -> pd.Da
 
 
 def make_predictions(groups: int = 12, per_cell: int = 1, seeds: tuple[int, ...] = (42, 43)) -> pd.DataFrame:
-    """One table as a study makes it: adapter (two seeds) and base by generate and forward, three baselines."""
+    """One table as a study makes it: adapter (two seeds) and base by generate and forward, two baselines."""
     test = make_clips(groups, per_cell)
     dev = test.assign(clip_id="dev-" + test["clip_id"], group_id="dev-" + test["group_id"])
     parts = []
@@ -63,10 +63,357 @@ def make_predictions(groups: int = 12, per_cell: int = 1, seeds: tuple[int, ...]
 
 
 def recorded(**others: Any) -> dict[str, Any]:
-    gate = {"passed": True, "accuracy": 0.93, "required": 0.85, "on_fail": "stop"}
+    gate = {"passed": True, "train_accuracy": {"seed 42, fold 0": 0.93}, "asked": 0.85, "on_fail": "stop"}
     return {"leakage": LEAKAGE, "gate": gate, "provenance": {"protocol": "group", "seeds": [42, 43]}} | others
 
 
 def build(predictions: pd.DataFrame, **options: Any) -> Report:
-    defaults = {"classes": CLASSES, "detector": "adapter", "seed": 42, "n_boot": 200, "recorded": recorded()}
-    return build_report(predictions, **(defaults | options))
+    """A report with few resamples; by-tables only where `factors` asks for them."""
+    defaults = {"classes": CLASSES, "detector": "adapter", "seed": 42, "n_boot": 100, "factors": []}
+    return build_report(predictions, **(defaults | {"recorded": recorded()} | options))
+
+
+def tiny(right: dict[str, list[int]], **columns: Any) -> pd.DataFrame:
+    """Test rows whose correctness is given: 4 groups a class, detectors without p_speech."""
+    n = len(next(iter(right.values())))
+    clips = pd.DataFrame({"clip_id": [f"c{i:03d}" for i in range(n)], "label": [CLASSES[i % 2] for i in range(n)]})
+    clips["group_id"] = [f"{label}-{i // 2 % 4}" for i, label in enumerate(clips["label"])]
+    wrong = clips["label"].map({"SPEECH": "NONSPEECH", "NONSPEECH": "SPEECH"})
+    parts = [
+        clips.assign(detector=name, prediction=clips["label"].where(np.array(given) == 1, wrong), **columns)
+        for name, given in right.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def predictions() -> pd.DataFrame:
+    return make_predictions()
+
+
+@pytest.fixture(scope="module")
+def report(predictions: pd.DataFrame) -> Report:
+    return build(predictions, factors=None)
+
+
+# --- what is derived ---------------------------------------------------------------------------------------------
+
+
+def test_headline_is_the_published_seed_by_generate_on_test(predictions: pd.DataFrame, report: Report) -> None:
+    from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+    of_headline = {"detector": "adapter", "split": "test", "seed": 42, "method": "generate"}
+    rows = predictions[np.logical_and.reduce([predictions[key] == value for key, value in of_headline.items()])]
+    said = np.where(rows["p_speech"] >= 0.5, "SPEECH", "NONSPEECH")
+    assert report.metrics["balanced_accuracy"].value == pytest.approx(balanced_accuracy_score(rows["label"], said))
+    assert report.metrics["roc_auc"].value == pytest.approx(roc_auc_score(rows["label"] == "SPEECH", rows["p_speech"]))
+    assert (report.n.clips, report.n.groups, report.seed) == (288, 24, 42)
+    assert report.confusion["SPEECH"]["SPEECH"] == ((said == "SPEECH") & (rows["label"] == "SPEECH")).sum()
+
+
+def test_no_detector_and_no_seed_is_left_out(report: Report) -> None:
+    assert list(report.detectors) == ["adapter", "base", "majority", "mel_statistics"]
+    assert [(one.seed, one.published) for one in report.seeds] == [(42, True), (43, False)]
+    assert set(report.comparisons) == set(report.beats) == set(report.detectors) - {"adapter"}
+    assert report.seeds_pooled is not None
+    means = [one.metrics["accuracy"].value for one in report.seeds]
+    assert report.seeds_pooled["accuracy"].value == pytest.approx(np.mean(means))
+
+
+def test_one_altered_probability_changes_the_report(predictions: pd.DataFrame, report: Report) -> None:
+    mine = (predictions["detector"] == "adapter") & (predictions["method"] == "generate") & (predictions["seed"] == 42)
+    altered = predictions[mine & (predictions["split"] == "test")].copy()
+    assert build(altered).metrics == report.metrics
+    altered.iloc[7, altered.columns.get_loc("p_speech")] += 1e-6
+    assert build(altered).metrics["brier"] != report.metrics["brier"]
+
+
+def test_order_of_rows_and_index_does_not_matter() -> None:
+    table = make_predictions(groups=2, seeds=(42,)).query("detector in ('adapter', 'base')")
+    shuffled = table.sample(frac=1, random_state=1)
+    assert build(shuffled).model_dump_json() == build(table).model_dump_json()
+
+
+def test_mcnemar_and_holm_agree_with_statsmodels() -> None:
+    from statsmodels.stats.contingency_tables import mcnemar
+    from statsmodels.stats.multitest import multipletests
+
+    rng = np.random.default_rng(0)
+    right = {name: rng.binomial(1, p, 80) for name, p in (("adapter", 0.9), ("base", 0.6), ("loudness", 0.85))}
+    report = build(tiny({name: given.tolist() for name, given in right.items()}), seed=None)
+    expected = []
+    for name in ("base", "loudness"):
+        both = pd.crosstab(right["adapter"], right[name]).reindex(index=[0, 1], columns=[0, 1], fill_value=0)
+        one = report.comparisons[name]
+        assert (one.b, one.c) == (both.loc[1, 0], both.loc[0, 1])
+        assert one.p_exact == pytest.approx(float(mcnemar(both, exact=True).pvalue))
+        expected.append(one.p_exact)
+    holm = multipletests(expected, method="holm")[1]
+    assert [report.comparisons[name].p_holm for name in ("base", "loudness")] == pytest.approx(holm)
+
+
+def test_agreement_counts_flips_and_the_largest_gap() -> None:
+    table = make_predictions(groups=2, seeds=(42,))
+    forward = (table["detector"] == "base") & (table["method"] == "forward") & (table["split"] == "test")
+    three = table[forward & table["p_speech"].between(0.1, 0.4)].index[:3]
+    table.loc[three, "p_speech"] += 0.5
+    agreement = build(table).agreement
+    assert agreement is not None
+    assert (agreement["base"].n, agreement["base"].flips) == (forward.sum(), 3)
+    assert agreement["base"].max_abs_dp == pytest.approx(0.5)
+    assert agreement["adapter"].flips == 0
+
+
+def test_inflation_is_the_paired_difference_of_the_protocols() -> None:
+    clean = tiny({"adapter": [1, 1, 1, 0, 0, 1, 1, 1] * 4}, protocol="group", seed=42)
+    leaky = tiny({"adapter": [1, 1, 1, 1, 1, 1, 1, 1] * 4}, protocol="random", seed=42)
+    table = pd.concat([clean, leaky], ignore_index=True)
+    table["p_speech"] = np.where(table["prediction"] == "SPEECH", 0.9, 0.1)
+    report = build(table)
+    assert report.inflation is not None
+    assert report.inflation["value"] == pytest.approx(2 / 8)
+    assert report.protocol == "group"
+    assert report.metrics["accuracy"].value == pytest.approx(6 / 8)
+
+
+# --- thresholds and folds ----------------------------------------------------------------------------------------
+
+
+def shifted_folds() -> pd.DataFrame:
+    """Two folds that are perfect at their own threshold only: scores around 0.2 in fold 0, around 0.8 in fold 1."""
+    rows = [
+        {
+            "clip_id": f"{split}{fold}-{i}", "group_id": f"{split}{fold}-{label}-{i % 3}", "label": label,
+            "p_speech": (0.2, 0.8)[fold] + (0.01 + i / 1000) * (1 if label == "SPEECH" else -1),
+            "split": split, "fold": fold, "detector": "adapter", "protocol": "group", "seed": 42,
+        }
+        for split in ("dev", "test") for fold in (0, 1) for i, label in enumerate(CLASSES * 6)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_threshold_from_dev_is_chosen_per_fold_and_applied_to_that_fold() -> None:
+    fixed, dev = build(shifted_folds()), build(shifted_folds(), threshold="dev")
+    assert fixed.metrics["balanced_accuracy"].value == pytest.approx(0.5)
+    assert dev.metrics["balanced_accuracy"].value == pytest.approx(1.0)
+    assert dev.threshold.chosen_on == "dev"
+    assert dev.threshold.value is None
+    assert 0.19 < dev.threshold.by_fold["0"] <= 0.211 < 0.79 < dev.threshold.by_fold["1"] <= 0.811
+    assert dev.n.clips == 24
+
+
+def test_threshold_is_not_touched_by_test_scores() -> None:
+    table = shifted_folds()
+    test = table["split"] == "test"
+    table.loc[test, "p_speech"] = 1 - table.loc[test, "p_speech"]
+    assert build(table, threshold="dev").threshold.by_fold == build(shifted_folds(), threshold="dev").threshold.by_fold
+
+
+@pytest.mark.parametrize("column", ["clip_id", "group_id"])
+def test_dev_rows_that_are_test_rows_choose_no_threshold(column: str) -> None:
+    table = shifted_folds()
+    dev = table.index[(table["split"] == "dev") & (table["fold"] == 1)]
+    table.loc[dev[0], column] = table.loc[(table["split"] == "test") & (table["fold"] == 1), column].iloc[0]
+    if column == "clip_id":
+        table.loc[dev[0], "group_id"] = table.loc[table["clip_id"] == table.loc[dev[0], "clip_id"], "group_id"].iloc[
+            -1
+        ]
+    with pytest.raises(ValueError, match=r"fold 1.*stand in dev and in test"):
+        build(table, threshold="dev")
+
+
+def test_threshold_from_dev_needs_dev_rows() -> None:
+    table = shifted_folds()
+    with pytest.raises(ValueError, match="needs dev rows"):
+        build(table[table["split"] == "test"], threshold="dev")
+
+
+# --- what cannot be stated ---------------------------------------------------------------------------------------
+
+
+def test_levels_of_one_class_have_a_recall_but_no_balanced_accuracy(report: Report) -> None:
+    music = report.by["family"]["music"]
+    assert music.balanced_accuracy.value is None
+    assert music.balanced_accuracy.reason == "no SPEECH clips here"
+    assert music.model_dump()["recall_nonspeech"]["value"] == music.accuracy.value
+    assert list(report.by["duration_ms"]) == ["40", "80", "200", "500"]
+    assert list(report.by["snr_db"]) == ["-5", "5", "no noise"]
+
+
+def test_detector_without_probabilities_has_no_auc_and_says_so() -> None:
+    report = build(tiny({"adapter": [1, 0, 1, 1] * 8}), seed=None)
+    assert report.metrics["roc_auc"].value is None
+    assert report.metrics["ece"].reason == "32 of 32 clips have no p_speech"
+    assert report.calibration is None
+    assert report.metrics["accuracy"].value == pytest.approx(0.75)
+
+
+def test_unusable_answers_count_as_wrong_and_are_counted() -> None:
+    table = tiny({"adapter": [1] * 32})
+    table.loc[[0, 2, 4], "prediction"] = None
+    report = build(table, seed=None)
+    assert (report.n.unanswered, report.confusion["SPEECH"]["unanswered"]) == (3, 3)
+    assert report.metrics["recall_speech"].value == pytest.approx(13 / 16)
+
+
+def test_prediction_counts_where_p_speech_says_otherwise() -> None:
+    table = tiny({"adapter": [1] * 32}).assign(p_speech=0.9)
+    assert build(table, seed=None).metrics["accuracy"].value == 1
+
+
+def test_one_group_in_a_class_gives_a_value_without_interval_and_no_publication() -> None:
+    table = tiny({"adapter": [1, 0, 1, 1] * 8})
+    table.loc[table["label"] == "SPEECH", "group_id"] = "only"
+    report = build(table, seed=None)
+    assert report.metrics["balanced_accuracy"].value == pytest.approx(0.75)
+    assert report.metrics["balanced_accuracy"].ci95 is None
+    assert "SPEECH" in (report.metrics["balanced_accuracy"].reason or "")
+    assert any("SPEECH has 1 group" in line for line in publication_refusals(report))
+
+
+def test_interval_over_supergroups_is_wider_where_generators_differ(predictions: pd.DataFrame) -> None:
+    table = predictions.query("detector == 'adapter' and method == 'generate' and seed == 42").copy()
+    table.loc[table["supergroup_id"] == "gen0", "p_speech"] = 0.9
+    recall = build(table).metrics["recall_nonspeech"]
+    assert recall.ci95 is not None
+    assert recall.ci95_supergroup is not None
+    assert np.ptp(recall.ci95_supergroup) > 1.2 * np.ptp(recall.ci95)
+    assert build(tiny({"adapter": [1, 0, 1, 1] * 8}), seed=None).metrics["accuracy"].ci95_supergroup is None
+
+
+# --- the verdict -------------------------------------------------------------------------------------------------
+
+
+def test_floor_that_is_not_beaten_opens_the_verdict() -> None:
+    worse, better = [int(i % 5 > 0) for i in range(96)], [1] * 96
+    report = build(tiny({"adapter": worse, "mel_statistics": better, "loudness": worse}), seed=None)
+    assert report.beats == {"loudness": "undecided", "mel_statistics": "no"}
+    floor, loudness = report.verdict_lines[-2:]
+    assert floor.startswith("The adapter does not beat a logistic regression over log-mel statistics: balanced")
+    assert "accuracy 0.792 against 1.000 (difference -0.208, 95 % CI [" in floor
+    assert loudness.startswith("The adapter is not shown to beat a loudness threshold")
+
+
+def test_floor_that_is_beaten_makes_no_line() -> None:
+    report = build(tiny({"adapter": [1] * 96, "mel_statistics": [int(i % 5 > 0) for i in range(96)]}), seed=None)
+    assert report.beats == {"mel_statistics": "yes"}
+    assert not any("beat" in line for line in report.verdict_lines)
+
+
+def test_failed_gate_that_is_only_marked_is_said_first() -> None:
+    gate = {"passed": False, "train_accuracy": {"seed 42, fold 0": 0.612}, "asked": 0.85, "on_fail": "mark"}
+    report = build(tiny({"adapter": [1, 0, 1] * 32}, seed=42), recorded=recorded(gate=gate))
+    assert report.verdict_lines[0] == "The adapter failed its training gate: accuracy on train 0.612, 0.850 was asked."
+    assert not publication_refusals(report)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda report: report.model_copy(update={"leakage": None}), "No leakage audit"),
+        (lambda report: report.model_copy(update={"leakage": {"verdict": "leaky"}}), "'leaky'"),
+        (lambda report: report.model_copy(update={"protocol": "random"}), "'random'"),
+        (lambda report: report.model_copy(update={"gate": {"passed": False, "on_fail": "stop"}}), "training gate"),
+        (lambda report: report.model_copy(update={"seed": 43}), "first is 42"),
+        (
+            lambda report: report.model_copy(
+                update={"threshold": report.threshold.model_copy(update={"chosen_on": "test"})}
+            ),
+            "threshold was chosen on test",
+        ),
+    ],
+)
+def test_nothing_is_published_against_the_rules(
+    report: Report, spoil: Callable[[Report], Report], reason: str
+) -> None:
+    assert publication_refusals(report) == []
+    assert [reason in line for line in publication_refusals(spoil(report))] == [True]
+
+
+# --- the document ------------------------------------------------------------------------------------------------
+
+
+def test_report_json_has_the_fixed_keys_and_reads_back_equal(report: Report) -> None:
+    fixed = {
+        "schema", "detector", "classes", "n", "threshold", "metrics", "majority_baseline", "design_effect", "by",
+        "calibration", "psychometric", "interaction", "power", "comparisons", "detectors", "seeds", "agreement",
+        "listening", "leakage", "inflation", "shortcuts", "looks", "adapter", "provenance", "supersedes",
+    }  # fmt: skip
+    content = report.model_dump(mode="json")
+    assert fixed <= set(content)
+    assert content["schema"] == 1
+    assert Report.model_validate_json(report.model_dump_json()) == report
+    assert "schema" in Report.model_json_schema()["properties"]
+
+
+def test_levels_stand_in_order_after_a_file_that_sorts_its_keys(report: Report) -> None:
+    content = json.dumps(report.model_dump(mode="json"), sort_keys=True)
+    assert list(json.loads(content)["by"]["duration_ms"]) == ["200", "40", "500", "80"]
+    assert list(Report.model_validate_json(content).by["duration_ms"]) == ["40", "80", "200", "500"]
+
+
+def test_recorded_sections_are_copied_and_others_refused(predictions: pd.DataFrame, report: Report) -> None:
+    assert report.leakage == LEAKAGE
+    assert report.provenance == {"protocol": "group", "seeds": [42, 43]}
+    with pytest.raises(ValueError, match=r"unknown keys \['metrics'\]"):
+        build(predictions, recorded={"metrics": {}})
+
+
+# --- refusals of the table ---------------------------------------------------------------------------------------
+
+
+def spoiled(column: str, value: object, row: int = 5) -> pd.DataFrame:
+    table = make_predictions(groups=2, seeds=(42,)).astype({"p_speech": object})
+    table.loc[row, column] = value
+    return table
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (spoiled("p_speech", 1.2), r"row 5 .*p_speech is no number in \[0, 1\]"),
+        (spoiled("p_speech", "high"), r"row 5 .*p_speech is no number"),
+        (spoiled("p_speech", float("nan")), r"row 5 .*null or NaN"),
+        (spoiled("label", "MUSIC"), r"row 5 .*label is none of the classes"),
+        (spoiled("label", None), "label is null"),
+        (spoiled("group_id", None), "group_id is null"),
+        (spoiled("group_id", "other"), "more than one group_id"),
+        (spoiled("prediction", "A"), r"row 5 .*prediction is none of the classes"),
+        (spoiled("label", "NONSPEECH").drop(columns="group_id"), "no column 'group_id'"),
+        (make_predictions(groups=2).drop(columns="p_speech"), "neither p_speech nor prediction"),
+        (make_predictions(groups=2).head(0), "no rows"),
+        (pd.concat([make_predictions(groups=2)] * 2), r"stands twice .*rows are so"),
+    ],
+)
+def test_table_that_cannot_be_trusted_is_refused(table: pd.DataFrame, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        validate_predictions(table, CLASSES)
+
+
+def test_defaults_are_filled_in() -> None:
+    clips = make_clips(groups=2)
+    filled = validate_predictions(clips.assign(p_speech=np.linspace(0, 1, len(clips))), CLASSES)
+    assert (filled["base_clip_id"] == filled["clip_id"]).all()
+    assert ((filled["prediction"] == "SPEECH") == (filled["p_speech"] >= 0.5)).all()
+    assert set(filled["split"]) == {"test"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"detector": "nobody"}, "no test rows of 'nobody'"),
+        ({"seed": 7}, r"none of them is the published one, 7"),
+        ({"factors": ["mood"]}, "no column 'mood'"),
+    ],
+)
+def test_question_that_the_table_cannot_answer_is_refused(
+    predictions: pd.DataFrame, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(predictions, **change)
+
+
+def test_detectors_scored_on_different_clips_are_not_compared() -> None:
+    table = tiny({"adapter": [1] * 32, "base": [0] * 32})
+    with pytest.raises(ValueError, match="score every detector on the whole test split"):
+        build(table[:-1], seed=None)

@@ -1,7 +1,7 @@
 """The figures of a report, drawn from the report alone: PNG bytes, the same for the same report."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -38,7 +38,7 @@ def accuracy_by_level(report: Report, factor: str) -> bytes:
         raise ValueError(f"the report has no factor {factor!r}, it has {list(report.by)}")
     position = _positions(list(report.by[factor]), log=factor == "duration_ms")
     figure, axes = _canvas(6.8, 4.2)
-    shown = [name for name in report.detectors if factor in report.detectors[name].by]
+    shown = sorted((each for each in report.detectors if factor in report.detectors[each].by), key=_first(report))
     width = 0.05 * (max(position.values()) - min(position.values()) or 1)
     for order, name in enumerate(shown):
         shift = width * (order / max(len(shown) - 1, 1) - 0.5)  # side by side, so that no interval hides another
@@ -180,6 +180,11 @@ def _title(axes: Axes, title: str, note: str) -> None:
         fontsize=8.5, linespacing=1.25, color="#444444",
     )  # fmt: skip
     below.set_in_layout(False)  # the title has made room for it; its length must not squeeze the axes
+
+
+def _first(report: Report) -> Callable[[str], tuple[bool, str]]:
+    """Sorts the headline detector first, the others by name."""
+    return lambda name: (name != report.detector, name)
 
 
 def _rests_on(report: Report) -> str:

@@ -1,6 +1,6 @@
 """The predictions table: checks and defaults, the rows a report is about, and the threshold that decides them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ class Decided(NamedTuple):
     rows: pd.DataFrame
     chosen_on: Literal["fixed", "dev"]
     by_fold: dict[str, float]  # empty where fixed
-    flags: dict[str, str]  # fold -> "separable" or "inverted" dev rows
+    flags: Mapping[str, str]  # fold -> "separable" or "inverted" dev rows
 
 
 def validate_predictions(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:

@@ -106,7 +106,9 @@ def publication_refusals(report: Report) -> list[str]:
     if report.threshold.chosen_on == "test":
         refusals.append("The threshold was chosen on test.")
     if report.seed != seeds[0]:
-        refusals.append(f"Seed {report.seed} is reported, the recipe's first is {seeds[0]}: no seed is chosen on test.")
+        refusals.append(
+            f"Seed {report.seed} is published, the recipe's first is {seeds[0]}: no seed is chosen on test."
+        )
     return refusals
 
 
@@ -142,7 +144,7 @@ def _seeds(
 ) -> tuple[list[Seed], dict[str, Metric] | None]:
     """Every seed by itself, and all together: groups are resampled with the clips of all their seeds."""
     runs = rows.groupby("seed", dropna=False, sort=True)
-    each = [(seed, decide(run, rule.classes, threshold).rows) for seed, run in runs]
+    each = [(run["seed"].iloc[0], decide(run, rule.classes, threshold).rows) for _, run in runs]
     seeds = [
         Seed(
             seed=None if pd.isna(seed) else int(seed),
@@ -255,8 +257,8 @@ def _warnings(headline: Detector, recorded: Mapping[str, Any]) -> list[str]:
     gate = recorded.get("gate") or {}
     if gate.get("passed") is False:
         lines.append(
-            f"The adapter failed its training gate: accuracy on train {gate['accuracy']:.3f}, "
-            f"{gate['required']:.3f} was required."
+            f"The adapter failed its training gate: accuracy on train {min(gate['train_accuracy'].values()):.3f}, "
+            f"{gate['asked']:.3f} was asked."
         )
     if reason := headline.metrics["balanced_accuracy"].reason:
         lines.append(f"The interval of the headline: {reason}.")

@@ -1,7 +1,7 @@
 """One detector's part of the report: every metric with the interval its groups allow, over all clips and by factor."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -168,7 +168,7 @@ def _interval(rows: pd.DataFrame, statistic: str, group: str, rule: Rule) -> Clu
 def _threshold(decided: Decided) -> Threshold:
     values = set(decided.by_fold.values()) or {FIXED_THRESHOLD}
     value = values.pop() if len(values) == 1 else None
-    return Threshold(value=value, chosen_on=decided.chosen_on, by_fold=decided.by_fold, flags=decided.flags)
+    return Threshold(value=value, chosen_on=decided.chosen_on, by_fold=decided.by_fold, flags=dict(decided.flags))
 
 
 def _undefined(rows: pd.DataFrame, statistic: str, rule: Rule) -> str | None:
@@ -218,10 +218,10 @@ def _mean(value: float, any_right: bool) -> Metric:
 def _confusion(rows: pd.DataFrame, rule: Rule) -> dict[str, dict[str, int]]:
     answer = rows["prediction"].fillna("unanswered")
     counts = pd.crosstab(rows["label"], answer).reindex(index=rule.classes, columns=[*rule.classes, "unanswered"])
-    return {truth: {str(said): int(n) for said, n in row.items()} for truth, row in counts.fillna(0).iterrows()}
+    return {str(truth): {str(said): int(n) for said, n in row.items()} for truth, row in counts.fillna(0).iterrows()}
 
 
-def _level_name(level: object, factor: str) -> str:
+def _level_name(level: Any, factor: str) -> str:
     if pd.isna(level):
         return ABSENT_LEVEL.get(factor, "none")
     return f"{level:g}" if isinstance(level, int | float) else str(level)

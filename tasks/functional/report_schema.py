@@ -1,8 +1,9 @@
 """The report as a document: every key of report.json with its type and meaning. Its JSON schema ships."""
 
-from typing import Any, Literal
+import math
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 class Section(BaseModel):
@@ -59,7 +60,19 @@ class Level(Section):
     balanced_accuracy: Metric
 
 
-By = dict[str, dict[str, Level]]  # factor -> level -> metrics
+def _ascending(levels: dict[str, Level]) -> dict[str, Level]:
+    """Levels by number, those that are none behind them: a file that sorts its keys would put "1000" before "40"."""
+
+    def place(level: str) -> tuple[float, str]:
+        try:
+            return float(level), level
+        except ValueError:
+            return math.inf, level
+
+    return {level: levels[level] for level in sorted(levels, key=place)}
+
+
+By = dict[str, Annotated[dict[str, Level], AfterValidator(_ascending)]]  # factor -> level -> metrics
 
 
 class Cell(Section):

@@ -1,0 +1,179 @@
+"""Cards and report page say groups before clips, open with what speaks against them, and ask nobody for anything."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jinja2 import UndefinedError
+
+from tasks.functional.cards import fill, render_model_card
+from tasks.functional.report import Report
+from tests.test_report import build, make_predictions, recorded
+
+TEMPLATES = Path(__file__).parents[1] / "hub_cards"
+PROVENANCE = {
+    "repo": "earshot/demo", "study": "demo", "recipe_sha256": "ab" * 32, "licence": "mit", "protocol": "group",
+    "dataset": {"repo": "earshot/demo-clips", "sha": "c" * 40, "licence": "cc0-1.0"},
+    "base": {"repo": "Qwen/Qwen2-Audio-7B-Instruct", "revision": "d" * 40}, "bases": [],
+    "adapter": {"fingerprint": "e" * 16, "seed": 42}, "prompt": 'Is it "speech"?\nA) yes', "seeds": [42, 43],
+    "classes": ["SPEECH", "NONSPEECH"], "answers": ["A", "B"], "libraries": {"torch": "2.13.0"}, "code": "f" * 16,
+    "predictions_sha256": "0" * 64,
+}  # fmt: skip
+LEAKAGE = {
+    "verdict": "clean",
+    "protocol": "group",
+    "checks": [
+        {"check": "group", "shared": 0, "pairs": ""},
+        {"check": "room", "shared": None, "pairs": ""},
+    ],
+}
+DATA: dict[str, Any] = {
+    "repo": "earshot/demo-clips", "name": "demo", "description": "Short and noisy.", "licence": "cc0-1.0",
+    "licences": ["CC0-1.0", "GPL-3.0+"], "classes": ["SPEECH", "NONSPEECH"], "folds": None, "clips": 40,
+    "parts": [{"name": "train", "file": "data/train.parquet"}, {"name": "test", "file": "data/test.parquet"}],
+    "counts": [{"part": "train", "label": "SPEECH", "clips": 20, "groups": 4, "supergroups": 4}],
+    "factors": {"duration_ms": [40.0, 80.0], "snr_db": [-5.0, None], "room": [None]}, "audit": LEAKAGE,
+    "balance": {"largest_imbalance": 0}, "sources": [{"kind": "espeak", "label": "SPEECH"}, {"kind": "rooms"}],
+    "clips_recipe": {"normalise": "peak", "context": None}, "splits_recipe": {"protocol": "group"}, "fingerprint": "9" * 16,
+}  # fmt: skip
+
+
+def read(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def header(card: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(card.split("---\n")[1])
+    return content
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    table = make_predictions(groups=3).query("detector in ('adapter', 'mel_statistics', 'base')")
+    document = build(
+        table,
+        factors=["duration_ms", "snr_db"],
+        recorded=recorded(provenance=PROVENANCE, leakage=LEAKAGE, balance={"largest_imbalance": 0}),
+    )
+    return Report.model_validate_json(json.dumps(document.model_dump(mode="json"), sort_keys=True))
+
+
+@pytest.fixture(scope="module")
+def card(report: Report) -> str:
+    return render_model_card(read("model_card.md.j2"), report)
+
+
+def page(report: Report, **figures: str) -> str:
+    context = {"report": report.model_dump(mode="json"), "figures": figures}
+    return fill(read("report.html.j2"), context, html=True)
+
+
+def test_header_is_what_the_hub_reads(card: str, report: Report) -> None:
+    data = header(card)
+    assert (data["library_name"], data["base_model_relation"]) == ("peft", "adapter")
+    assert (data["base_model"], data["datasets"]) == ("Qwen/Qwen2-Audio-7B-Instruct", ["earshot/demo-clips"])
+    metrics = data["model-index"][0]["results"][0]["metrics"]
+    assert metrics[0]["value"] == report.metrics["balanced_accuracy"].value
+    assert all(type(metric["value"]) is float for metric in metrics)
+    assert "over 6 groups (3 SPEECH, 3 NONSPEECH), 72 clips" in metrics[0]["name"]
+
+
+def test_hub_library_finds_the_evaluation_results(card: str) -> None:
+    from huggingface_hub import ModelCard
+
+    results = ModelCard(card).data.eval_results
+    assert results is not None
+    assert [result.metric_type for result in results] == ["balanced_accuracy", "accuracy", "roc_auc"]
+
+
+def test_card_says_what_speaks_against_it_before_any_number(card: str, report: Report) -> None:
+    body = card.split("---\n", 2)[2]
+    assert report.verdict_lines
+    first = [body.index(line) for line in report.verdict_lines]
+    assert first == sorted(first)
+    assert max(first) < body.index("Judged on **6 groups (3 SPEECH, 3 NONSPEECH)**") < body.index("72 clips")
+
+
+def test_card_shows_every_detector_seed_and_level(card: str, report: Report) -> None:
+    for name in ("base", "mel_statistics"):
+        assert f"\n| {name} | 6 | " in card
+    assert "\n| 42 (published) | " in card
+    assert "\n| 43 | " in card
+    levels = [card.index(f"\n| {level} | 6 | ") for level in report.by["duration_ms"]]
+    assert levels == sorted(levels)
+    assert "| room | no such column |" in card
+
+
+def test_example_is_python_and_short(card: str) -> None:
+    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)
+    assert code is not None
+    compile(code[1], "card", "exec")
+    assert code[1].count("\n") <= 12
+
+
+def test_card_of_a_leaky_result_is_refused(report: Report) -> None:
+    leaky = report.model_copy(update={"leakage": LEAKAGE | {"verdict": "leaky"}})
+    with pytest.raises(ValueError, match=r"may not be published: .*'leaky'"):
+        render_model_card(read("model_card.md.j2"), leaky)
+
+
+def test_card_without_its_provenance_is_no_card(report: Report) -> None:
+    provenance = {key: value for key, value in PROVENANCE.items() if key != "predictions_sha256"}
+    with pytest.raises(UndefinedError, match="predictions_sha256"):
+        render_model_card(read("model_card.md.j2"), report.model_copy(update={"provenance": provenance}))
+
+
+def test_changed_report_changes_its_card(card: str, report: Report) -> None:
+    metrics = report.metrics | {
+        "balanced_accuracy": report.metrics["balanced_accuracy"].model_copy(update={"value": 0.9})
+    }
+    assert render_model_card(read("model_card.md.j2"), report.model_copy(update={"metrics": metrics})) != card
+
+
+def test_page_is_one_file_that_fetches_nothing(report: Report) -> None:
+    html = page(report, confusion="data:image/png;base64,AAAA")
+    assert re.findall(r'(?:src|href)="([^"]*)"', html) == ["data:image/png;base64,AAAA"]
+    assert not re.search(r"https?://|url\(|@import|<script|<link", html)
+
+
+def test_page_opens_with_groups_and_verdict(report: Report) -> None:
+    html = page(report)
+    body = html[html.index("<body>") :]
+    assert (
+        body.index("Over 6 test groups (3 SPEECH, 3 NONSPEECH)") < body.index('class="verdict"') < body.index("<table")
+    )
+    assert all(f"<td>{name}</td>" in body for name in report.detectors)
+
+
+def test_page_escapes_what_it_shows(report: Report) -> None:
+    html = page(report.model_copy(update={"verdict_lines": ["<script>alert(1)</script>"]}))
+    assert "<script>" not in html
+    assert "&lt;script&gt;" in html
+
+
+def test_page_says_when_nothing_was_audited(report: Report) -> None:
+    assert "No audit is recorded" in page(report.model_copy(update={"leakage": None}))
+
+
+def test_page_shows_why_a_number_is_missing(report: Report) -> None:
+    silent = report.metrics["roc_auc"].model_copy(
+        update={"value": None, "ci95": None, "reason": "72 clips are silent"}
+    )
+    assert "72 clips are silent" in page(report.model_copy(update={"metrics": report.metrics | {"roc_auc": silent}}))
+
+
+def test_data_card_names_its_files_and_counts_groups() -> None:
+    card = fill(read("dataset_card.md.j2"), {"data": DATA})
+    splits = header(card)["configs"][0]["data_files"]
+    assert splits == [{"split": part["name"], "path": part["file"]} for part in DATA["parts"]]
+    assert "| train | SPEECH | 4 | 4 | 20 |" in card
+    assert "Verdict: **clean**, protocol `group`" in card
+    assert "| snr_db | -5.0, none |" in card
+    assert "CC0-1.0, GPL-3.0+" in card
+
+
+def test_data_card_of_folds_says_how_they_turn() -> None:
+    assert "There are 5 parts for 5 folds" in fill(read("dataset_card.md.j2"), {"data": DATA | {"folds": 5}})
