@@ -37,6 +37,7 @@ class EspeakSource(Block):
     """Synthetic speech by espeak-ng; a voice is a group. Needs the extra `demo`."""
 
     kind: Literal["espeak"]
+    role: Literal["content"] = "content"
     label: str = "SPEECH"
     voices: int = Field(24, ge=2, le=60)
     utterances: int = Field(4, ge=1, le=40)  # per voice
@@ -61,6 +62,7 @@ class RoomsSource(Block):
     """Synthetic rooms (exponentially decaying impulse responses); a draw is a group, its RT60 the factor level."""
 
     kind: Literal["rooms"]
+    role: Literal["room"] = "room"
     rt60_s: tuple[Annotated[float, Field(gt=0, le=5)], ...]
     draws: int = Field(6, ge=1, le=200)  # per RT60
     seed: int = 0

@@ -36,7 +36,7 @@ def source_state(source: Source) -> str:
 
 
 @task(
-    task_run_name="recordings of {source.kind}",
+    task_run_name="recordings of {source.kind}, {source.role}",
     **cached(libraries=("numpy", "scipy", "soxr", "soundfile", "pandas", "pyarrow")),
 )
 def gather_recordings(source: Source, state: str) -> Recordings:

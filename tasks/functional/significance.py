@@ -25,6 +25,9 @@ from tasks.functional.metrics import (
 McNemarMethod = Literal["exact", "midp"]
 
 
+ROUNDING = 1e-12  # an interval no wider is that of a constant
+
+
 class Interval(NamedTuple):
     """A confidence interval, in the unit of what it is of."""
 
@@ -416,8 +419,8 @@ def _by_rule(
     else:
         half = float(stdtrit(n_groups - 1, (1 + how.confidence) / 2)) * _jackknife_se(evaluate, units, how.rescale)
         low, high = (float(np.clip(end, *bounds)) for end in (value - half, value + half))
-    if not low < high:  # also NaN, where leaving out a group leaves the statistic undefined
-        reason = "no spread between groups" if low == high else "undefined without some of the groups"
+    if not high - low > ROUNDING:  # also NaN, where leaving out a group leaves the statistic undefined
+        reason = "undefined without some of the groups" if math.isnan(high - low) else "no spread between groups"
         return ClusteredInterval(value, None, None, "none", f"{reason}: no interval", False)
     unreliable = f"only {n_groups} groups in {smallest}: unreliable" if n_groups < 5 else None
     return ClusteredInterval(value, low, high, method, unreliable, unreliable is None)

@@ -115,7 +115,16 @@ class TrainingJob(ModelJob):
     def launch(self, **options: Any) -> float:
         """`run` under accelerate: one process on a CPU."""
         command = child.python("-m", "accelerate.commands.accelerate_cli", "launch", "--num_machines", "1")
-        command += ["--num_processes", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        command += [
+            "--num_processes",
+            "1",
+            "--num_cpu_threads_per_process",
+            "2",
+            "--mixed_precision",
+            "no",
+            "--dynamo_backend",
+            "no",
+        ]
         command += ["--cpu"] if self.device == "cpu" else []
         return self.run([*command, "-m", "tasks.models.training"], **options)
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import AutoProcessor, TrainerCallback
+from transformers import AutoProcessor, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from tasks.audio_files import decode_flac
@@ -22,7 +22,7 @@ from tasks.models.jobs import TrainingJob
 
 IGNORED = -100
 CPU_THREADS = 2  # sums over threads differ in the last bit: the same number everywhere gives the same weights
-GATE_CLIPS = 2_000  # at most so many training clips are scored for the gate
+GATE_CLIPS = 1_000  # at most so many training clips are scored for the gate
 
 
 def main(path: str) -> None:
@@ -162,6 +162,7 @@ def fit(
         model=model, args=SFTConfig(**{**defaults, **training, **given}), train_dataset=clips, data_collator=collate,
         processing_class=processor, callbacks=[Progress()],
     )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)  # Progress says it in a line
     trainer.train()
     kept = ("step", "loss", "mean_token_accuracy", "learning_rate", "grad_norm")
     return [
