@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 LIFELINE = "EARSHOT_LIFELINE"
+REFUSAL = "refused: "  # opens the line in which a child says why it cannot do its job
 GRACE_S = 5.0
 
 
@@ -49,12 +50,15 @@ def run(
         timer.start()
         # A launcher that is killed leaves what it launched, which keeps the pipe below open: end that as well.
         threading.Thread(target=end_the_rest, daemon=True).start()
-        last = ""
+        last = refusal = ""
         try:
             assert process.stdout is not None
             for line in process.stdout:
-                last = line.rstrip() or last
-                on_line(line.rstrip())
+                if line.startswith(REFUSAL):
+                    refusal = line.removeprefix(REFUSAL).strip()
+                elif not refusal:  # what follows a refusal is a launcher's traceback
+                    last = line.rstrip() or last
+                    on_line(line.rstrip())
             code = process.wait()
         finally:
             timer.cancel()
@@ -63,7 +67,7 @@ def run(
     if code < 0:
         raise ValueError(f"{what} was killed by {signal.Signals(-code).name}; run the same command again to go on")
     if code:
-        raise ValueError(f"{what} failed: {last}")
+        raise ValueError(f"{what} failed: {refusal or last}")
 
 
 @contextlib.contextmanager
@@ -109,6 +113,16 @@ def _group_lives(group: int) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def serve(job: Callable[[str], None], path: str) -> None:
+    """In the child: do the job in the file at `path`; what a user can mend leaves as a sentence, not a traceback."""
+    hold_lifeline()
+    try:
+        job(path)
+    except (ValueError, FileNotFoundError) as error:
+        print(REFUSAL + " ".join(str(error).split()), flush=True)
+        sys.exit(2)
 
 
 def hold_lifeline() -> None:

@@ -1,6 +1,5 @@
 """Recordings: what a source holds, decoded once, and the part of the data set each was dealt to."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,16 +22,12 @@ SCHEMA = pa.schema([*((name, pa.string()) for name in TEXT), ("duration_s", pa.f
 
 
 def source_state(source: Source) -> str:
-    """What a source's own files look like now: their metadata, sizes and times; "" for sources that generate."""
+    """What a source's own files look like now, "" for sources that generate: a change of it gathers them anew."""
     if not isinstance(source, TableSource):
         return ""
-    root = sources.table.root_of(source)
-    digest = hashlib.sha256((root / source.metadata).read_bytes())
-    for path in sources.recordings(source)["path"]:
-        if (file := root / path).is_file():
-            stat = file.stat()
-            digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
+    from tasks.sources.table import state
+
+    return state(source)
 
 
 @task(

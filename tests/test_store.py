@@ -74,7 +74,7 @@ def test_sweep_removes_the_drafts_of_dead_processes_only(home):
 
 
 def test_a_reference_whose_folder_is_gone_says_so(home):
-    with pytest.raises(FileNotFoundError, match="is gone from the store; run the study again"):
+    with pytest.raises(FileNotFoundError, match="is gone from the store" the study again"):
         _ = Clips(fingerprint="0" * 16, part="test", clips=1, hours=0.0).path
 
 

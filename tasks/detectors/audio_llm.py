@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoProcessor
 
 from tasks.audio_files import decode_flac
-from tasks.child import hold_lifeline
+from tasks.child import serve
 from tasks.functional.decoding import answer_scores, answers_token_ids
 from tasks.models import qwen2_audio as family
 from tasks.models.jobs import ScoringJob
@@ -110,5 +110,4 @@ def score(
 
 
 if __name__ == "__main__":
-    hold_lifeline()
-    main(sys.argv[1])
+    serve(main, sys.argv[1])

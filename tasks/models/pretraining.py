@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tasks.child import hold_lifeline
+from tasks.child import serve
 from tasks.models import qwen2_audio as family
 from tasks.models import tiny
 from tasks.models.jobs import PretrainingJob
@@ -38,5 +38,4 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    hold_lifeline()
-    main(sys.argv[1])
+    serve(main, sys.argv[1])

@@ -15,7 +15,7 @@ from transformers import AutoProcessor, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from tasks.audio_files import decode_flac
-from tasks.child import hold_lifeline
+from tasks.child import serve
 from tasks.functional.decoding import answer_scores, answers_token_ids
 from tasks.models import qwen2_audio as family
 from tasks.models.jobs import TrainingJob
@@ -213,5 +213,4 @@ def save(model: nn.Module, job: TrainingJob) -> None:
 
 
 if __name__ == "__main__":
-    hold_lifeline()
-    main(sys.argv[1])
+    serve(main, sys.argv[1])

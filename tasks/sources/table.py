@@ -1,5 +1,6 @@
 """A folder of audio files with a metadata table (csv or parquet) that names file, label and group."""
 
+import hashlib
 import os
 import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -59,6 +60,18 @@ def recordings(block: TableSource) -> pd.DataFrame:
 def waveform(block: TableSource, row: Any) -> NDArray[np.float32]:
     """The file, or its part from start_s to end_s. Raises ValueError naming the file where it is bad."""
     return read_clip(root_of(block) / row.path, start_s=row.start_s, end_s=row.end_s)
+
+
+def state(block: TableSource) -> str:
+    """SHA-256 over the metadata table and over path, size and time of every file it names."""
+    root = root_of(block)
+    listed = recordings(block)["path"]
+    digest = hashlib.sha256((root / block.metadata).read_bytes())
+    for path in listed:
+        if (file := root / path).is_file():
+            stat = file.stat()
+            digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def root_of(block: TableSource) -> Path:

@@ -1,0 +1,118 @@
+"""Kill `earshot run study/smoke` with SIGKILL, the command or its training child, and count what the rerun finds.
+
+python -m tests.bench.bench_kills --kills 25
+
+Every kill lands on another line of progress, so that the points are spread over all stages. After each kill no process
+of the run may be alive; after the last one the study is run to its end and must hold the same bytes as an unbroken run.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+# Lines of progress, one or more a stage, in the order in which a run prints them.
+POINTS = (
+    "recordings of synthetic", "sides, dealt", "clips of train", "splits of smoke", "publish data set", "base:",
+    "tiny base", "trainable parameters", "step 2/4", "step 4/4", "adapter, seed", "majority", "dev, forward",
+    "test, forward", "test, generate", "base, fold", "adapter, fold", "report of smoke",
+)  # fmt: skip
+EARSHOT = (sys.executable, "-m", "flows.cli", "run", "study/smoke")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def environment(home: Path) -> dict[str, str]:
+    """This process's environment with another home and without a Prefect server of its own."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return {**kept, "EARSHOT_HOME": str(home), "PYTHONPATH": str(ROOT)}
+
+
+def finish(home: Path) -> str:
+    """Run to the end; what it printed."""
+    done = subprocess.run(EARSHOT, env=environment(home), capture_output=True, text=True, cwd=ROOT, check=False)
+    if done.returncode:
+        raise AssertionError(f"the rerun ended with {done.returncode}:\n{done.stderr[-3000:]}")
+    return done.stderr + done.stdout
+
+
+def kill_at(home: Path, point: str, victim: str) -> bool:
+    """Start a run and kill the command, or its newest child, at the first line with `point`; whether it came to it."""
+    run = subprocess.Popen(EARSHOT, env=environment(home), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=ROOT)
+    assert run.stderr is not None
+    reached = False
+    for line in run.stderr:
+        if point in line and "cached" not in line:
+            reached = True
+            target = newest_child(home) if victim == "child" else run.pid
+            os.kill(target or run.pid, signal.SIGKILL)
+            break
+    run.stderr.read()
+    run.wait()
+    return reached
+
+
+def newest_child(home: Path) -> int | None:
+    """The youngest process of the home that trains or scores."""
+    return max((pid for pid, command in alive(home).items() if ".job.json" in command), default=None)
+
+
+def alive(home: Path) -> Mapping[int, str]:
+    """Processes whose environment names this home: those of a run, whoever started them."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"EARSHOT_HOME={home}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+    return found
+
+
+def orphans(home: Path, within_s: float = 15.0) -> Mapping[int, str]:
+    """Processes of the home that are still there after a while."""
+    deadline = time.monotonic() + within_s
+    while (left := alive(home)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return left
+
+
+def holdings(home: Path) -> dict[str, set[str]]:
+    """What store and hub hold, by fingerprint and sha; drafts would show as names with a dot."""
+    store = {kind.name: {path.name for path in kind.iterdir() if path.is_dir()} for kind in (home / "store").iterdir()}
+    hub = {repo.name: {path.name for path in (repo / "snapshots").iterdir()} for repo in (home / "hub").iterdir()}
+    return store | hub
+
+
+def main() -> None:
+    """Print, kill by kill, whether it landed, and at the end whether the bytes are the same."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=25)
+    kills = parser.parse_args().kills
+    with tempfile.TemporaryDirectory() as folder:
+        unbroken = Path(folder) / "unbroken"
+        finish(unbroken)
+        landed = 0
+        for number in range(kills):
+            home = Path(folder) / f"killed{number // len(POINTS)}"
+            point = POINTS[number % len(POINTS)]
+            victim = ("command", "child")[number % 2]
+            reached = kill_at(home, point, victim)
+            left = orphans(home)
+            landed += reached
+            print(f"{number + 1:3}  {victim:8} at {point!r}: {'killed' if reached else 'not reached'}, {len(left)} orphans", flush=True)
+            assert not left, left
+        for home in sorted(Path(folder).glob("killed*")):
+            finish(home)
+            same = holdings(home) == holdings(unbroken)
+            print(f"{home.name}: {'the same bytes as an unbroken run' if same else 'DIFFERENT bytes'}")
+            assert same, (holdings(home), holdings(unbroken))
+        print(f"{landed} of {kills} kills landed; no orphan, no lock, no difference")
+
+
+if __name__ == "__main__":
+    main()
