@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.arguments import DryRun, Overrides, Refresh, Study
+from flows.stages import Stage
+from flows.tools import print_plan, tools
+
 if TYPE_CHECKING:
-    from flows.run_study import Stage, StudyRun
+    from flows.run_study import StudyRun
 
 app = typer.Typer(
     name="earshot",
@@ -24,11 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-
-Study = Annotated[str, typer.Argument(help="A study's name (study/demo) or the path of its YAML.", metavar="STUDY")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="Override a key, as often as needed.", metavar="KEY.PATH=VALUE")
-]
+app.add_typer(tools)
 
 
 def command(name: str, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -42,7 +42,7 @@ def main() -> None:
     from recipes.schema import CheckFailed
 
     try:
-        app(standalone_mode=False)
+        sys.exit(app(standalone_mode=False))  # a number where an interrupt ended it before anything ran
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except CheckFailed as error:
@@ -51,8 +51,6 @@ def main() -> None:
         fail(str(error), 2)
     except OSError as error:
         fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2)
-    except KeyboardInterrupt:
-        fail("stopped; what was finished is kept, run the same command again to go on", 130)
     except Exception as error:
         if hasattr(error, "format_message"):  # click's own: unknown option, missing argument
             fail(error.format_message(), 2)
@@ -69,33 +67,33 @@ def fail(message: str, code: int) -> None:
 
 
 @command("run", "earshot run study/demo --set train.seeds=[42,123]")
-def run(study: Study, overrides: Overrides = None) -> None:
+def run(study: Study, overrides: Overrides = None, refresh: Refresh = None, dry_run: DryRun = False) -> None:
     """Run a whole study: data set, adapters, report, model card, published in the home's hub."""
-    finish(run_until(study, overrides, "publish"))
+    go(study, overrides, "publish", dry_run, refresh)
 
 
 @command("build", "earshot build study/demo")
-def build(study: Study, overrides: Overrides = None) -> None:
+def build(study: Study, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Build, audit and publish a study's data set."""
-    finish(run_until(study, overrides, "build"))
+    go(study, overrides, "build", dry_run)
 
 
 @command("train", "earshot train study/demo --set train.training.max_steps=400")
-def train(study: Study, overrides: Overrides = None) -> None:
+def train(study: Study, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Run a study up to its adapters."""
-    finish(run_until(study, overrides, "train"))
+    go(study, overrides, "train", dry_run)
 
 
 @command("evaluate", "earshot evaluate study/demo")
-def evaluate(study: Study, overrides: Overrides = None) -> None:
+def evaluate(study: Study, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Run a study up to its report."""
-    finish(run_until(study, overrides, "evaluate"))
+    go(study, overrides, "evaluate", dry_run)
 
 
 @command("publish", "earshot publish study/demo")
-def publish(study: Study, overrides: Overrides = None) -> None:
+def publish(study: Study, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Run a study up to its published card; the same as `run`."""
-    finish(run_until(study, overrides, "publish"))
+    go(study, overrides, "publish", dry_run)
 
 
 @command("verify", "earshot verify earshot/demo-adapter")
@@ -113,13 +111,24 @@ def verify(
     print(f"verified: everything that can be recomputed is equal ({repo})")
 
 
-def run_until(study: str, overrides: list[str] | None, until: "Stage") -> "StudyRun":
+def go(
+    study: str, overrides: list[str] | None, until: Stage, dry_run: bool = False, refresh: Stage | None = None
+) -> None:
+    """Run a study up to a stage and say what came of it; as a dry run only say what would run."""
+    if dry_run:
+        print_plan(study, overrides, until, refresh)
+    else:
+        finish(run_until(study, overrides, until, refresh))
+
+
+def run_until(study: str, overrides: list[str] | None, until: Stage, refresh: Stage | None = None) -> "StudyRun":
     """Check the recipe, then run it against a Prefect server, one command at a time on one home."""
     from flows.server import server, wait_until_stored
     from recipes.schema import load_study
 
     load_study(study, overrides or [])
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     _print_progress()
     with only_command(study), server() as prefect:
         from flows.run_study import run_study
@@ -133,7 +142,12 @@ def run_until(study: str, overrides: list[str] | None, until: "Stage") -> "Study
         # The heartbeat thread sleeps in steps of a second and is joined at the end of every subflow.
         with temporary_settings(updates={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             try:
-                result = run_study(study, overrides or [], until)
+                result = run_study(study, overrides or [], until, refresh)
+            except KeyboardInterrupt:
+                fail(
+                    f"stopped after {len(ended())} task runs; what they made is kept, the same command goes on from there",
+                    130,
+                )
             finally:
                 wait_until_stored(ended())
         print(f"{study}: {len(ended())} task runs in {time.monotonic() - begin:.1f} s", file=sys.stderr)
@@ -196,6 +210,9 @@ def _print_progress() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> Any:
+    from tasks import child
+
+    child.end_all()  # Prefect's threads wait for them, and the main thread for those
     raise KeyboardInterrupt
 
 

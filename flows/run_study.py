@@ -1,18 +1,18 @@
 """The whole job: data set, adapters, report, card, by one flow run."""
 
-from typing import Literal
+from contextlib import AbstractContextManager
 
 from prefect import flow
+from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
 from pydantic import BaseModel, ConfigDict
 
 from flows.build_dataset import BuiltDataset, build_dataset
 from flows.evaluate_detectors import evaluate_detectors
 from flows.publish import publish
+from flows.stages import Stage, stages_from
 from flows.train_adapters import TrainedFold, train_adapters
 from recipes.schema import load_study
 from tasks.store import Publication, Report
-
-Stage = Literal["build", "train", "evaluate", "publish"]
 
 
 class StudyRun(BaseModel):
@@ -26,20 +26,34 @@ class StudyRun(BaseModel):
 
 
 @flow(name="run study", flow_run_name="{study}")
-def run_study(study: str = "study/demo", overrides: list[str] | None = None, until: Stage = "publish") -> StudyRun:
+def run_study(
+    study: str = "study/demo",
+    overrides: list[str] | None = None,
+    until: Stage = "publish",
+    refresh: Stage | None = None,
+) -> StudyRun:
     """Run a study up to a stage. `study` is a recipe's name or path, `overrides` are key.path=value.
 
-    Raises ValueError, before anything runs, where the recipe says what it may not.
+    From the stage `refresh` on nothing is taken from the cache. Raises ValueError, before anything runs, where the
+    recipe says what it may not.
     """
     recipe = load_study(study, overrides or [])
-    data = build_dataset(recipe)
+    with cache_of("build", refresh):
+        data = build_dataset(recipe)
     if until == "build":
         return StudyRun(data=data)
-    folds = train_adapters(recipe, data)
+    with cache_of("train", refresh):
+        folds = train_adapters(recipe, data)
     if until == "train":
         return StudyRun(data=data, folds=folds)
-    report = evaluate_detectors(recipe, data, folds)
+    with cache_of("evaluate", refresh):
+        report = evaluate_detectors(recipe, data, folds)
     if until == "evaluate":
         return StudyRun(data=data, folds=folds, report=report)
     publication = publish(recipe, data, folds, report)
     return StudyRun(data=data, folds=folds, report=report, publication=publication)
+
+
+def cache_of(stage: Stage, refresh: Stage | None) -> AbstractContextManager[object]:
+    """The cache as one stage sees it: Prefect runs every task anew, and records it anew, from the stage `refresh` on."""
+    return temporary_settings(updates={PREFECT_TASKS_REFRESH_CACHE: stage in stages_from(refresh)})

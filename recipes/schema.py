@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 RECIPES = Path(__file__).parent
 SCHEMA = 1
@@ -18,10 +27,18 @@ SAMPLE_RATE_HZ = 16_000  # fixed by the feature extractor of Qwen2-Audio
 
 Kwargs = dict[str, Any]
 Unit = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
 
 
 class CheckFailed(ValueError):
     """A check that a study makes of itself did not pass: a leak, the gate, an agreement, a claim without evidence."""
+
+
+def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values as they are. Raises ValueError where one stands twice."""
+    if len(set(values)) != len(values):
+        raise ValueError(f"values repeat: {list(values)}")
+    return values
 
 
 class Block(BaseModel):
@@ -152,7 +169,7 @@ class ClipsBlock(Block):
     duration_ms: tuple[Annotated[float, Field(ge=10, le=30_000)], ...] = Field(min_length=1)
     snr_db: tuple[Annotated[float, Field(ge=-40, le=80)] | None, ...] = Field(min_length=1)  # null: no noise added
     rt60_s: tuple[Annotated[float, Field(gt=0, le=5)] | None, ...] = (None,)  # null: anechoic
-    per_cell: int | Mapping[str, int]  # clips per cell, for every part alike or by part
+    per_cell: Count | Mapping[str, Count]  # clips per cell, for every part alike or by part
     context: ContextBlock | None = None
     normalise: Literal["peak", "rms"] = "peak"  # rms only to show what it costs: it hands the level to the model
     seed: int = 7
@@ -160,9 +177,7 @@ class ClipsBlock(Block):
     @field_validator("duration_ms", "snr_db", "rt60_s")
     @classmethod
     def _distinct(cls, levels: tuple[Any, ...]) -> tuple[Any, ...]:
-        if len(set(levels)) != len(levels):
-            raise ValueError(f"levels repeat: {list(levels)}")
-        return levels
+        return distinct(levels)
 
     @model_validator(mode="after")
     def _heard(self) -> Self:
@@ -242,12 +257,22 @@ def _refuse_unknown(block: str, given: Kwargs, accepted: frozenset[str], owned: 
         if key in owned:
             raise ValueError(f"{block}.{key}: {owned[key]}")
         if key not in accepted:
-            import difflib
-
-            near = difflib.get_close_matches(key, accepted, n=3)
+            near = _alike(key, accepted)
             raise ValueError(
                 f"{block}.{key} is no such keyword; " + (f"did you mean {near}?" if near else "see its docs")
             )
+
+
+def _alike(key: str, accepted: frozenset[str]) -> list[str]:
+    """Up to three accepted keywords that `key` may stand for: `rank` for r, `lr` for learning_rate, a slip of the pen."""
+    import difflib
+
+    def stands_for(name: str) -> bool:
+        words = name.split("_")
+        return set(key.split("_")) <= set(words) or key.startswith(name) or key == "".join(word[:1] for word in words)
+
+    close = difflib.get_close_matches(key, accepted, n=3)
+    return list(dict.fromkeys([*filter(stands_for, sorted(accepted, key=len)), *close]))[:3]
 
 
 class PretrainBlock(Block):
@@ -337,7 +362,7 @@ class TrainRecipe(TrainMethod):
     name: str
     pretrain: PretrainBlock = PretrainBlock()  # read where base is tiny
     gate: GateBlock = GateBlock()
-    seeds: tuple[int, ...] = Field((42,), min_length=1)  # the first one is published
+    seeds: Annotated[tuple[int, ...], AfterValidator(distinct)] = Field((42,), min_length=1)  # the first is published
     timeout_min: float = Field(240, gt=0)
 
     @property
@@ -355,7 +380,7 @@ class EvaluateRecipe(Block):
     """Which detectors are scored and how the headline is taken."""
 
     name: str
-    baselines: tuple[Baseline, ...] = ("majority", "loudness", "mel_statistics")
+    baselines: Annotated[tuple[Baseline, ...], AfterValidator(distinct)] = ("majority", "loudness", "mel_statistics")
     threshold: Literal["fixed", "dev"] = "fixed"  # fixed: p_speech >= 0.5; dev: Youden's on dev
     batch_size: int = Field(64, ge=1)
     n_boot: int = Field(10_000, ge=100)
@@ -366,12 +391,15 @@ class EvaluateRecipe(Block):
 # --- study -------------------------------------------------------------------------------------------------------
 
 
+RepositoryName = Annotated[str, Field(pattern=r"^\w+([.-]\w+)*$")]  # the Hub allows no "--" and no ".."
+
+
 class PublishBlock(Block):
     """Under which names the parts are published in the home's own hub."""
 
-    namespace: str = Field("earshot", pattern=r"^[\w.-]+$")
-    dataset: str = Field(pattern=r"^[\w.-]+$")
-    adapter: str = Field(pattern=r"^[\w.-]+$")
+    namespace: RepositoryName = "earshot"
+    dataset: RepositoryName
+    adapter: RepositoryName
     licence: str = "mit"
 
 
@@ -444,11 +472,15 @@ def apply_overrides(recipe: dict[str, Any], overrides: Sequence[str]) -> dict[st
         *parents, last = path.strip().split(".")
         for key in parents:
             at = _open(at, key, path)
-        if isinstance(at, list):
-            at[_position(at, last, path)] = yaml.safe_load(text)
-        else:
-            at[last] = yaml.safe_load(text)
+        at[_position(at, last, path) if isinstance(at, list) else last] = _value(text, override)
     return recipe
+
+
+def _value(text: str, override: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--set {override}: {text!r} is not YAML, e.g. [42, 123] or {{r: 8}}") from error
 
 
 def _open(at: Any, key: str, path: str) -> Any:

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prefect import task
 
 from recipes.schema import CheckFailed, GateBlock, PretrainBlock, TrainMethod
 from tasks import child
-from tasks.cache import cached
+from tasks.cache import cached, task
 from tasks.functional.plots import training_curve
 from tasks.models.jobs import PretrainingJob, Question, TrainingJob, base_at
 from tasks.run_page import HOOKS, say, show_picture

@@ -1,15 +1,20 @@
 """When a task may be skipped: the same block, inputs, reachable code and libraries, and its result still whole."""
 
 import ast
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import inspect
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
-from prefect.cache_policies import CacheKeyFnPolicy
+from prefect import Task
+from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 from prefect.results import ResultRecord  # type: ignore[attr-defined]
 from pydantic import BaseModel
@@ -19,33 +24,46 @@ from tasks.store import Reference, home
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRST_PARTY = ("flows", "tasks", "recipes")
-
+PARSE_ATTEMPTS = 20
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # Arguments that bound or steer a task without touching its result.
 IGNORED = ("timeout_min",)
 
 
-def cached(*, libraries: Sequence[str] = (), runs: Sequence[str] = (), files: Sequence[str] = ()) -> dict[str, Any]:
-    """Options for @task: skip while nothing that can change the result has changed.
+@dataclass
+class Unchanged(CachePolicy):
+    """Skip a task while nothing that can change its result has changed."""
 
-    `libraries` are distributions whose version matters, `runs` first-party modules that the task starts by name in a
-    child process, `files` what it reads from the clone (templates).
-    """
+    libraries: Sequence[str] = ()  # distributions whose version matters
+    runs: Sequence[str] = ()  # first-party modules that the task starts by name in a child process
+    files: Sequence[str] = ()  # what it reads from the clone (templates)
 
-    def key(context: TaskRunContext, arguments: dict[str, Any]) -> str:
+    def compute_key(
+        self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: Any
+    ) -> str:
+        """The key of a call that is about to run; a damaged record under it is forgotten first."""
+        key = self.key_of(task_ctx.task, inputs)
+        forget_damaged(results() / key)
+        return key
+
+    def key_of(self, task: Task[..., Any], arguments: Mapping[str, Any]) -> str:
+        """The name of the record that a call of `task` leaves."""
         parts = {
-            "task": context.task.name,
+            "task": task.name,
             "arguments": canonical({name: value for name, value in arguments.items() if name not in IGNORED}),
-            "code": code_digest((context.task.fn.__module__, *runs)),
-            "libraries": {name: importlib.metadata.version(name) for name in sorted(libraries)},
-            "files": {name: hashlib.sha256((ROOT / name).read_bytes()).hexdigest() for name in sorted(files)},
+            "code": code_digest((task.fn.__module__, *self.runs)),
+            "libraries": {name: importlib.metadata.version(name) for name in sorted(self.libraries)},
+            "files": {name: hashlib.sha256((ROOT / name).read_bytes()).hexdigest() for name in sorted(self.files)},
         }
-        digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-        forget_damaged(results() / digest)
-        return digest
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
+
+def cached(*, libraries: Sequence[str] = (), runs: Sequence[str] = (), files: Sequence[str] = ()) -> dict[str, Any]:
+    """Options for @task: skip it while it is `Unchanged`, its record a JSON file in the home."""
     return {
-        "cache_policy": CacheKeyFnPolicy(cache_key_fn=key),
+        "cache_policy": Unchanged(libraries=libraries, runs=runs, files=files),
         "persist_result": True,
         "result_serializer": "json",
         "result_storage": results(),
@@ -72,16 +90,26 @@ def canonical(value: Any) -> Any:
 
 
 def forget_damaged(record: Path) -> None:
-    """Remove a result record that cannot be read or whose folders are gone or altered, so that its task runs again."""
-    if not record.exists():
-        return
+    """Remove a result record that `whole_result` refuses, so that its task runs again."""
+    try:
+        if record.exists():
+            whole_result(record)
+    except LookupError:
+        record.unlink(missing_ok=True)
+
+
+def whole_result(record: Path) -> Any:
+    """The result in a record. Raises LookupError where there is none, it cannot be read or a folder it names is gone or
+    altered."""
     try:
         result: Any = ResultRecord.deserialize(record.read_bytes()).result
-    except Exception:  # whatever a truncated or foreign record raises, it is no result
-        record.unlink(missing_ok=True)
-        return
-    if not all(reference.intact() for reference in references(result)):
-        record.unlink(missing_ok=True)
+    except Exception as error:  # whatever a missing, truncated or foreign record raises, it is no result
+        raise LookupError(f"record {record.name[:12]} cannot be read") from error
+    for reference in references(result):
+        if not reference.intact():
+            kind = type(reference).__name__.lower()
+            raise LookupError(f"record {record.name[:12]} names {kind}/{reference.fingerprint}, gone or altered")
+    return result
 
 
 def references(value: Any) -> Iterator[Reference]:
@@ -94,6 +122,82 @@ def references(value: Any) -> Iterator[Reference]:
     elif isinstance(value, list | tuple):
         for inner in value:
             yield from references(inner)
+
+
+# --- looking up --------------------------------------------------------------------------------------------------
+
+Calls = dict[str, dict[str, Any]]  # task -> key -> its result, None where there is none
+_asked: ContextVar[Calls | None] = ContextVar("asked", default=None)
+
+
+class NotCached(Exception):
+    """A call whose result is not recorded: what depends on it cannot be looked up."""
+
+
+@contextlib.contextmanager
+def looking_up() -> Iterator[Calls]:
+    """Inside, tasks that may be skipped answer from their records or raise NotCached, others are plain functions.
+
+    Nothing is run by Prefect and no record is written or removed. Yields what was asked for so far.
+    """
+    asked: Calls = {}
+    token = _asked.set(asked)
+    try:
+        yield asked
+    finally:
+        _asked.reset(token)
+
+
+class Answer(NamedTuple):
+    """What `submit` gives while looking up: the future of a task that will not run."""
+
+    task: str
+    known: bool
+    value: Any
+
+    def result(self) -> Any:
+        """The recorded result. Raises NotCached where there is none."""
+        if not self.known:
+            raise NotCached(self.task)
+        return self.value
+
+
+class RecordedTask(Task[P, R]):
+    """A task of Prefect's that can be looked up instead of run, so that a plan takes the very way of a run."""
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        asked = _asked.get()
+        if asked is None:
+            return super().__call__(*arguments, **keywords)
+        return self.look_up(asked, *arguments, **keywords).result()
+
+    def submit(self, *arguments: Any, **keywords: Any) -> Any:
+        asked = _asked.get()
+        if asked is None:
+            return super().submit(*arguments, **keywords)
+        return self.look_up(asked, *arguments, **keywords)
+
+    def look_up(self, asked: Calls, *arguments: Any, **keywords: Any) -> Answer:
+        """The answer to one call, noted in `asked`."""
+        if not isinstance(self.cache_policy, Unchanged):
+            return Answer(self.name, True, self.fn(*arguments, **keywords))
+        call = inspect.signature(self.fn).bind(*arguments, **keywords)
+        call.apply_defaults()
+        key = self.cache_policy.key_of(self, call.arguments)
+        try:
+            found = whole_result(results() / key)
+        except LookupError:
+            found = None
+        asked.setdefault(self.name, {})[key] = found
+        return Answer(self.name, found is not None, found)
+
+
+def task(**options: Any) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """Prefect's @task with its options, that makes a `RecordedTask`."""
+    return lambda function: RecordedTask(function, **options)
+
+
+# --- code --------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -144,7 +248,13 @@ def _file(module: str) -> Path | None:
 
 
 def _syntax(path: Path | None) -> ast.Module:
-    return ast.parse(path.read_bytes()) if path else ast.Module([], [])
+    """The tree of one file. CPython 3.11 counts the depth of its conversion once for all threads, so a parse in another
+    thread, ours or a library's, makes this one raise SystemError: Prefect would then run the task uncached."""
+    source = path.read_bytes() if path else b""
+    for _ in range(PARSE_ATTEMPTS):
+        with contextlib.suppress(SystemError):
+            return ast.parse(source)
+    return ast.parse(source)
 
 
 def _bare_syntax(path: Path | None) -> str:

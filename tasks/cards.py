@@ -10,10 +10,9 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 import yaml
-from prefect import task
 
 from recipes.schema import CheckFailed, DatasetRecipe, PublishBlock, StudyRecipe
-from tasks.cache import ROOT
+from tasks.cache import ROOT, task
 from tasks.functional.cards import fill, render_model_card
 from tasks.functional.report import Report as Document
 from tasks.hub import publish
@@ -95,7 +94,7 @@ def finish(folder: Path, kind: Any, repo: str, card: str) -> Publication:
 def dataset_facts(splits: Splits, recipe: DatasetRecipe, classes: tuple[str, str], repo: str) -> dict[str, Any]:
     """What the card of a data set says, all counted from its parquets."""
     parts = list(splits.clips)
-    columns = ["part", "label", "clip_id", "group_id", "supergroup_id", "duration_ms", "snr_db", "room", "licence"]
+    columns = ["part", "label", "clip_id", "group_id", "supergroup_id", "duration_ms", "snr_db", "room", "licence", "noise_licence"]
     tables = [pq.read_table(splits.path / "data" / f"{part}.parquet", columns=columns).to_pandas() for part in parts]
     clips = pd.concat(tables, ignore_index=True)
     counted = clips.groupby(["part", "label"], sort=False).agg(
@@ -106,7 +105,7 @@ def dataset_facts(splits: Splits, recipe: DatasetRecipe, classes: tuple[str, str
         "name": recipe.name,
         "description": recipe.description,
         "licence": recipe.licence,
-        "licences": sorted(clips["licence"].dropna().unique().tolist()),
+        "licences": sorted({*clips["licence"].dropna(), *clips["noise_licence"].dropna()}),
         "classes": list(classes),
         "folds": recipe.splits.folds,
         "parts": [{"name": part, "file": f"data/{part}.parquet"} for part in parts],

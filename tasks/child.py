@@ -14,6 +14,7 @@ from typing import IO
 LIFELINE = "EARSHOT_LIFELINE"
 REFUSAL = "refused: "  # opens the line in which a child says why it cannot do its job
 GRACE_S = 5.0
+_working: "set[subprocess.Popen[str]]" = set()
 
 
 def python(*arguments: str) -> list[str]:
@@ -34,7 +35,7 @@ def run(
     Raises ValueError with the child's last line where it exits non-zero, TimeoutError where it runs too long. On any
     way out, an interrupt included, no process of the group is left.
     """
-    with started(command, environment=environment, output=subprocess.PIPE) as process:
+    with started(command, environment=environment, output=subprocess.PIPE) as process, _at_work(process):
         overdue = threading.Event()
 
         def end() -> None:
@@ -90,6 +91,21 @@ def started(
     try:
         yield process
     finally:
+        end_group(process)
+
+
+@contextlib.contextmanager
+def _at_work(process: "subprocess.Popen[str]") -> Iterator[None]:
+    _working.add(process)
+    try:
+        yield
+    finally:
+        _working.discard(process)
+
+
+def end_all() -> None:
+    """End every child at work in this process; threads that wait for them are free to go."""
+    for process in list(_working):
         end_group(process)
 
 

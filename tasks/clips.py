@@ -7,11 +7,10 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from prefect import task
 
 from recipes.schema import SAMPLE_RATE_HZ, ClipsBlock
 from tasks.audio_files import decode_flac, encode_flac
-from tasks.cache import cached
+from tasks.cache import cached, task
 from tasks.functional.audio import Waveform, n_samples, rms
 from tasks.functional.design import design
 from tasks.functional.leakage import pcm_hash
@@ -21,7 +20,7 @@ from tasks.store import Clips, Recordings, Sides, draft
 ROWS_A_GROUP = 256
 TEXT = (
     "clip_id", "label", "part", "group_id", "supergroup_id", "base_clip_id", "recording_id", "category", "family", "licence",
-    "noise_id", "noise_group_id", "noise_supergroup_id", "room_id", "room", "pcm_hash",
+    "noise_id", "noise_group_id", "noise_supergroup_id", "noise_licence", "room_id", "room", "pcm_hash",
 )  # fmt: skip
 NUMBERS = ("duration_ms", "snr_db", "snr_measured_db", "rms_dbfs")
 AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

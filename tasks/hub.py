@@ -1,10 +1,13 @@
 """The home's own hub, in the Hub's cache layout, read through huggingface_hub: one way in, one way out."""
 
+import contextlib
 import hashlib
 import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +18,7 @@ ALLOWED = {
     "dataset": ["README.md", "*.parquet", "*.json", "*.csv"],
     "model": ["README.md", "*.safetensors", "*.json", "*.jinja", "*.txt", "*.parquet", "*.png", "*.html", "*.csv"],
 }
+_rehearsing: ContextVar[bool] = ContextVar("rehearsing", default=False)
 
 
 def publish(folder: Path, kind: Kind, repo: str) -> Publication:
@@ -24,6 +28,8 @@ def publish(folder: Path, kind: Kind, repo: str) -> Publication:
     """
     shelf = _shelf(kind, repo)
     sha = content_sha(folder)
+    if _rehearsing.get():
+        return Publication(kind=kind, repo=repo, sha=sha)
     snapshot = shelf / "snapshots" / sha
     if not snapshot.is_dir() or content_sha(snapshot) != sha:
         make_home()
@@ -38,6 +44,16 @@ def publish(folder: Path, kind: Kind, repo: str) -> Publication:
             shutil.rmtree(draft, ignore_errors=True)
     _point(shelf / "refs" / "main", sha)
     return Publication(kind=kind, repo=repo, sha=sha)
+
+
+@contextlib.contextmanager
+def rehearsal() -> Iterator[None]:
+    """Inside, `publish` says what it would publish and leaves the hub as it is."""
+    token = _rehearsing.set(True)
+    try:
+        yield
+    finally:
+        _rehearsing.reset(token)
 
 
 def pull(kind: Kind, repo: str, sha: str) -> Path:
@@ -83,8 +99,8 @@ def hub() -> Path:
 
 
 def _shelf(kind: Kind, repo: str) -> Path:
-    if not re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", repo):
-        raise ValueError(f"{repo!r} is no repository name: NAMESPACE/NAME, letters, digits, '.', '_' and '-'")
+    if not re.fullmatch(r"\w+([.-]\w+)*/\w+([.-]\w+)*", repo):  # "--" stands for "/" in the layout, ".." leads out of it
+        raise ValueError(f"{repo!r} is no repository name: NAMESPACE/NAME, words joined by single '.' or '-'")
     return hub() / f"{kind}s--{repo.replace('/', '--')}"
 
 

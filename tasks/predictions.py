@@ -8,12 +8,11 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from prefect import task
 
 from recipes.schema import CheckFailed, TrainMethod
 from tasks import child
 from tasks.audio_files import decode_flac
-from tasks.cache import cached
+from tasks.cache import cached, task
 from tasks.detectors import BASELINES
 from tasks.models.jobs import Question, ScoringJob, base_at
 from tasks.run_page import say

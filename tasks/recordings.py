@@ -6,12 +6,11 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from prefect import task
 
 from recipes.schema import SAMPLE_RATE_HZ, Source, SplitsBlock, TableSource
 from tasks import sources
 from tasks.audio_files import encode_flac
-from tasks.cache import cached
+from tasks.cache import cached, task
 from tasks.functional.grouping import deal
 from tasks.run_page import say
 from tasks.store import Recordings, Sides, draft
@@ -38,6 +37,7 @@ def gather_recordings(source: Source, state: str) -> Recordings:
     """Decode or generate every recording of a source; `state` reruns this when the source's files change."""
     table = sources.recordings(source)
     skipped: list[str] = []
+    groups: set[str] = set()
     seconds = 0.0
     with draft(Recordings) as folder, pq.ParquetWriter(folder / "recordings.parquet", SCHEMA) as writer:
         rows: list[dict[str, object]] = []
@@ -51,12 +51,14 @@ def gather_recordings(source: Source, state: str) -> Recordings:
                 continue
             duration_s = len(samples) / SAMPLE_RATE_HZ
             seconds += duration_s
+            groups.add(row.group_id)
             text = {name: None if pd.isna(value := getattr(row, name)) else value for name in TEXT}
             rows.append({**text, "duration_s": duration_s, "flac": encode_flac(samples)})
             if len(rows) == ROWS_A_GROUP:
                 writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
                 rows = []
-        writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+        if rows:
+            writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
         writer.close()
         for reason in skipped:
             say(f"left out: {reason}")
@@ -65,7 +67,7 @@ def gather_recordings(source: Source, state: str) -> Recordings:
             folder,
             source=source.kind,
             recordings=kept,
-            groups=table["group_id"].nunique(),
+            groups=len(groups),
             hours=round(seconds / 3600, 4),
         )
 
@@ -75,10 +77,9 @@ def deal_sides(recordings: Sequence[Recordings], splits: SplitsBlock) -> Sides:
     """Deal recordings, noise and rooms, with all that belongs to their groups, before anything is mixed."""
     tables = [read_index(reference) for reference in recordings]
     table = pd.concat(tables, ignore_index=True)
-    if (repeated := table["recording_id"][table["recording_id"].duplicated()]).any():
-        raise ValueError(
-            f"{len(repeated)} recordings share an id, first {repeated.iloc[0]!r}: two sources hold the same file"
-        )
+    if (again := table.duplicated(["role", "recording_id"])).any():
+        first = table.loc[again, "recording_id"].iloc[0]
+        raise ValueError(f"{int(again.sum())} recordings are listed twice, first {first!r}: two sources hold the same file")
     table["part"] = deal(table, splits.parts, splits.seed)
     with draft(Sides) as folder:
         table.sort_values("recording_id").to_parquet(folder / "sides.parquet", index=False)

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from prefect import task
 
 from recipes.schema import StudyRecipe
-from tasks.cache import ROOT, cached, code_digest
+from tasks.cache import ROOT, cached, code_digest, task
 from tasks.functional.cards import fill
 from tasks.functional.plots import figures
 from tasks.functional.report import Report as Document

@@ -26,11 +26,8 @@ def say(line: str) -> None:
 
 def announce(task: Task[..., Any], run: TaskRun, state: State) -> None:
     """Hook at a task's end: name it, say whether it was cached, and remember its run."""
-    how = (
-        "cached"
-        if state.name == "Cached"
-        else f"{state.name.lower() if state.name else ''}, {_seconds(run, state):.1f} s"
-    )
+    name = str(state.name).lower()
+    how = name if name == "cached" else f"{name}, {_seconds(run, state):.1f} s"
     _terminal.info(f"{run.name}: {how}")
     _ended.append(run.id)
 

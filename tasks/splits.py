@@ -7,10 +7,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from prefect import task
 
 from recipes.schema import CheckFailed, DatasetRecipe
-from tasks.cache import cached
+from tasks.cache import cached, task
 from tasks.functional.design import balance
 from tasks.functional.leakage import Audit, audit
 from tasks.run_page import say, show_table

@@ -153,10 +153,18 @@ def draft(kind: type[Reference]) -> Iterator[Path]:
 
 def sweep() -> list[Path]:
     """Remove the drafts of processes of this host that are dead: what a kill -9 left half-written."""
-    stale = [folder for folder in (home() / "store").glob("*/.draft-*") if not _owner_lives(folder)]
-    for folder in stale:
-        shutil.rmtree(folder, ignore_errors=True)
+    stale = dead_drafts()
+    for path in stale:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
     return stale
+
+
+def dead_drafts() -> list[Path]:
+    """Drafts, and the job files beside them, whose process on this host is dead."""
+    return [path for path in sorted((home() / "store").glob("*/.draft-*")) if not _owner_lives(path)]
 
 
 def _owner_lives(folder: Path) -> bool:

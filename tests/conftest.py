@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Before anything of ours or of Prefect's is imported: both read the environment at import.
 _HOME = tempfile.TemporaryDirectory(prefix="earshot tests é ")  # a home with spaces and letters beyond ASCII
@@ -34,6 +35,25 @@ def prefect() -> Iterator[None]:
 
     with prefect_test_harness(server_startup_timeout=90):
         yield
+
+
+@pytest.fixture(scope="session")
+def processor() -> Any:
+    """The real processor class of Qwen2-Audio over a small vocabulary."""
+    from tasks.models import tiny
+
+    return tiny.make_processor()
+
+
+@pytest.fixture(scope="session")
+def tiny_base(processor: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as transformers loads it: an untrained tiny Qwen2-Audio with the full-length encoder, and its processor."""
+    from tasks.models import tiny
+
+    folder = tmp_path_factory.mktemp("tiny base")
+    tiny.make_model(processor, seed=3).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
 
 
 def pytest_unconfigure() -> None:

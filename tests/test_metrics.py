@@ -69,7 +69,7 @@ def test_names_and_numbers_are_the_same_answers(kind):
         assert POINT[name](as_numbers) == POINT[name](table)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.booleans(), st.floats(0, 1)), min_size=1, max_size=40))
 def test_metrics_equal_those_of_scikit_learn(clips):
     truth, said, p = (

@@ -15,7 +15,7 @@ SKILL = {"adapter": 1.6, "base": 0.4, "mel_statistics": 1.7, "majority": 0.0}
 LEAKAGE = {"verdict": "clean", "rows": [{"check": "group_id", "pairs": "train/test", "shared": 0}]}
 
 
-def make_clips(groups: int = 12, per_cell: int = 1) -> pd.DataFrame:
+def make_clips(groups: int = 6, per_cell: int = 1) -> pd.DataFrame:
     """Clips of a duration x SNR design: `groups` a class, speech groups by voice, nonspeech by generator (4 of them)."""
     rows = [
         {
@@ -47,7 +47,7 @@ def score(clips: pd.DataFrame, skill: float, draw: int, **columns: Any) -> pd.Da
     return clips.assign(p_speech=1 / (1 + np.exp(-logit)), **columns)
 
 
-def make_predictions(groups: int = 12, per_cell: int = 1, seeds: tuple[int, ...] = (42, 43)) -> pd.DataFrame:
+def make_predictions(groups: int = 6, per_cell: int = 1, seeds: tuple[int, ...] = (42, 43)) -> pd.DataFrame:
     """One table as a study makes it: adapter (two seeds) and base by generate and forward, two baselines."""
     test = make_clips(groups, per_cell)
     dev = test.assign(clip_id="dev-" + test["clip_id"], group_id="dev-" + test["group_id"])
@@ -87,6 +87,12 @@ def tiny(right: dict[str, list[int]], **columns: Any) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
+def small() -> pd.DataFrame:
+    """Two groups a class; the adapter and the base, by generate and by forward."""
+    return make_predictions(groups=2, seeds=(42,)).query("detector in ('adapter', 'base')")
+
+
+@pytest.fixture(scope="module")
 def predictions() -> pd.DataFrame:
     return make_predictions()
 
@@ -107,7 +113,7 @@ def test_headline_is_the_published_seed_by_generate_on_test(predictions: pd.Data
     said = np.where(rows["p_speech"] >= 0.5, "SPEECH", "NONSPEECH")
     assert report.metrics["balanced_accuracy"].value == pytest.approx(balanced_accuracy_score(rows["label"], said))
     assert report.metrics["roc_auc"].value == pytest.approx(roc_auc_score(rows["label"] == "SPEECH", rows["p_speech"]))
-    assert (report.n.clips, report.n.groups, report.seed) == (288, 24, 42)
+    assert (report.n.clips, report.n.groups, report.seed) == (144, 12, 42)
     assert report.confusion["SPEECH"]["SPEECH"] == ((said == "SPEECH") & (rows["label"] == "SPEECH")).sum()
 
 
@@ -128,10 +134,9 @@ def test_one_altered_probability_changes_the_report(predictions: pd.DataFrame, r
     assert build(altered).metrics["brier"] != report.metrics["brier"]
 
 
-def test_order_of_rows_and_index_does_not_matter() -> None:
-    table = make_predictions(groups=2, seeds=(42,)).query("detector in ('adapter', 'base')")
-    shuffled = table.sample(frac=1, random_state=1)
-    assert build(shuffled).model_dump_json() == build(table).model_dump_json()
+def test_order_of_rows_and_index_does_not_matter(small: pd.DataFrame) -> None:
+    shuffled = small.sample(frac=1, random_state=1)
+    assert build(shuffled).model_dump_json() == build(small).model_dump_json()
 
 
 def test_mcnemar_and_holm_agree_with_statsmodels() -> None:
@@ -152,8 +157,8 @@ def test_mcnemar_and_holm_agree_with_statsmodels() -> None:
     assert [report.comparisons[name].p_holm for name in ("base", "loudness")] == pytest.approx(holm)
 
 
-def test_agreement_counts_flips_and_the_largest_gap() -> None:
-    table = make_predictions(groups=2, seeds=(42,))
+def test_agreement_counts_flips_and_the_largest_gap(small: pd.DataFrame) -> None:
+    table = small.copy()
     forward = (table["detector"] == "base") & (table["method"] == "forward") & (table["split"] == "test")
     three = table[forward & table["p_speech"].between(0.1, 0.4)].index[:3]
     table.loc[three, "p_speech"] += 0.5
@@ -271,14 +276,46 @@ def test_one_group_in_a_class_gives_a_value_without_interval_and_no_publication(
     assert any("SPEECH has 1 group" in line for line in publication_refusals(report))
 
 
-def test_interval_over_supergroups_is_wider_where_generators_differ(predictions: pd.DataFrame) -> None:
-    table = predictions.query("detector == 'adapter' and method == 'generate' and seed == 42").copy()
+def test_interval_over_supergroups_is_wider_where_generators_differ() -> None:
+    table = score(make_clips(groups=12), SKILL["adapter"], 42, detector="adapter", seed=42)
     table.loc[table["supergroup_id"] == "gen0", "p_speech"] = 0.9
     recall = build(table).metrics["recall_nonspeech"]
     assert recall.ci95 is not None
     assert recall.ci95_supergroup is not None
     assert np.ptp(recall.ci95_supergroup) > 1.2 * np.ptp(recall.ci95)
     assert build(tiny({"adapter": [1, 0, 1, 1] * 8}), seed=None).metrics["accuracy"].ci95_supergroup is None
+
+
+def test_detector_that_does_not_listen_is_at_chance_by_construction_and_not_by_an_interval(report: Report) -> None:
+    majority = report.detectors["majority"]
+    chance = {
+        "balanced_accuracy": "the same answer for every clip: no interval",
+        "roc_auc": "the same score for every clip: no interval",
+    }
+    for name, reason in chance.items():
+        stated = majority.metrics[name]
+        assert (stated.value, stated.ci95, stated.method, stated.reason) == (0.5, None, None, reason)
+    levels = [level for by in majority.by.values() for level in by.values()]
+    assert {level.balanced_accuracy.ci95 for level in levels} == {None}
+    assert report.comparisons["majority"].ci95 is not None
+
+
+def test_resamples_are_those_behind_the_intervals() -> None:
+    from tasks.functional.intervals import clustered_interval
+
+    table = score(make_clips(groups=20), SKILL["adapter"], 42, detector="adapter")
+    report = build(table, seed=None, n_boot=2100, factors=["duration_ms"])
+    assert report.resamples.model_dump() == {"metrics": 2100, "average_precision": 1000, "by": 2000}
+    rows = validate_predictions(table, CLASSES)
+    at_40 = rows[rows["duration_ms"] == 40]
+    for stated, over, name, n_boot in (
+        (report.metrics["accuracy"], rows, "accuracy", 2100),
+        (report.metrics["average_precision"], rows, "average_precision", 1000),
+        (report.by["duration_ms"]["40"].accuracy, at_40, "accuracy", 2000),
+    ):
+        expected = clustered_interval(over, name, n_boot=n_boot, seed=0)
+        assert (stated.method, stated.ci95) == ("bootstrap", (expected.low, expected.high))
+    assert "2,000 at most" in Report.model_json_schema()["$defs"]["Resamples"]["description"]
 
 
 # --- the verdict -------------------------------------------------------------------------------------------------
@@ -362,8 +399,13 @@ def test_recorded_sections_are_copied_and_others_refused(predictions: pd.DataFra
 # --- refusals of the table ---------------------------------------------------------------------------------------
 
 
+SCORED = pd.concat(
+    [score(make_clips(groups=2), SKILL[name], 0, detector=name) for name in ("base", "adapter")], ignore_index=True
+)
+
+
 def spoiled(column: str, value: object, row: int = 5) -> pd.DataFrame:
-    table = make_predictions(groups=2, seeds=(42,)).astype({"p_speech": object})
+    table = SCORED.astype({"p_speech": object})
     table.loc[row, column] = value
     return table
 
@@ -380,9 +422,9 @@ def spoiled(column: str, value: object, row: int = 5) -> pd.DataFrame:
         (spoiled("group_id", "other"), "more than one group_id"),
         (spoiled("prediction", "A"), r"row 5 .*prediction is none of the classes"),
         (spoiled("label", "NONSPEECH").drop(columns="group_id"), "no column 'group_id'"),
-        (make_predictions(groups=2).drop(columns="p_speech"), "neither p_speech nor prediction"),
-        (make_predictions(groups=2).head(0), "no rows"),
-        (pd.concat([make_predictions(groups=2)] * 2), r"stands twice .*rows are so"),
+        (SCORED.drop(columns="p_speech"), "neither p_speech nor prediction"),
+        (SCORED.head(0), "no rows"),
+        (pd.concat([SCORED] * 2), r"stands twice .*rows are so"),
     ],
 )
 def test_table_that_cannot_be_trusted_is_refused(table: pd.DataFrame, message: str) -> None:

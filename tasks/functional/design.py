@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 
 from tasks.functional.audio import SAMPLE_RATE_HZ, n_samples
 
-CONTENT = ["recording_id", "group_id", "supergroup_id", "category", "family"]
-NOISE = {"recording_id": "noise_id", "group_id": "noise_group_id", "supergroup_id": "noise_supergroup_id"}
+CONTENT = ["recording_id", "group_id", "supergroup_id", "category", "family", "licence"]
+NOISE = {
+    "recording_id": "noise_id", "group_id": "noise_group_id", "supergroup_id": "noise_supergroup_id",
+    "licence": "noise_licence",
+}  # fmt: skip
 Rows = NDArray[np.intp]
 NONE = -1  # a row that no table has: no noise, no room
 
@@ -128,7 +131,7 @@ def _plan(
     content, noise, room = (np.concatenate(rows) for rows in list(zip(*cells, strict=True))[4:])
     drawn = [
         table.reindex(columns=CONTENT).loc[content],
-        table[[*NOISE]].rename(columns=NOISE).reindex(noise),
+        table.reindex(columns=[*NOISE]).rename(columns=NOISE).reindex(noise),
         table[["recording_id"]].rename(columns={"recording_id": "room_id"}).reindex(room),
     ]
     plan = pd.concat([levels, *(columns.reset_index(drop=True) for columns in drawn)], axis=1)

@@ -14,6 +14,7 @@ IntArray = npt.NDArray[np.int64]
 
 Statistic = str | Callable[[pd.DataFrame], float]
 WeightedStatistic = Callable[[FloatArray], FloatArray]  # weights (n_resamples, n_units) -> values (n_resamples,)
+OF_SCORES = ("roc_auc", "average_precision", "brier", "log_loss")  # read p_speech, the others the prediction
 Correction = Literal["loglinear"] | None
 
 
@@ -236,7 +237,7 @@ def weighted_statistic(
     """
     if callable(statistic):
         return _of_rows(table, statistic, unit)
-    needed = "p_speech" if statistic in ("roc_auc", "average_precision", "brier", "log_loss") else "prediction"
+    needed = "p_speech" if statistic in OF_SCORES else "prediction"
     if missing := [column for column in ("label", needed) if column not in table]:
         raise ValueError(f"{statistic} needs the column {missing[0]}, the table has {list(table.columns)}")
     truth = is_positive(table["label"], positive=positive)

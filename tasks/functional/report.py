@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from tasks.functional.intervals import paired_difference
 from tasks.functional.metrics import is_correct
 from tasks.functional.predictions import decide, headline_rows
 from tasks.functional.predictions import validate_predictions as validate_predictions
@@ -16,11 +17,12 @@ from tasks.functional.report_metrics import (
     detector_section,
     interval_of,
     main_metrics_of,
+    resamples_of,
     size_of,
 )
 from tasks.functional.report_schema import Agreement, Comparison, Detector, Metric, Seed
 from tasks.functional.report_schema import Report as Report
-from tasks.functional.significance import adjust_pvalues, leakage_inflation, mcnemar_test, paired_difference
+from tasks.functional.significance import adjust_pvalues, leakage_inflation, mcnemar_test
 
 FACTORS = ("duration_ms", "snr_db", "rt60_s", "band", "room", "context", "family", "category", "source")
 RECORDED = (
@@ -77,7 +79,7 @@ def build_report(
     return Report(
         detector=detector, classes=rule.classes, protocol=protocol or None, seed=headline.seed,
         verdict_lines=[*_warnings(headline, recorded), *_unbeaten(detectors, comparisons, beats)],
-        beats=beats, n=headline.n, threshold=headline.threshold, metrics=headline.metrics,
+        beats=beats, n=headline.n, threshold=headline.threshold, resamples=resamples_of(rule), metrics=headline.metrics,
         majority_baseline=float(test["label"].value_counts(normalize=True).max()),
         design_effect=design_effect_of(test, rule), confusion=headline.confusion, by=headline.by,
         cells=cells_of(test), calibration=calibration_of(test, rule), comparisons=comparisons, detectors=detectors,

@@ -1,12 +1,14 @@
 """One detector's part of the report: every metric with the interval its groups allow, over all clips and by factor."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from tasks.functional.calibration import calibration_error, reliability
-from tasks.functional.metrics import is_correct
+from tasks.functional.intervals import ClusteredInterval, clustered_interval
+from tasks.functional.metrics import OF_SCORES, is_correct
 from tasks.functional.predictions import FIXED_THRESHOLD, Decided
 from tasks.functional.report_schema import (
     Bin,
@@ -17,16 +19,15 @@ from tasks.functional.report_schema import (
     Detector,
     Level,
     Metric,
+    Resamples,
     Size,
     Threshold,
 )
-from tasks.functional.significance import ClusteredInterval, clustered_interval, design_effect
+from tasks.functional.significance import design_effect
 
 ABSENT_LEVEL = {"duration_ms": "not set", "snr_db": "no noise", "rt60_s": "anechoic"}
-OF_PROBABILITIES = ("roc_auc", "average_precision", "brier", "log_loss")
 OF_BOTH_CLASSES = ("balanced_accuracy", "d_prime", "criterion", "roc_auc", "average_precision")
-COSTLY = {"average_precision": 1000}  # resamples at most: each passes over all clips
-LEVEL_RESAMPLES = 2000  # at most: levels are many, and their intervals wide beside this error of the ends
+MOST_RESAMPLES = {"average_precision": 1000, "by": 2000}  # report_schema.Resamples says why
 N_BINS = 15
 
 
@@ -36,6 +37,12 @@ class Rule(NamedTuple):
     classes: tuple[str, str]
     n_boot: int
     seed: int
+
+
+def resamples_of(rule: Rule) -> Resamples:
+    """How many draws stand behind the bootstrap intervals of a report."""
+    capped = {name: min(rule.n_boot, most) for name, most in MOST_RESAMPLES.items()}
+    return Resamples(metrics=rule.n_boot, **capped)
 
 
 def detector_section(decided: Decided, factors: Sequence[str], rule: Rule) -> Detector:
@@ -72,7 +79,7 @@ def metrics_of(rows: pd.DataFrame, rule: Rule) -> dict[str, Metric]:
     """Every metric of the report over these rows, with intervals by group and, where known, by supergroup."""
     more = [f"{kind}_{label.lower()}" for kind in ("precision", "f1") for label in rule.classes]
     rows = _narrow(rows)
-    others = {name: _metric(rows, name, rule) for name in (*more, "d_prime", "criterion", *OF_PROBABILITIES)}
+    others = {name: _metric(rows, name, rule) for name in (*more, "d_prime", "criterion", *OF_SCORES)}
     return main_metrics_of(rows, rule) | others | _confidence(rows, rule)
 
 
@@ -112,7 +119,7 @@ def interval_of(found: ClusteredInterval) -> tuple[float, float] | None:
 
 def by_level(rows: pd.DataFrame, factor: str, rule: Rule) -> dict[str, Level]:
     """Metrics at each level of a factor, levels ascending, the one without a value last and by its plain name."""
-    rule, levels = rule._replace(n_boot=min(rule.n_boot, LEVEL_RESAMPLES)), {}
+    rule, levels = rule._replace(n_boot=resamples_of(rule).by), {}
     narrow = _narrow(rows).drop(columns="supergroup_id", errors="ignore")
     for level, at in narrow.groupby(rows[factor], dropna=False, sort=True, observed=True):
         levels[_level_name(level, factor)] = Level(
@@ -125,6 +132,7 @@ def cells_of(rows: pd.DataFrame) -> list[Cell]:
     """Balanced accuracy in each cell of duration x SNR where both vary, also in cells that are empty."""
     if any(name not in rows or rows[name].nunique(dropna=False) < 2 for name in ("duration_ms", "snr_db")):
         return []
+    rows = rows[["duration_ms", "snr_db", "label", "prediction", "group_id"]]
     durations, snrs = (_ordered(rows[name]) for name in ("duration_ms", "snr_db"))
     return [_cell(rows, duration_ms, snr_db) for duration_ms in durations for snr_db in snrs]
 
@@ -161,7 +169,7 @@ def design_effect_of(rows: pd.DataFrame, rule: Rule) -> DesignEffect | None:
 
 
 def _interval(rows: pd.DataFrame, statistic: str, group: str, rule: Rule) -> ClusteredInterval:
-    n_boot = min(rule.n_boot, COSTLY.get(statistic, rule.n_boot))
+    n_boot = resamples_of(rule).average_precision if statistic == "average_precision" else rule.n_boot
     return clustered_interval(rows, statistic, group=group, n_boot=n_boot, seed=rule.seed, positive=rule.classes[0])
 
 
@@ -173,7 +181,7 @@ def _threshold(decided: Decided) -> Threshold:
 
 def _undefined(rows: pd.DataFrame, statistic: str, rule: Rule) -> str | None:
     """Why the statistic has no value on these rows, or None where it has one."""
-    if statistic in OF_PROBABILITIES and (silent := _silent(rows)):
+    if statistic in OF_SCORES and (silent := _silent(rows)):
         return silent
     here, (kind, _, name) = set(rows["label"].unique()), statistic.partition("_")
     if statistic in OF_BOTH_CLASSES:
@@ -216,9 +224,9 @@ def _mean(value: float, any_right: bool) -> Metric:
 
 
 def _confusion(rows: pd.DataFrame, rule: Rule) -> dict[str, dict[str, int]]:
-    answer = rows["prediction"].fillna("unanswered")
-    counts = pd.crosstab(rows["label"], answer).reindex(index=rule.classes, columns=[*rule.classes, "unanswered"])
-    return {str(truth): {str(said): int(n) for said, n in row.items()} for truth, row in counts.fillna(0).iterrows()}
+    counts = Counter(zip(rows["label"], rows["prediction"].fillna("unanswered"), strict=True))
+    answers = (*rule.classes, "unanswered")
+    return {truth: {answer: counts[truth, answer] for answer in answers} for truth in rule.classes}
 
 
 def _level_name(level: Any, factor: str) -> str:

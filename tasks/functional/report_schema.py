@@ -16,10 +16,23 @@ class Metric(Section):
     """One number with its interval. What cannot be stated honestly is None, and `reason` says why."""
 
     value: float | None
-    ci95: tuple[float, float] | None = None  # groups resampled within class
-    method: str | None = None  # of the interval
+    ci95: tuple[float, float] | None = None  # over groups within class
+    method: str | None = None  # of the interval: "bootstrap" (the report's `resamples` says of how many), "t", "exact"
     reason: str | None = None  # why there is no value or interval, or why the interval is not reliable
     ci95_supergroup: tuple[float, float] | None = None  # by supergroup: draws of one generator are alike
+
+
+class Resamples(Section):
+    """Draws of groups behind each bootstrap interval; t and exact intervals draw none.
+
+    `metrics` is what was asked for and holds for detectors, seeds, comparisons and inflation. `average_precision` is
+    1,000 at most, since each draw passes over all clips; `by` (levels of a factor) 2,000 at most, since levels are
+    many and their intervals wide beside the error that this leaves in the ends.
+    """
+
+    metrics: int
+    average_precision: int
+    by: int
 
 
 class Count(Section):
@@ -177,6 +190,7 @@ class Report(Section):
     beats: dict[str, Literal["yes", "no", "undecided"]]
     n: Size
     threshold: Threshold
+    resamples: Resamples
     metrics: dict[str, Metric]
     majority_baseline: float  # accuracy of always naming the most frequent class
     design_effect: DesignEffect | None

@@ -3,36 +3,24 @@
 import bisect
 import math
 import warnings
-from collections import Counter
-from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from tasks.functional.metrics import (
-    FloatArray,
-    IntArray,
-    Statistic,
-    WeightedStatistic,
-    is_correct,
-    is_positive,
-    names_positive,
-    weighted_statistic,
+from tasks.functional.metrics import FloatArray, IntArray, Statistic, WeightedStatistic, weighted_statistic
+from tasks.functional.resampling import (
+    Interval,
+    need_columns,
+    need_two_groups,
+    paired_rows,
+    percentile_interval,
+    resample,
+    units_of,
 )
 
 McNemarMethod = Literal["exact", "midp"]
-
-
-ROUNDING = 1e-12  # an interval no wider is that of a constant
-
-
-class Interval(NamedTuple):
-    """A confidence interval, in the unit of what it is of."""
-
-    low: float
-    high: float
 
 
 class McNemarResult(NamedTuple):
@@ -42,17 +30,6 @@ class McNemarResult(NamedTuple):
     c: int
     p_value: float
     difference: float
-
-
-class ClusteredInterval(NamedTuple):
-    """A value with the interval its groups allow; low and high are None, method "none", where they allow none."""
-
-    value: float
-    low: float | None
-    high: float | None
-    method: Literal["t", "bootstrap", "exact", "none"]
-    reason: str | None
-    reliable: bool
 
 
 class DesignEffect(NamedTuple):
@@ -216,70 +193,7 @@ def adjust_pvalues(p: npt.ArrayLike, *, method: Literal["holm", "fdr_bh"] = "hol
     return np.asarray(multipletests(values, method=method)[1])
 
 
-# --- groups resampled within class -------------------------------------------------------------------------------
-
-
-class _Units(NamedTuple):
-    """What is resampled: unit (n_rows,) numbers the (stratum, group) pairs; sizes: stratum -> its number of groups."""
-
-    unit: IntArray
-    sizes: dict[str, int]
-
-    @property
-    def n(self) -> int:
-        return sum(self.sizes.values())
-
-    @property
-    def smallest(self) -> str:
-        return min(self.sizes, key=lambda stratum: self.sizes[stratum])
-
-    def refuse_single(self) -> None:
-        if self.sizes[self.smallest] < 2:
-            raise ValueError(f"all clips of {self.smallest} are of one group: an interval needs at least 2 groups")
-
-
-def _need_columns(table: pd.DataFrame, *names: str) -> None:
-    if missing := [name for name in names if name not in table]:
-        raise ValueError(f"the table has no column {missing[0]!r}, it has {list(table.columns)}")
-
-
-def _units(table: pd.DataFrame, group: str, strata: str) -> _Units:
-    _need_columns(table, group, strata)
-    for column in (group, strata):
-        if table[column].isna().any():
-            raise ValueError(f"{column} is null in row {int(table[column].isna().argmax())}: every clip needs one")
-    if table.empty:
-        raise ValueError("the table has no rows: there is nothing to resample")
-    # Sorted by stratum, then group: each stratum's units are consecutive, and the order of the rows does not matter.
-    unit = np.asarray(table.groupby([strata, group], sort=True, observed=True).ngroup(), dtype=np.int64)
-    stratum = table[strata].to_numpy()[np.unique(unit, return_index=True)[1]]
-    return _Units(unit, dict(Counter(map(str, stratum))))
-
-
-def _drawn_weights(units: _Units, n_boot: int, seed: int) -> Iterator[FloatArray]:
-    """How often each unit comes when each stratum's groups are drawn with replacement, in blocks of (n, n_units)."""
-    if n_boot < 1:
-        raise ValueError(f"n_boot is {n_boot}, at least one resample is needed")
-    rng = np.random.default_rng(seed)
-    block = max(16, 100_000 // units.n)  # what stays in a core's cache
-    for done in range(0, n_boot, block):
-        n = min(block, n_boot - done)
-        weights, start = np.empty((n, units.n)), 0
-        for size in units.sizes.values():
-            drawn = rng.integers(size, size=(n, size))
-            drawn += np.arange(n)[:, None] * size
-            weights[:, start : start + size] = np.bincount(drawn.ravel(), minlength=n * size).reshape(n, size)
-            start += size
-        yield weights
-
-
-def _resample(evaluate: WeightedStatistic, units: _Units, n_boot: int, seed: int) -> FloatArray:
-    return np.concatenate([evaluate(weights) for weights in _drawn_weights(units, n_boot, seed)])
-
-
-def _percentiles(values: FloatArray, confidence: float) -> Interval:
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(low), float(high))
+# --- clips of one group are alike -------------------------------------------------------------------------------
 
 
 def cluster_bootstrap(
@@ -299,182 +213,12 @@ def cluster_bootstrap(
     name that `metrics.weighted_statistic` knows or a function of the rows.
     Raises ValueError for a stratum of fewer than 2 groups, and where a resample leaves the statistic undefined.
     """
-    units = _units(table, group, strata)
-    units.refuse_single()
-    values = _resample(weighted_statistic(table, statistic, units.unit, positive=positive), units, n_boot, seed)
+    units = units_of(table, group, strata)
+    need_two_groups(units)
+    values = resample(weighted_statistic(table, statistic, units.unit, positive=positive), units, n_boot, seed)
     if undefined := int((~np.isfinite(values)).sum()):
         raise ValueError(f"{statistic} is undefined in {undefined} of {n_boot} resamples: it has no interval")
-    return _percentiles(values, confidence)
-
-
-def _jackknife_se(evaluate: WeightedStatistic, units: _Units, rescale: bool) -> float:
-    """Stratified delete-one-group standard error (JKn, Rust & Rao 1996): sqrt of sum (G-1)/G sum of squares.
-
-    A stratum's other groups are weighted up by G / (G - 1), unless the statistic takes whole rows only.
-    """
-    start, variance = 0, 0.0
-    for size in units.sizes.values():
-        values = np.empty(size)
-        for left_out in range(size):
-            weights = np.ones((1, units.n))
-            weights[0, start : start + size] = size / (size - 1) if rescale else 1.0
-            weights[0, start + left_out] = 0
-            values[left_out] = evaluate(weights)[0]
-        variance += (size - 1) / size * float(((values - values.mean()) ** 2).sum())
-        start += size
-    return math.sqrt(variance)
-
-
-# --- the interval of a report ------------------------------------------------------------------------------------
-
-
-def clustered_interval(
-    table: pd.DataFrame,
-    statistic: Statistic,
-    *,
-    group: str = "group_id",
-    n_boot: int = 10_000,
-    seed: int,
-    confidence: float = 0.95,
-    positive: str = "SPEECH",
-) -> ClusteredInterval:
-    """A statistic with the interval its number of groups allows: the one rule of every report.
-
-    G is the smaller class's number of groups (for a recall, that class's). G < 2: no interval. Under 20: t interval
-    with G - 1 df on the jackknife over (class, group), unreliable under 5 (Cameron & Miller 2015, sec. VI). From 20:
-    percentile bootstrap of groups within class. Where each class is wholly right or wholly wrong: exact binomial over
-    groups. Bounded metrics are clipped to their range. table, statistic: as in `cluster_bootstrap`.
-    Raises ValueError where the statistic has no value.
-    """
-    table = _rows_that_count(table, statistic, positive)
-    units = _units(table, group, "label")
-    exact = None
-    if (shares := _class_shares(table, statistic)) is not None:
-        right = is_correct(table["prediction"], table["label"], positive=positive)
-        recalls = pd.Series(right).groupby(table["label"].astype(str).to_numpy()).mean()
-        if recalls.isin((0, 1)).all():
-            value, tail, groups = float(shares[recalls == 1].sum()), (1 - confidence) / 2, pd.Series(units.sizes)
-            below = _largest_unseen(shares[recalls == 1], groups, tail)
-            exact = Interval(value - below, value + _largest_unseen(shares[recalls == 0], groups, tail))
-    evaluate = weighted_statistic(table, statistic, units.unit, positive=positive)
-    how = _Resampling(rescale=not callable(statistic), n_boot=n_boot, seed=seed, confidence=confidence)
-    return _by_rule(evaluate, units, exact, _range(statistic), how)
-
-
-def paired_difference(
-    table_a: pd.DataFrame,
-    table_b: pd.DataFrame,
-    statistic: Statistic,
-    *,
-    on: str | Sequence[str] = "clip_id",
-    group: str = "group_id",
-    n_boot: int = 10_000,
-    seed: int,
-    confidence: float = 0.95,
-    positive: str = "SPEECH",
-) -> ClusteredInterval:
-    """statistic(a) - statistic(b) on the same clips, with an interval by the rule of `clustered_interval`.
-
-    `on` names the column(s) that pair the rows, unique in each table. Where both are right on the very same clips
-    the exact interval is that of no discordant group.
-    Raises ValueError where the tables differ in clips, labels or groups, or repeat a clip.
-    """
-    table_a, table_b = _paired(table_a, table_b, [on] if isinstance(on, str) else list(on), group)
-    a, b = (_rows_that_count(table, statistic, positive) for table in (table_a, table_b))
-    units = _units(a, group, "label")
-    exact = None
-    if (shares := _class_shares(a, statistic)) is not None:
-        right_a, right_b = (is_correct(table["prediction"], table["label"], positive=positive) for table in (a, b))
-        if (right_a == right_b).all():
-            most = _largest_unseen(shares, pd.Series(units.sizes), (1 - confidence) / 2)
-            exact = Interval(-most, most)
-    of_a, of_b = (weighted_statistic(table, statistic, units.unit, positive=positive) for table in (a, b))
-    low, high = _range(statistic)
-    how = _Resampling(rescale=not callable(statistic), n_boot=n_boot, seed=seed, confidence=confidence)
-    return _by_rule(lambda w: of_a(w) - of_b(w), units, exact, Interval(low - high, high - low), how)
-
-
-class _Resampling(NamedTuple):
-    rescale: bool  # the statistic takes weights that are no whole numbers
-    n_boot: int
-    seed: int
-    confidence: float
-
-
-def _by_rule(
-    evaluate: WeightedStatistic, units: _Units, exact: Interval | None, bounds: Interval, how: _Resampling
-) -> ClusteredInterval:
-    from scipy.special import stdtrit
-
-    value, smallest = float(evaluate(np.ones((1, units.n)))[0]), units.smallest
-    if not math.isfinite(value):
-        raise ValueError(f"the statistic is {value} on these {len(units.unit)} clips: it has no value")
-    if (n_groups := units.sizes[smallest]) < 2:
-        return ClusteredInterval(value, None, None, "none", f"fewer than 2 groups in {smallest}: no interval", False)
-    method: Literal["t", "bootstrap", "exact"] = "exact" if exact else "t" if n_groups < 20 else "bootstrap"
-    if exact:
-        low, high = exact
-    elif method == "bootstrap":
-        low, high = _percentiles(_resample(evaluate, units, how.n_boot, how.seed), how.confidence)
-    else:
-        half = float(stdtrit(n_groups - 1, (1 + how.confidence) / 2)) * _jackknife_se(evaluate, units, how.rescale)
-        low, high = (float(np.clip(end, *bounds)) for end in (value - half, value + half))
-    if not high - low > ROUNDING:  # also NaN, where leaving out a group leaves the statistic undefined
-        reason = "undefined without some of the groups" if math.isnan(high - low) else "no spread between groups"
-        return ClusteredInterval(value, None, None, "none", f"{reason}: no interval", False)
-    unreliable = f"only {n_groups} groups in {smallest}: unreliable" if n_groups < 5 else None
-    return ClusteredInterval(value, low, high, method, unreliable, unreliable is None)
-
-
-def _rows_that_count(table: pd.DataFrame, statistic: Statistic, positive: str) -> pd.DataFrame:
-    """For a recall the rows of its class, else all."""
-    if not isinstance(statistic, str) or not statistic.startswith("recall_") or "label" not in table:
-        return table
-    wanted = names_positive(statistic.removeprefix("recall_"), table, positive)
-    return table[is_positive(table["label"], positive=positive) == wanted]
-
-
-def _class_shares(table: pd.DataFrame, statistic: Statistic) -> pd.Series | None:
-    """What each class weighs in a mean of correct decisions; None for statistics that are none."""
-    if not isinstance(statistic, str) or not statistic.startswith(("accuracy", "balanced_accuracy", "recall_")):
-        return None
-    shares = table["label"].astype(str).value_counts(normalize=True).sort_index()
-    return shares if statistic == "accuracy" else shares * 0 + 1 / len(shares)
-
-
-def _largest_unseen(shares: pd.Series, groups: pd.Series, tail: float) -> float:
-    """Largest rate at which an event that no group of these classes shows goes unseen with probability `tail`.
-
-    Clopper-Pearson at 0 of n. With v_c the class's share and q_c its rate, prod (1 - q_c)^G_c <= (1 - sum v_c q_c)^n
-    for n = min G_c / v_c by Jensen, so n stands for all groups together and is never too large.
-    """
-    if shares.empty:
-        return 0.0
-    total = float(shares.sum())
-    n = float((groups[shares.index] * total / shares).min())
-    return total * (1 - tail ** (1 / n))
-
-
-def _range(statistic: Statistic) -> Interval:
-    if callable(statistic) or statistic in ("d_prime", "criterion"):
-        return Interval(-math.inf, math.inf)
-    return Interval(0, math.inf if statistic == "log_loss" else 1)
-
-
-def _paired(a: pd.DataFrame, b: pd.DataFrame, on: list[str], group: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Both tables in the order of a's clips."""
-    for name, table in (("first", a), ("second", b)):
-        _need_columns(table, *on, "label", group)
-        if (repeated := table.duplicated(on)).any():
-            raise ValueError(f"the {name} table repeats {table.loc[repeated, on].iloc[0].to_dict()}: one row a clip")
-    a, b = a.set_index(on), b.set_index(on)
-    if len(unpaired := a.index.symmetric_difference(b.index)):
-        raise ValueError(f"{len(unpaired)} clips are in one table only, e.g. {unpaired[0]!r}: compare the same clips")
-    b = b.loc[a.index]
-    for column in ("label", group):
-        if (differs := (a[column] != b[column]).to_numpy()).any():
-            raise ValueError(f"{column} of {a.index[differs][0]!r} differs between the tables")
-    return a.reset_index(), b.reset_index()
+    return percentile_interval(values, confidence)
 
 
 def design_effect(correct: npt.ArrayLike, groups: npt.ArrayLike) -> DesignEffect:
@@ -522,7 +266,7 @@ def leakage_inflation(
     carry all their seeds.
     Raises ValueError where seeds or protocols were scored on different clips, or a class has fewer than 2 groups.
     """
-    _need_columns(predictions, "clip_id", "group_id", "label", "p_speech", "seed", "protocol")
+    need_columns(predictions, "clip_id", "group_id", "label", "p_speech", "seed", "protocol")
     if predictions.empty:
         raise ValueError("the table has no rows: there is no inflation to measure")
     answers = (predictions["p_speech"] >= threshold).astype(float).where(predictions["p_speech"].notna())
@@ -531,11 +275,11 @@ def leakage_inflation(
     if absent := [(name, s) for s in seeds for name in (leaky, clean) if (name, s) not in runs]:
         raise ValueError(f"no predictions for {absent}: each seed is scored under {leaky!r} and {clean!r}")
     first = runs[clean, seeds[0]]
-    units = _units(first, "group_id", "label")
-    units.refuse_single()
+    units = units_of(first)
+    need_two_groups(units)
 
     def scored(protocol: str, seed: int) -> WeightedStatistic:
-        rows = _paired(first, runs[protocol, seed], ["clip_id"], "group_id")[1]
+        rows = paired_rows(first, runs[protocol, seed], ["clip_id"])[1]
         return weighted_statistic(rows, "balanced_accuracy", units.unit, positive=positive)
 
     pairs = [(scored(leaky, s), scored(clean, s)) for s in seeds]
@@ -544,9 +288,9 @@ def leakage_inflation(
         return np.array([with_leak(weights) - without(weights) for with_leak, without in pairs])
 
     per_seed = inflation(np.ones((1, units.n)))[:, 0]
-    drawn = _resample(lambda weights: inflation(weights).mean(axis=0), units, n_boot, seed)
+    drawn = resample(lambda weights: inflation(weights).mean(axis=0), units, n_boot, seed)
     by_seed = {int(s): float(value) for s, value in zip(seeds, per_seed, strict=True)}
-    return Inflation(float(per_seed.mean()), *_percentiles(drawn, confidence), float(drawn.std(ddof=1)), by_seed)
+    return Inflation(float(per_seed.mean()), *percentile_interval(drawn, confidence), float(drawn.std(ddof=1)), by_seed)
 
 
 def cluster_logit(table: pd.DataFrame, formula: str, *, group: str = "group_id") -> LogitFit:
@@ -559,7 +303,7 @@ def cluster_logit(table: pd.DataFrame, formula: str, *, group: str = "group_id")
     import statsmodels.formula.api as smf
     from patsy import PatsyError  # type: ignore[import-untyped]
 
-    _need_columns(table, group)
+    need_columns(table, group)
     if (n_groups := table[group].nunique()) < 2 or table[group].isna().any():
         raise ValueError(f"{group} has {n_groups} values, or a null: cluster-robust errors need 2 groups and no null")
     response = formula.split("~")[0].strip()

@@ -1,0 +1,16 @@
+"""What several commands take."""
+
+from typing import Annotated
+
+import typer
+
+from flows.stages import Stage
+
+Study = Annotated[str, typer.Argument(help="A study's name (study/demo) or the path of its YAML.", metavar="STUDY")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a key, as often as needed.", metavar="KEY.PATH=VALUE")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would run, as `earshot plan` does.")]
+Refresh = Annotated[
+    Stage | None, typer.Option("--refresh", help="Run this stage and what follows anew, cached or not.")
+]

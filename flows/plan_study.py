@@ -1,0 +1,46 @@
+"""What a study would do: the flows of `run_study`, their tasks looked up in the cache instead of run."""
+
+from collections.abc import Sequence
+
+from flows.build_dataset import build_dataset
+from flows.evaluate_detectors import evaluate_detectors
+from flows.stages import Stage, stages_from, stages_to
+from flows.train_adapters import train_adapters
+from recipes.schema import CheckFailed, StudyRecipe, load_study
+from tasks.cache import Calls, NotCached, looking_up
+from tasks.hub import rehearsal
+from tasks.planning import Found, describe
+
+
+def plan_study(
+    study: str, overrides: Sequence[str] = (), until: Stage = "publish", refresh: Stage | None = None
+) -> list[str]:
+    """What running a study up to a stage would do, hold and be able to decide, line by line; nothing is run.
+
+    Raises ValueError or FileNotFoundError where the recipe or a source of it is wrong.
+    """
+    recipe = load_study(study, overrides)
+    stages = stages_to(until)
+    found = look_up(recipe, [stage for stage in stages if stage not in stages_from(refresh)])
+    return [f"{study}, up to {until}: the recipe is right, nothing was run", *describe(recipe, found, stages)]
+
+
+def look_up(recipe: StudyRecipe, stages: Sequence[Stage]) -> Found:
+    """Every stage after the other until a result is missing or a check would stop the run."""
+    calls: dict[str, Calls] = {}
+    try:
+        with rehearsal():
+            if "build" in stages:
+                with looking_up() as calls["build"]:
+                    data = build_dataset.fn(recipe)
+            if "train" in stages:
+                with looking_up() as calls["train"]:
+                    folds = train_adapters.fn(recipe, data)
+            if "evaluate" in stages:
+                with looking_up() as calls["evaluate"]:
+                    evaluate_detectors.fn(recipe, data, folds)
+    except NotCached:
+        return Found(calls)
+    except CheckFailed as failed:
+        return Found(calls, str(failed))
+    return Found(calls)

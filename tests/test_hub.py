@@ -1,0 +1,123 @@
+"""The home's hub: the same files are the same commit, whole or absent, and nothing else than a pinned commit comes out."""
+
+import pytest
+from huggingface_hub.utils import validate_repo_id
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks import hub
+from tasks.hub import content_sha, find, publish, pull
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "made" / "data").mkdir(parents=True)
+    (tmp_path / "made" / "README.md").write_text("card")
+    (tmp_path / "made" / "data" / "test.parquet").write_bytes(b"\0\1")
+    return tmp_path / "made"
+
+
+def test_the_same_files_are_the_same_commit(home, folder):
+    first, second = publish(folder, "dataset", "me/clips"), publish(folder, "dataset", "me/clips")
+    assert first == second
+    shelf = home / "hub" / "datasets--me--clips"
+    assert [snapshot.name for snapshot in (shelf / "snapshots").iterdir()] == [first.sha]
+    assert (shelf / "refs" / "main").read_text() == first.sha
+
+
+@pytest.mark.parametrize("change", ["byte", "name", "more"])
+def test_any_change_of_the_files_is_another_commit_and_main_follows(home, folder, change):
+    first = publish(folder, "dataset", "me/clips")
+    if change == "byte":
+        (folder / "data" / "test.parquet").write_bytes(b"\0\2")
+    elif change == "name":
+        (folder / "data" / "test.parquet").rename(folder / "data" / "dev.parquet")
+    else:
+        (folder / "more.json").write_text("{}")
+    second = publish(folder, "dataset", "me/clips")
+    assert second.sha != first.sha
+    assert find("me/clips")[1] == second.sha
+    assert (pull("dataset", "me/clips", first.sha) / "data" / "test.parquet").read_bytes() == b"\0\1"
+
+
+def test_what_is_pulled_is_what_was_published_through_hugging_faces_own_reader(home, folder):
+    published = publish(folder, "model", "me/adapter")
+    pulled = pull("model", "me/adapter", published.sha)
+    assert content_sha(pulled) == content_sha(folder) == published.sha
+    assert find(f"me/adapter@{published.sha}") == (pulled, published.sha)
+
+
+def test_the_folder_that_was_published_may_go_or_change(home, folder):
+    published = publish(folder, "model", "me/adapter")
+    (folder / "README.md").write_text("another card")
+    assert (pull("model", "me/adapter", published.sha) / "README.md").read_text() == "card"
+
+
+@pytest.mark.parametrize("damage", ["altered", "missing", "added"])
+def test_a_damaged_snapshot_is_replaced_by_a_whole_one(home, folder, damage):
+    published = publish(folder, "model", "me/adapter")
+    snapshot = pull("model", "me/adapter", published.sha)
+    if damage == "altered":
+        (snapshot / "README.md").write_text("cord")
+    elif damage == "missing":
+        (snapshot / "README.md").unlink()
+    else:
+        (snapshot / "surplus.json").write_text("{}")
+    assert content_sha(snapshot) != published.sha
+    assert publish(folder, "model", "me/adapter") == published
+    assert content_sha(snapshot) == published.sha
+    assert [path.name for path in snapshot.parent.iterdir()] == [published.sha], "no draft is left"
+
+
+def test_a_publication_that_fails_leaves_no_commit_and_no_draft(home, folder, monkeypatch):
+    def full(*arguments, **keywords):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(hub.shutil, "copytree", full)
+    with pytest.raises(OSError, match="No space left"):
+        publish(folder, "model", "me/adapter")
+    assert list((home / "hub").rglob("snapshots/*")) == []
+    with pytest.raises(FileNotFoundError, match="neither a folder nor in"):
+        find("me/adapter")
+
+
+@pytest.mark.parametrize("revision", ["main", "0123456", "", "0" * 39, "G" * 40, "../" + "0" * 37])
+def test_a_revision_that_is_not_a_whole_sha_is_refused(home, folder, revision):
+    publish(folder, "model", "me/adapter")
+    with pytest.raises(ValueError, match="all 40 hex digits"):
+        pull("model", "me/adapter", revision)
+
+
+def test_a_commit_that_is_not_here_says_so(home, folder):
+    publish(folder, "model", "me/adapter")
+    with pytest.raises(FileNotFoundError, match=r"model me/adapter@0{40} is not in .*hub"):
+        pull("model", "me/adapter", "0" * 40)
+
+
+def test_what_is_not_here_names_what_is(home, folder):
+    publish(folder, "model", "me/adapter")
+    with pytest.raises(FileNotFoundError, match="which holds me/adapter"):
+        find("me/adaptor")
+
+
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "me/../you", "/me/x", "me/x/y", "me", "me/..", ".me/x", "me/x--y", "me/ x"]
+)
+def test_names_that_lead_out_of_the_hub_are_refused(home, folder, name):
+    with pytest.raises(ValueError, match="is no repository name"):
+        publish(folder, "model", name)
+    assert not home.exists(), "nothing was written"
+    with pytest.raises(ValueError, match="is no repository name"):
+        find(name)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text("a-.0_/", min_size=3, max_size=9))
+def test_every_name_we_take_hugging_face_takes_and_two_never_share_a_folder(name):
+    try:
+        shelf = hub._shelf("model", name)
+    except ValueError:
+        return
+    validate_repo_id(name)
+    assert tuple(shelf.name.split("--")) == ("models", *name.split("/"))
+    assert shelf.parent == hub.hub()

@@ -1,0 +1,224 @@
+"""The report's rule of intervals against Student's t, Clopper-Pearson, brute force and coverage."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from tasks.functional.intervals import _largest_unseen, clustered_interval, paired_difference
+from tasks.functional.significance import binomial_interval, cluster_bootstrap
+from tests.test_significance import N, S, balanced, random_table, table_of
+
+# --- the interval of a report ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("groups", "method", "reliable"),
+    [(1, "none", False), (2, "t", False), (4, "t", False), (5, "t", True), (19, "t", True), (20, "bootstrap", True)],
+)
+def test_the_number_of_groups_decides_what_may_be_said(groups, method, reliable):
+    interval = clustered_interval(random_table(1, groups, clips=9), "roc_auc", seed=0, n_boot=300)
+    assert (interval.method, interval.reliable) == (method, reliable)
+    assert (interval.low is None) == (method == "none")
+    assert (interval.reason is None) == reliable
+
+
+def test_the_smaller_class_is_the_one_that_counts():
+    table = table_of({S: [(1, 4), (3, 4), (4, 4)], N: [(k % 5, 4) for k in range(30)]})
+    interval = clustered_interval(table, "balanced_accuracy", seed=0)
+    assert (interval.method, interval.reason) == ("t", "only 3 groups in SPEECH: unreliable")
+    assert clustered_interval(table, "recall_nonspeech", seed=0).method == "bootstrap"
+    assert clustered_interval(table, "recall_speech", seed=0).method == "t"
+
+
+def test_one_speaker_has_a_value_and_no_interval():
+    table = table_of({S: [(3, 8)], N: [(8, 8), (7, 8)]})
+    interval = clustered_interval(table, "balanced_accuracy", seed=0)
+    assert interval == ((3 / 8 + 15 / 16) / 2, None, None, "none", "fewer than 2 groups in SPEECH: no interval", False)
+
+
+def test_with_equal_groups_the_t_interval_is_students_over_group_means():
+    right = [1, 3, 4, 2, 4, 1, 3]
+    table = table_of({S: [(k, 5) for k in right], N: [(5, 5), (3, 5)]})
+    means = np.array(right) / 5
+    expected = stats.t.interval(0.95, 6, loc=means.mean(), scale=stats.sem(means))
+    interval = clustered_interval(table, "recall_speech", seed=0)
+    assert (interval.low, interval.high) == pytest.approx(expected)
+
+
+def test_the_jackknife_of_balanced_accuracy_adds_the_classes_variances():
+    speech, nonspeech = [1, 3, 4, 2, 4], [2, 2, 5, 3, 1, 0]
+    table = table_of({S: [(k, 5) for k in speech], N: [(k, 5) for k in nonspeech]})
+    se = math.hypot(stats.sem(np.array(speech) / 5), stats.sem(np.array(nonspeech) / 5)) / 2
+    interval = clustered_interval(table, "balanced_accuracy", seed=0)
+    assert (interval.high - interval.low) / 2 == pytest.approx(stats.t.ppf(0.975, 4) * se)
+
+
+def test_wholly_right_groups_get_the_exact_interval_over_groups():
+    table = table_of({S: [(9, 9)] * 12, N: [(9, 9)] * 12})
+    exact = binomial_interval(12, 12, method="exact")
+    recall = clustered_interval(table, "recall_speech", seed=0)
+    assert recall[:4] == (1, pytest.approx(exact.low), 1, "exact")
+    both = binomial_interval(24, 24, method="exact")
+    for statistic in ("accuracy", "balanced_accuracy"):
+        assert clustered_interval(table, statistic, seed=0)[:4] == (1, pytest.approx(both.low), 1, "exact")
+    assert recall.low < binomial_interval(108, 108, method="exact").low - 0.2  # what the clips would claim
+
+
+@pytest.mark.parametrize("groups", [3, 25])
+def test_one_answer_for_every_clip_is_at_chance_whatever_the_groups(groups):
+    deaf = table_of({S: [(0, 9)] * groups, N: [(9, 9)] * (groups + 2)})
+    reason = "the same answer for every clip: no interval"
+    for statistic in ("accuracy", "balanced_accuracy", "precision_nonspeech", "f1_nonspeech", "d_prime", "criterion"):
+        interval = clustered_interval(deaf, statistic, seed=0, n_boot=50)
+        assert interval[1:] == (None, None, "none", reason, False)
+    assert clustered_interval(deaf, "balanced_accuracy", seed=0).value == 0.5
+
+
+def test_what_one_class_is_always_answered_may_change_with_the_next_group():
+    deaf = table_of({S: [(0, 9)] * 6, N: [(9, 9)] * 8})
+    never, always = (binomial_interval(*k_of_n, method="exact") for k_of_n in ((0, 6), (8, 8)))
+    assert clustered_interval(deaf, "recall_speech", seed=0)[:4] == (0, 0, pytest.approx(never.high), "exact")
+    assert clustered_interval(deaf, "recall_nonspeech", seed=0)[:4] == (1, pytest.approx(always.low), 1, "exact")
+    music = deaf[deaf.label == N]  # of one class, where one answer may be the right one
+    assert clustered_interval(music, "accuracy", seed=0)[:4] == (1, pytest.approx(always.low), 1, "exact")
+
+
+@pytest.mark.parametrize("groups", [3, 25])
+@pytest.mark.parametrize("statistic", ["roc_auc", "average_precision", "brier", "log_loss"])
+def test_one_score_for_every_clip_has_no_interval(statistic, groups):
+    deaf = random_table(0, groups, clips=7).assign(p_speech=0.3)  # sums of ties differ in their last bits
+    interval = clustered_interval(deaf, statistic, seed=0, n_boot=50)
+    assert interval[1:] == (None, None, "none", "the same score for every clip: no interval", False)
+
+
+def test_one_answer_from_scores_that_differ_still_has_an_auc_with_its_interval():
+    collapsed = random_table(0, 8).assign(prediction=N)
+    assert clustered_interval(collapsed, "balanced_accuracy", seed=0).method == "none"
+    assert clustered_interval(collapsed, "roc_auc", seed=0).method == "t"
+
+
+def test_no_answer_at_all_is_not_one_answer():
+    silent = table_of({S: [(9, 9)] * 6, N: [(9, 9)] * 6}).assign(prediction=None)
+    most = binomial_interval(0, 12, method="exact").high
+    interval = clustered_interval(silent, "balanced_accuracy", seed=0)
+    assert interval[:4] == (0, 0, pytest.approx(most), "exact")
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 30), st.integers(2, 30), st.floats(0.05, 0.95))
+def test_the_exact_interval_of_two_classes_is_never_too_short(g1, g2, share):
+    shares, groups = np.array([share, 1 - share]), np.array([g1, g2])
+    q1 = np.linspace(0, 1, 400, endpoint=False)
+    q2 = 1 - (0.025 / (1 - q1) ** g1) ** (1 / g2)  # on the edge of what the data allow
+    worst = (share * q1 + (1 - share) * q2)[q2 >= 0].max()
+    assert _largest_unseen(shares, groups, 0.025) >= worst - 1e-9
+
+
+def test_a_perfect_auc_gets_no_interval_rather_than_one_without_width():
+    table = random_table(0, 25).assign(p_speech=lambda t: np.where(t.label == S, 0.9, 0.1))
+    interval = clustered_interval(table, "roc_auc", seed=0, n_boot=50)
+    assert interval == (1, None, None, "none", "no spread between groups: no interval", False)
+
+
+@pytest.mark.parametrize("statistic", ["roc_auc", "recall_speech", "balanced_accuracy", "brier", "f1_speech"])
+@pytest.mark.parametrize("groups", [2, 3, 7])
+def test_an_interval_stays_in_the_metrics_range_and_holds_its_value(statistic, groups):
+    interval = clustered_interval(random_table(2, groups), statistic, seed=0)
+    assert interval.low is not None
+    assert 0 <= interval.low <= interval.value <= interval.high <= 1
+
+
+def test_t_intervals_cover_where_resampled_clips_do_not():
+    rng, trials = np.random.default_rng(0), 50
+    held = {"group_id": 0, "clip_id": 0}
+    for _ in range(trials):
+        rate = rng.beta(2, 1, 8)  # mean recall 2/3, groups far apart
+        table = table_of({S: [(int(rng.binomial(12, r)), 12) for r in rate], N: [(12, 12)] * 2})
+        for group in held:
+            low, high = clustered_interval(table, "recall_speech", group=group, seed=0, n_boot=200)[1:3]
+            held[group] += low <= 2 / 3 <= high
+    assert held["group_id"] / trials > 0.9
+    assert held["clip_id"] / trials < 0.75
+
+
+def test_a_function_of_the_rows_gets_an_interval_too():
+    table = random_table(0, 6)
+    named, own = (clustered_interval(table, statistic, seed=0) for statistic in ("balanced_accuracy", balanced))
+    assert own == pytest.approx(named)  # classes jackknifed apart: the weights cancel
+
+
+# --- paired differences ------------------------------------------------------------------------------------------
+
+
+def two_detectors(groups: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    a = random_table(0, groups)
+    flip = np.random.default_rng(1).random(len(a)) < 0.2
+    p = np.where(flip, np.where(a.label == S, 0.9, 0.1), a.p_speech)
+    return a, a.assign(prediction=np.where(flip, a.label, a.prediction), p_speech=p)
+
+
+@pytest.mark.parametrize("statistic", ["accuracy", "balanced_accuracy", "roc_auc", "log_loss", "recall_speech"])
+def test_a_difference_is_that_of_the_values_and_its_rows_are_paired_by_clip(statistic):
+    a, b = two_detectors(21)
+    shuffled = b.sample(frac=1, random_state=0)
+    difference = paired_difference(a, shuffled, statistic, seed=0, n_boot=400)
+    values = [clustered_interval(table, statistic, seed=0, n_boot=2).value for table in (a, b)]
+    assert difference.value == pytest.approx(values[0] - values[1])
+    assert difference.method == "bootstrap"
+    assert difference == pytest.approx(paired_difference(a, b, statistic, seed=0, n_boot=400))
+
+
+def test_pairing_is_what_makes_a_small_difference_visible():
+    a, b = two_detectors(25)
+    paired = paired_difference(b, a, "balanced_accuracy", seed=0, n_boot=1000)
+    one, other = (cluster_bootstrap(table, "balanced_accuracy", seed=0, n_boot=1000) for table in (a, b))
+    assert paired.low > 0
+    assert one.high > other.low  # the single intervals overlap
+
+
+def test_few_groups_give_a_difference_a_t_interval():
+    a, b = two_detectors(6)
+    gain = (b.prediction == b.label).astype(float) - (a.prediction == a.label)
+    means = gain[a.label == S].groupby(a.group_id).mean()
+    interval = paired_difference(b, a, "recall_speech", seed=0)
+    expected = stats.t.interval(0.95, 5, loc=means.mean(), scale=stats.sem(means))
+    assert (interval.low, interval.high) == pytest.approx(expected)
+
+
+def test_two_equal_detectors_differ_by_no_more_than_the_groups_can_tell():
+    a = random_table(0, 10)
+    interval = paired_difference(a, a, "balanced_accuracy", seed=0)
+    most = binomial_interval(0, 20, method="exact").high
+    assert interval[:4] == (0, pytest.approx(-most), pytest.approx(most), "exact")
+
+
+def test_two_detectors_of_one_answer_each_do_not_differ_by_construction():
+    says_speech, says_nonspeech = (random_table(0, 8).assign(prediction=label) for label in (S, N))
+    for other in (says_speech, says_nonspeech):
+        interval = paired_difference(says_speech, other, "balanced_accuracy", seed=0)
+        assert interval == (0, None, None, "none", "the same answer for every clip: no interval", False)
+    assert paired_difference(random_table(0, 8), says_speech, "balanced_accuracy", seed=0).method == "t"
+
+
+def test_seeds_are_paired_within_their_seed():
+    a, b = two_detectors(6)
+    runs_a, runs_b = (pd.concat([t.assign(seed=1), t.assign(seed=2)]) for t in (a, b))
+    once = paired_difference(a, b, "accuracy", seed=0)
+    assert paired_difference(runs_a, runs_b, "accuracy", on=["clip_id", "seed"], seed=0) == pytest.approx(once)
+    with pytest.raises(ValueError, match="the first table repeats"):
+        paired_difference(runs_a, runs_b, "accuracy", seed=0)
+
+
+def test_detectors_on_different_clips_are_not_compared():
+    a, b = two_detectors(3)
+    with pytest.raises(ValueError, match="1 clips are in one table only"):
+        paired_difference(a, b.iloc[1:], "accuracy", seed=0)
+    with pytest.raises(ValueError, match="label of 'clip0' differs"):
+        paired_difference(a, b.assign(label=[N, *b.label[1:]]), "accuracy", seed=0)
+
+

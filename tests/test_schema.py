@@ -1,0 +1,244 @@
+"""A recipe says what it may, in its own words; anything else is refused before anything runs."""
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recipes.schema import (
+    RECIPES,
+    SCHEMA,
+    SplitsBlock,
+    StudyRecipe,
+    TrainMethod,
+    apply_overrides,
+    load_study,
+    read_yaml,
+)
+
+STUDIES = sorted(str(path.relative_to(RECIPES).with_suffix("")) for path in (RECIPES / "study").glob("*.yaml"))
+PARTS = sorted(path for path in RECIPES.rglob("*.yaml"))
+
+
+def refused(*overrides: str, study: str = "study/smoke") -> str:
+    with pytest.raises(ValueError, match=r"\w") as error:
+        load_study(study, overrides)
+    return str(error.value)
+
+
+# --- shipped recipes ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_shipped_study_is_valid(name):
+    assert load_study(name).name == name.removeprefix("study/")
+
+
+@pytest.mark.parametrize("path", PARTS, ids=lambda path: str(path.relative_to(RECIPES)))
+def test_every_shipped_block_is_valid_in_a_study_and_opens_with_its_cost(path):
+    kind, name = path.parent.name, path.stem
+    study = f"study/{name}" if kind == "study" else "study/smoke"
+    load_study(study, () if kind == "study" else (f"{kind}={kind}/{name}",))
+    opening = path.read_text().split("\nname:")[0]
+    assert opening.startswith("# ")
+    assert "Cost: " in opening
+
+
+def test_a_name_a_path_and_a_mapping_are_the_same_study(tmp_path):
+    (tmp_path / "mine.yaml").write_text((RECIPES / "study" / "smoke.yaml").read_text())
+    named = load_study("study/smoke")
+    assert load_study(tmp_path / "mine.yaml") == named
+    assert load_study(read_yaml("study/smoke")) == named
+
+
+def test_what_a_study_writes_down_reads_back_as_itself():
+    study = load_study("study/demo")
+    assert load_study(yaml.safe_load(yaml.safe_dump(study.model_dump(mode="json", by_alias=True)))) == study
+
+
+# --- refusals ----------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_key_is_refused_with_the_accepted_ones():
+    said = refused("train.epochs=3")
+    assert said.startswith("train.epochs: no such key; accepted here: ")
+    assert {"training", "lora", "seeds", "gate"} <= set(said.partition("accepted here: ")[2].split(", "))
+
+
+def test_an_unknown_key_deep_in_a_list_names_the_keys_of_that_kind():
+    said = refused("dataset.sources.0.voices=3")
+    assert "voices: no such key" in said
+    assert "draws" in said.partition("accepted here: ")[2].split(", ")
+
+
+def test_every_wrong_key_gets_its_own_sentence():
+    said = refused("train.epochs=3", "evaluate.metric=accuracy", "dataset.clips.per_cell=many")
+    assert len(said.splitlines()) >= 3
+    assert all(key in said for key in ("train.epochs", "evaluate.metric", "dataset.clips.per_cell"))
+
+
+def test_a_misspelt_keyword_of_a_library_gets_a_suggestion():
+    said = refused("train.lora={rank: 8}")
+    assert "lora.rank is no such keyword" in said
+    assert "did you mean ['r'," in said
+
+
+@pytest.mark.parametrize(
+    ("override", "way_out"),
+    [
+        ("train.lora={exclude_modules: x}", "`scope` decides it"),
+        ("train.training={seed: 1}", "use `seeds`"),
+        ("train.training={hub_token: x}", "from the environment only"),
+        ("train.quantization={llm_int8_skip_modules: [x]}", "always left unquantised"),
+        ("train.base=Qwen/Qwen2-Audio-7B-Instruct", "NAMESPACE/NAME@<40 hex digits>"),
+        ("train.base=Qwen/Qwen2-Audio-7B-Instruct@main", "NAMESPACE/NAME@<40 hex digits>"),
+        ("dataset.clips.duration_ms=[20, 200]", "declare a context"),
+        ("dataset.clips.duration_ms=[200, 200]", "values repeat"),
+        ("dataset.clips.per_cell=0", "greater than or equal to 1"),
+        ("train.seeds=[42, 42]", "values repeat"),
+        ("evaluate.baselines=[loudness, loudness]", "values repeat"),
+        ("dataset.clips.per_cell={train: 4, valid: 2, test: 4}", "the parts are ['train', 'dev', 'test']"),
+        ("dataset.clips.context={kind: noise, total_ms: 100}", "shorter than the longest clip"),
+        ("dataset.splits.fractions={train: 0.5, dev: 0.2, test: 0.2}", "must be 1, not 0.9"),
+        ("dataset.splits.folds=5", "not both and not neither"),
+        ("dataset.splits.protocol=leaky", "'group' or 'random'"),
+        ("dataset.sources.0.label=MUSIC", "none of the classes ['SPEECH', 'NONSPEECH']"),
+        ("classes=[SPEECH, SPEECH]", "two different names"),
+        ("train.gate.accuracy=85", "less than or equal to 1"),
+        ("evaluate.baselines=[silero_v9]", "'mel_statistics'"),
+        ("publish.adapter=../../escape", "pattern"),
+        ("publish.adapter=a--b", "pattern"),
+        ("publish.namespace=..", "pattern"),
+    ],
+)
+def test_impossible_values_are_refused_with_the_way_out(override, way_out):
+    said = refused(override)
+    assert way_out in said
+    key = override.split("=")[0].split(".")[-1]
+    assert key.rstrip("0123456789") in said or "classes" in said
+
+
+def test_a_required_key_that_is_missing_is_named():
+    study = read_yaml("study/smoke")
+    del study["publish"]
+    with pytest.raises(ValueError, match=r"^publish: is required and missing$"):
+        load_study(study)
+
+
+def test_a_newer_schema_is_refused_before_its_keys_are_read():
+    with pytest.raises(ValueError, match=f"has schema {SCHEMA + 1}, this Earshot reads up to {SCHEMA}: update"):
+        load_study({**read_yaml("study/smoke"), "schema": SCHEMA + 1, "a_key_of_tomorrow": 1})
+
+
+def test_an_unknown_recipe_names_those_there_are():
+    with pytest.raises(FileNotFoundError, match=r"no recipe 'study/dmeo'.*study/demo"):
+        load_study("study/dmeo")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("a: [1", "is not YAML"), ("- a\n- b", "holds list"), ("", "holds NoneType")]
+)
+def test_a_file_that_is_no_mapping_is_refused(tmp_path, text, reason):
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(ValueError, match=reason):
+        load_study(tmp_path / "bad.yaml")
+
+
+def test_a_recipe_cannot_be_changed_once_it_is_checked():
+    study = load_study("study/smoke")
+    with pytest.raises(ValueError, match="frozen"):
+        study.train.seeds = (1,)
+
+
+# --- overrides ---------------------------------------------------------------------------------------------------
+
+
+def test_set_reads_lists_numbers_nulls_and_blocks():
+    study = load_study(
+        "study/smoke",
+        ["train.seeds=[42, 123]", "dataset.clips.snr_db=[null, 5]", "train.gate={accuracy: 0.5, on_fail: stop}",
+         "train.training.max_steps=7", "prompt=A or B?"],
+    )  # fmt: skip
+    assert study.train.seeds == (42, 123)
+    assert study.dataset.clips.snr_db == (None, 5)
+    assert (study.train.gate.accuracy, study.train.gate.on_fail) == (0.5, "stop")
+    assert study.train.training == {**load_study("study/smoke").train.training, "max_steps": 7}
+    assert study.prompt == "A or B?"
+
+
+def test_set_opens_a_block_that_is_given_by_name_and_keeps_its_other_keys():
+    before, after = load_study("study/smoke"), load_study("study/smoke", ["dataset.clips.seed=8"])
+    assert after.dataset.clips == before.dataset.clips.model_copy(update={"seed": 8})
+    assert after.dataset.sources == before.dataset.sources
+
+
+def test_set_changes_one_place_of_a_list():
+    study = load_study("study/smoke", ["dataset.sources.2.draws=5", "dataset.clips.snr_db.0=15"])
+    assert [source.draws for source in study.dataset.sources] == [6, 4, 5]
+    assert study.dataset.clips.snr_db == (15, None)
+
+
+def test_set_takes_another_block_by_name():
+    assert load_study("study/smoke", ["train=train/tiny"]).train.name == "tiny"
+
+
+def test_a_later_set_wins_and_the_recipe_given_is_left_alone():
+    given_recipe = read_yaml("study/smoke")
+    changed = apply_overrides(given_recipe, ["evaluate.n_boot=100", "evaluate.n_boot=200"])
+    assert changed["evaluate"]["n_boot"] == 200
+    assert given_recipe["evaluate"]["n_boot"] == 500
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("train.seeds", "is not key.path=value"),
+        ("=3", "is not key.path=value"),
+        ("name.first=x", "no recipe 'smoke'"),
+        ("dataset.sources.3.draws=5", "no position in a list of 3"),
+        ("dataset.sources.first.draws=5", "no position in a list of 3"),
+        ("evaluate.n_boot.low=5", "it has no keys"),
+        ("train.seeds=[1", "'[1' is not YAML, e.g. [42, 123]"),
+    ],
+)
+def test_a_set_that_cannot_be_read_says_why(override, reason):
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        load_study("study/smoke", [override])
+    assert reason in str(error.value)
+
+
+# --- what the blocks compute -------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(3, 20), st.data())
+def test_folds_test_every_part_once_and_never_train_on_it(folds, data):
+    block = SplitsBlock(folds=folds)
+    fold = data.draw(st.integers(0, folds - 1))
+    sides = block.sides(fold)
+    assert list(sides.values()).count("test") == list(sides.values()).count("dev") == 1
+    assert sides[f"part{fold}"] == "test"
+    tested = [part for k in range(folds) for part, side in block.sides(k).items() if side == "test"]
+    assert sorted(tested) == sorted(block.parts)
+
+
+def test_a_partial_method_leaves_out_what_does_not_reach_the_weights():
+    study = load_study("study/smoke", ["train.gate.accuracy=0.5", "train.seeds=[1]", "train.timeout_min=3"])
+    assert study.train.method == load_study("study/smoke").train.method
+    assert "seeds" not in TrainMethod.model_fields
+
+
+@pytest.mark.parametrize(
+    ("block", "key", "meant"),
+    [
+        ("lora", "rank", "r"), ("lora", "alpha", "lora_alpha"), ("training", "lr", "learning_rate"),
+        ("training", "epochs", "num_train_epochs"), ("training", "batch_size", "per_device_train_batch_size"),
+        ("training", "learning_rte", "learning_rate"), ("quantization", "load_4bit", "load_in_4bit"),
+    ],
+)  # fmt: skip
+def test_everyday_names_lead_to_the_keyword(block, key, meant):
+    assert f"'{meant}'" in refused(f"train.{block}={{{key}: 1}}").partition("did you mean")[2]
+
+
+def test_the_schema_can_be_exported():
+    assert "properties" in StudyRecipe.model_json_schema()
