@@ -20,9 +20,10 @@ def plan_study(
     Raises ValueError or FileNotFoundError where the recipe or a source of it is wrong.
     """
     recipe = load_study(study, overrides)
-    stages = stages_to(until)
-    found = look_up(recipe, [stage for stage in stages if stage not in stages_from(refresh)])
-    return [f"{study}, up to {until}: the recipe is right, nothing was run", *describe(recipe, found, stages)]
+    stages, refreshed = stages_to(until), stages_from(refresh)
+    found = look_up(recipe, [stage for stage in stages if stage not in refreshed])
+    lines = describe(recipe, found, stages, refreshed)
+    return [f"{study}, up to {until}: the recipe is right, nothing was run", *lines]
 
 
 def look_up(recipe: StudyRecipe, stages: Sequence[Stage]) -> Found:

@@ -21,6 +21,7 @@ from tasks.functional.planning import (
     smallest_difference,
 )
 from tasks.functional.significance import mcnemar_sample_size
+from tasks.sources.table import root_of
 from tasks.store import Adapter, Base, Predictions, Reference, Sides, home, read_json, shelf
 
 DISCORDANCE = 0.20  # assumed: the upper end of what was measured between detectors of this task (.03 to .20)
@@ -61,14 +62,14 @@ def steps_of(recipe: StudyRecipe) -> list[Step]:
 
 
 class Found(NamedTuple):
-    """What looking up one stage after another came to: per stage the calls, and where a run would stop."""
+    """What looking up one stage after another came to."""
 
-    calls: Mapping[str, Calls]
-    stops: str = ""
+    calls: Mapping[str, Calls]  # stage -> what was asked for
+    stops: str = ""  # the check that would end a run
 
 
-def describe(recipe: StudyRecipe, found: Found, stages: Sequence[str]) -> list[str]:
-    """The whole plan, line by line.
+def describe(recipe: StudyRecipe, found: Found, stages: Sequence[str], refreshed: Sequence[str] = ()) -> list[str]:
+    """The whole plan of these stages, line by line; of `refreshed` ones no result counts.
 
     Raises ValueError or FileNotFoundError where a source cannot be listed or its groups cannot be dealt.
     """
@@ -76,7 +77,7 @@ def describe(recipe: StudyRecipe, found: Found, stages: Sequence[str]) -> list[s
     table = pd.read_parquet(sides[0].path / "sides.parquet") if sides else dealt(recipe.dataset)
     steps = [step for step in steps_of(recipe) if step.stage in stages]
     blocks = (
-        describe_data(recipe, table), describe_evidence(recipe, table), describe_steps(found, steps),
+        describe_data(recipe, table), describe_evidence(recipe, table), describe_steps(found, steps, refreshed),
         describe_disk(recipe, table),
     )  # fmt: skip
     return [line for block in blocks for line in ("", *block)]
@@ -103,7 +104,7 @@ def listed(source: Source) -> pd.DataFrame:
         return table.assign(duration_s=source.duration_s)
     if not isinstance(source, TableSource):
         return table.assign(duration_s=float("nan"))
-    root = sources.table.root_of(source)
+    root = root_of(source)
     whole = {path: file_seconds(root / path) for path in table["path"].unique()}
     lasts = table["end_s"].fillna(table["path"].map(whole))
     return table.assign(duration_s=lasts - table["start_s"].fillna(0.0))
@@ -197,15 +198,16 @@ def points(n: int) -> str:
 # --- work --------------------------------------------------------------------------------------------------------
 
 
-def describe_steps(found: Found, steps: Sequence[Step]) -> list[str]:
+def describe_steps(found: Found, steps: Sequence[Step], refreshed: Sequence[str] = ()) -> list[str]:
     """Step by step what is cached, what will run, and what earlier runs of it took on this machine."""
     lines = ["steps, with the times of earlier runs where they are kept"]
     for step in steps:
-        cached, asked = len(results_of(found, step.stage, step.task)), step.task in found.calls.get(step.stage, {})
-        left = step.calls - cached
+        cached = len(results_of(found, step.stage, step.task))
+        asked = len(found.calls.get(step.stage, {}).get(step.task, {}))
         state = [f"{cached} of {step.calls} cached"] if asked else []
-        if left:
-            state += [f"{left} to run" if asked else f"up to {left} to run", *earlier_times(step)]
+        if left := step.calls - cached:
+            sure = asked == step.calls or step.stage in refreshed
+            state += [f"{left} to run" if sure else f"up to {left} to run", *earlier_times(step)]
         lines.append(f"  {step.name:<14}{', '.join(state)}")
     lines.append("  publications  made anew every time, which changes nothing where nothing has changed")
     return [*lines, *([f"  a run would stop here: {found.stops}"] if found.stops else [])]

@@ -97,17 +97,23 @@ def score_audio_llm(
 
 
 def check_agreement(scores: pd.DataFrame, tolerance: float) -> None:
-    """Raise ValueError where forward and generation answer a test clip differently or differ in P by more than allowed."""
-    test = scores[scores["split"] == "test"]
-    pair = test[test["method"] == "forward"].merge(
-        test[test["method"] == "generate"], on="clip_id", suffixes=("", "_said")
-    )
-    apart = (pair["p_speech"] - pair["p_speech_said"]).abs()
-    flips = (pair["prediction"] != pair["prediction_said"]) & ((pair["p_speech"] - 0.5).abs() > tolerance)
-    if len(pair) == 0 or apart.max() > tolerance or flips.any():
+    """Raise CheckFailed unless forward and generation scored the same test clips, with P no further apart than allowed
+    and no other answer farther than that from .5."""
+    test = scores[scores["split"] == "test"].set_index("clip_id")
+    forward, said = (test[test["method"] == method] for method in ("forward", "generate"))
+    if len(lone := forward.index.symmetric_difference(said.index)) or not len(forward):
         raise CheckFailed(
-            f"generation and forward disagree on {len(pair)} test clips: largest difference of P {apart.max():.2g} (allowed "
-            f"{tolerance:g}), {int(flips.sum())} other answers; the scores of this model cannot be trusted"
+            f"{len(lone)} test clips were asked in one way only, e.g. {lone[0]}"
+            if len(lone)
+            else "no test clip was asked"
+        )
+    said = said.loc[forward.index]
+    apart = (forward["p_speech"] - said["p_speech"]).abs()
+    flips = (forward["prediction"] != said["prediction"]) & ((forward["p_speech"] - 0.5).abs() > tolerance)
+    if not (apart <= tolerance).all() or flips.any():
+        raise CheckFailed(
+            f"generation and forward disagree on {len(forward)} test clips: largest difference of P {apart.max():.2g} "
+            f"(allowed {tolerance:g}), {int(flips.sum())} other answers; the scores of this model cannot be trusted"
         )
 
 

@@ -51,7 +51,7 @@ def gather_recordings(source: Source, state: str) -> Recordings:
                 continue
             duration_s = len(samples) / SAMPLE_RATE_HZ
             seconds += duration_s
-            groups.add(row.group_id)
+            groups.add(str(row.group_id))
             text = {name: None if pd.isna(value := getattr(row, name)) else value for name in TEXT}
             rows.append({**text, "duration_s": duration_s, "flac": encode_flac(samples)})
             if len(rows) == ROWS_A_GROUP:
@@ -84,8 +84,8 @@ def deal_sides(recordings: Sequence[Recordings], splits: SplitsBlock) -> Sides:
     with draft(Sides) as folder:
         table.sort_values("recording_id").to_parquet(folder / "sides.parquet", index=False)
         stratum = table["label"].fillna(table["role"])
-        groups = table.groupby(["part", stratum])["group_id"].nunique()
-        return Sides.of(folder, parts={part: groups[part].to_dict() for part in splits.parts})
+        groups = table.groupby(["part", stratum])["group_id"].nunique().unstack(fill_value=0)
+        return Sides.of(folder, parts=groups.T.to_dict())
 
 
 def read_index(recordings: Recordings) -> pd.DataFrame:

@@ -4,7 +4,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 # Before anything of ours or of Prefect's is imported: both read the environment at import.
 _HOME = tempfile.TemporaryDirectory(prefix="earshot tests é ")  # a home with spaces and letters beyond ASCII
@@ -19,6 +19,8 @@ os.environ.update(
 )
 
 import pytest  # noqa: E402
+
+from tests.commands import Done, earshot  # noqa: E402
 
 
 @pytest.fixture
@@ -54,6 +56,27 @@ def tiny_base(processor: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny.make_model(processor, seed=3).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+class Smoke(NamedTuple):
+    """A home in which `earshot run study/smoke` ran once, and how that ended."""
+
+    home: Path
+    first: Done
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Smoke:
+    """The one whole run of the session; tests that alter its home do so in copies."""
+    home = tmp_path_factory.mktemp("smoke") / "home é #1 100%"
+    return Smoke(home, earshot(home, "run", "study/smoke"))
+
+
+@pytest.fixture(scope="session")
+def rerun(smoke: Smoke) -> Done:
+    """The same command again, when nothing changed."""
+    assert smoke.first.code == 0, smoke.first.err[-3000:]
+    return earshot(smoke.home, "run", "study/smoke")
 
 
 def pytest_unconfigure() -> None:

@@ -11,7 +11,7 @@ from jinja2 import UndefinedError
 
 from tasks.functional.cards import fill, render_model_card
 from tasks.functional.report import Report
-from tests.test_report import build, make_predictions, recorded
+from tests.test_report import recorded, studied
 
 TEMPLATES = Path(__file__).parents[1] / "hub_cards"
 PROVENANCE = {
@@ -52,12 +52,8 @@ def header(card: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def report() -> Report:
-    table = make_predictions(groups=3).query("detector in ('adapter', 'mel_statistics', 'base')")
-    document = build(
-        table,
-        factors=["duration_ms", "snr_db"],
-        recorded=recorded(provenance=PROVENANCE, leakage=LEAKAGE, balance={"largest_imbalance": 0}),
-    )
+    evidence = recorded(provenance=PROVENANCE, leakage=LEAKAGE, balance={"largest_imbalance": 0})
+    document = studied().model_copy(update=evidence)
     return Report.model_validate_json(json.dumps(document.model_dump(mode="json"), sort_keys=True))
 
 
@@ -78,7 +74,7 @@ def test_header_is_what_the_hub_reads(card: str, report: Report) -> None:
     metrics = data["model-index"][0]["results"][0]["metrics"]
     assert metrics[0]["value"] == report.metrics["balanced_accuracy"].value
     assert all(type(metric["value"]) is float for metric in metrics)
-    assert "over 6 groups (3 SPEECH, 3 NONSPEECH), 72 clips" in metrics[0]["name"]
+    assert "over 12 groups (6 SPEECH, 6 NONSPEECH), 108 clips" in metrics[0]["name"]
 
 
 def test_hub_library_finds_the_evaluation_results(card: str) -> None:
@@ -94,15 +90,15 @@ def test_card_says_what_speaks_against_it_before_any_number(card: str, report: R
     assert report.verdict_lines
     first = [body.index(line) for line in report.verdict_lines]
     assert first == sorted(first)
-    assert max(first) < body.index("Judged on **6 groups (3 SPEECH, 3 NONSPEECH)**") < body.index("72 clips")
+    assert max(first) < body.index("Judged on **12 groups (6 SPEECH, 6 NONSPEECH)**") < body.index("108 clips")
 
 
 def test_card_shows_every_detector_seed_and_level(card: str, report: Report) -> None:
     for name in ("base", "mel_statistics"):
-        assert f"\n| {name} | 6 | " in card
+        assert f"\n| {name} | 12 | " in card
     assert "\n| 42 (published) | " in card
     assert "\n| 43 | " in card
-    levels = [card.index(f"\n| {level} | 6 | ") for level in report.by["duration_ms"]]
+    levels = [card.index(f"\n| {level} | 12 | ") for level in report.by["duration_ms"]]
     assert levels == sorted(levels)
     assert "| room | no such column |" in card
 
@@ -143,7 +139,9 @@ def test_page_opens_with_groups_and_verdict(report: Report) -> None:
     html = page(report)
     body = html[html.index("<body>") :]
     assert (
-        body.index("Over 6 test groups (3 SPEECH, 3 NONSPEECH)") < body.index('class="verdict"') < body.index("<table")
+        body.index("Over 12 test groups (6 SPEECH, 6 NONSPEECH)")
+        < body.index('class="verdict"')
+        < body.index("<table")
     )
     assert all(f"<td>{name}</td>" in body for name in report.detectors)
 
@@ -160,9 +158,9 @@ def test_page_says_when_nothing_was_audited(report: Report) -> None:
 
 def test_page_shows_why_a_number_is_missing(report: Report) -> None:
     silent = report.metrics["roc_auc"].model_copy(
-        update={"value": None, "ci95": None, "reason": "72 clips are silent"}
+        update={"value": None, "ci95": None, "reason": "108 clips are silent"}
     )
-    assert "72 clips are silent" in page(report.model_copy(update={"metrics": report.metrics | {"roc_auc": silent}}))
+    assert "108 clips are silent" in page(report.model_copy(update={"metrics": report.metrics | {"roc_auc": silent}}))
 
 
 def test_data_card_names_its_files_and_counts_groups() -> None:

@@ -8,20 +8,20 @@ from scipy.special import logsumexp, softmax
 
 from tasks.functional.decoding import answer_scores, answer_token_ids, answers_token_ids
 
+PIECES = {"A": 32, " A": 362, "B": 33, " B": 425, "SPE": 7, "ECH": 8, " Yes": 9, "C": 5, " C": 5}
+
 
 class Words:
     """A tokenizer of whole pieces, those of Qwen2 among them."""
 
-    IDS = {"A": 32, " A": 362, "B": 33, " B": 425, "SPE": 7, "ECH": 8, " Yes": 9, "C": 5, " C": 5}
-
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         assert not add_special_tokens, "a special token in front would make every answer two tokens"
-        if text in self.IDS:
-            return [self.IDS[text]]
-        return [self.IDS.get(piece, 0) for piece in (text[:3], text[3:]) if piece]
+        if text in PIECES:
+            return [PIECES[text]]
+        return [PIECES.get(piece, 0) for piece in (text[:3], text[3:]) if piece]
 
     def decode(self, ids: list[int]) -> str:
-        return next((text for text, token in self.IDS.items() if [token] == ids), "?")
+        return next((text for text, token in PIECES.items() if [token] == ids), "?")
 
 
 def test_an_answer_is_its_bare_and_its_spaced_token():
@@ -35,7 +35,7 @@ def test_a_token_that_does_not_decode_to_the_answer_is_not_one_of_its_variants()
 
 
 def test_an_answer_of_two_tokens_is_refused():
-    with pytest.raises(ValueError, match="'SPEECH' is 2 tokens .* answers are one token"):
+    with pytest.raises(ValueError, match=r"'SPEECH' is 2 tokens .* answers are one token"):
         answer_token_ids(Words(), "SPEECH")
 
 

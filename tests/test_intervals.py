@@ -220,5 +220,3 @@ def test_detectors_on_different_clips_are_not_compared():
         paired_difference(a, b.iloc[1:], "accuracy", seed=0)
     with pytest.raises(ValueError, match="label of 'clip0' differs"):
         paired_difference(a, b.assign(label=[N, *b.label[1:]]), "accuracy", seed=0)
-
-

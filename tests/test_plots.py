@@ -8,15 +8,13 @@ import pytest
 
 from tasks.functional.plots import accuracy_by_level, duration_by_snr, figures, reliability_diagram, training_curve
 from tasks.functional.report import Report
-from tests.test_report import build, make_predictions, tiny
+from tests.test_report import build, studied, tiny
 
 
 @pytest.fixture(scope="module")
 def report() -> Report:
-    table = make_predictions(groups=3, seeds=(42,)).query(
-        "detector == 'adapter' and method == 'generate' or detector == 'mel_statistics'"
-    )
-    return build(table, factors=["duration_ms", "snr_db"])
+    two = {name: studied().detectors[name] for name in ("adapter", "mel_statistics")}
+    return studied().model_copy(update={"detectors": two})
 
 
 @pytest.fixture(scope="module")

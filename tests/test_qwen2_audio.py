@@ -14,7 +14,8 @@ from tasks.models import qwen2_audio as family
 from tasks.models.frames import MAX_FRAMES, audio_tokens, mel_frames, trimmed_frames
 
 QUESTION = "Choose one: A) SPEECH B) NONSPEECH."
-DURATIONS_MS = (25, 30, 47, 60, 61, 80, 99, 200, 333.4, 500, 990, 1000)
+DURATIONS_MS = (25, 47, 60, 61, 99, 200, 333.4, 1000)
+FEW_MS = (25, 61, 1000)
 ONE_TOKEN_MS = (25, 40, 60)
 FRAMES = trimmed_frames(16_000)
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "float32"}
@@ -35,6 +36,12 @@ def trimmed(tiny_base):
     return family.load(
         tiny_base, revision=None, frames=FRAMES, quantization=None, dtype=torch.float32, device="cpu"
     ).eval()
+
+
+@pytest.fixture(scope="module")
+def expected(padded, processor):
+    """What the padded model says to one mixed batch."""
+    return padded_logits(padded, processor, sounds(DURATIONS_MS))
 
 
 def reference_inputs(processor, waveforms):
@@ -93,11 +100,9 @@ def test_features_are_the_first_ones_of_the_padded_extraction_to_the_bit(process
 # --- the encoder -------------------------------------------------------------------------------------------------
 
 
-def test_a_mixed_batch_answers_as_the_padded_model(padded, trimmed, processor):
-    waveforms = sounds(DURATIONS_MS)
-    torch.testing.assert_close(
-        trimmed_logits(trimmed, processor, waveforms), padded_logits(padded, processor, waveforms), atol=1e-5, rtol=0
-    )
+def test_a_mixed_batch_answers_as_the_padded_model(expected, trimmed, processor):
+    found = trimmed_logits(trimmed, processor, sounds(DURATIONS_MS))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 def test_a_batch_of_one_token_clips_answers_as_the_padded_model(padded, trimmed, processor):
@@ -109,16 +114,15 @@ def test_a_batch_of_one_token_clips_answers_as_the_padded_model(padded, trimmed,
     )
 
 
-@pytest.mark.parametrize("ms", DURATIONS_MS)
-def test_a_clip_alone_answers_as_the_padded_model_and_as_in_a_batch(padded, trimmed, processor, ms):
-    waveforms = sounds(DURATIONS_MS)
-    row = DURATIONS_MS.index(ms)
-    alone = trimmed_logits(trimmed, processor, [waveforms[row]])
-    torch.testing.assert_close(alone, padded_logits(padded, processor, [waveforms[row]]), atol=1e-5, rtol=0)
-    torch.testing.assert_close(alone[0], trimmed_logits(trimmed, processor, waveforms)[row], atol=1e-5, rtol=0)
+@pytest.mark.parametrize("row", range(len(DURATIONS_MS)), ids=DURATIONS_MS)
+def test_a_clip_alone_answers_as_the_padded_model(padded, expected, trimmed, processor, row):
+    waveform = sounds(DURATIONS_MS)[row]
+    alone = trimmed_logits(trimmed, processor, [waveform])
+    torch.testing.assert_close(alone, padded_logits(padded, processor, [waveform]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(alone[0], expected[row], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("ms", [25, 80, 500, 1000])
+@pytest.mark.parametrize("ms", FEW_MS)
 def test_a_model_cut_to_one_clip_is_exact_and_one_position_less_is_not(padded, processor, ms):
     waveform = sounds([ms])[0]
     frames = trimmed_frames(len(waveform))
@@ -257,7 +261,7 @@ def with_lora(model, scope, seed=0):
 
 @pytest.mark.parametrize("scope", ["language_model", "language_model+encoder"])
 def test_with_lora_the_trimmed_model_still_answers_as_the_padded_one(padded, trimmed, processor, scope):
-    waveforms = sounds(DURATIONS_MS)
+    waveforms = sounds(FEW_MS)
     plain = padded_logits(padded, processor, waveforms)
     adapted = padded_logits(with_lora(copy.deepcopy(padded), scope), processor, waveforms)
     assert (adapted - plain).abs().max() > 0.1, "the adapter must matter for the comparison to mean anything"
@@ -273,7 +277,7 @@ def test_in_nf4_the_trimmed_model_answers_as_the_padded_one(tiny_base, padded, p
     model = family.load(
         tiny_base, revision=None, frames=FRAMES, quantization=NF4, dtype=torch.float32, device="cpu"
     ).eval()
-    waveforms = sounds(DURATIONS_MS)
+    waveforms = sounds(FEW_MS)
     expected = padded_logits(reference, processor, waveforms)
     assert (expected - padded_logits(padded, processor, waveforms)).abs().max() > 1e-3, (
         "NF4 must have rounded something"

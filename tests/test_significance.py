@@ -209,8 +209,8 @@ def test_a_named_statistic_and_a_function_of_the_rows_draw_the_same(name):
         "recall_nonspeech": lambda t: metrics.recall(t.prediction, t.label, positive=N),
     }
     table = random_table(0, 5)
-    by_name = sig.cluster_bootstrap(table, name, seed=1, n_boot=100)
-    assert by_name == pytest.approx(sig.cluster_bootstrap(table, functions[name], seed=1, n_boot=100))
+    by_name = sig.cluster_bootstrap(table, name, seed=1, n_boot=50)
+    assert by_name == pytest.approx(sig.cluster_bootstrap(table, functions[name], seed=1, n_boot=50))
 
 
 def test_equal_ids_in_two_classes_are_two_groups():

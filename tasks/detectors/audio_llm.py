@@ -84,11 +84,15 @@ def read(files: Sequence[str], processor: Any, frames: int) -> tuple[list[str], 
 def score(
     model: nn.Module, processor: Any, clips: Sequence[family.Clip], job: ScoringJob, method: str
 ) -> pd.DataFrame:
-    """p_first, prediction and answer_mass of clips in their order; batches are made of clips of like length."""
+    """p_first, prediction and answer_mass of clips in their order; batches are made of clips of like length.
+
+    The prediction is the likeliest allowed token, as greedy generation has it; P sums over the tokens of an answer, so
+    near .5 the two may differ.
+    """
     tokenizer = processor.tokenizer
     prompt = family.tokenise_prompt(processor, job.question.prompt)
     ids = answers_token_ids(tokenizer, job.question.answers)
-    allowed = [token for tokens in ids.values() for token in tokens]
+    allowed = sorted(token for tokens in ids.values() for token in tokens)
     order = np.argsort([clip.tokens for clip in clips], kind="stable")
     p_first, mass = np.empty(len(clips)), np.empty(len(clips))
     said_first = np.empty(len(clips), dtype=bool)
@@ -99,12 +103,11 @@ def score(
         with torch.inference_mode():
             if method == "generate":
                 said, logits = family.generated_logits(model, batch, allowed)
-                scores = answer_scores(logits.cpu().numpy(), ids)
-                said_first[index] = np.isin(said.cpu().numpy(), ids[job.question.answers[0]])
             else:
-                scores = answer_scores(family.last_logits(model, batch).cpu().numpy(), ids)
-                said_first[index] = scores.p_first >= 0.5
-        p_first[index], mass[index] = scores
+                logits = family.last_logits(model, batch)
+                said = torch.tensor(allowed)[logits[:, allowed].argmax(dim=1).cpu()]
+        p_first[index], mass[index] = answer_scores(logits.cpu().numpy(), ids)
+        said_first[index] = np.isin(said.cpu().numpy(), ids[job.question.answers[0]])
     prediction = np.where(said_first, *job.question.classes)
     return pd.DataFrame({"p_speech": p_first, "prediction": prediction, "answer_mass": mass})
 

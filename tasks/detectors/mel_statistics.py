@@ -17,9 +17,9 @@ WINDOW, HOP, BINS = 400, 160, 64  # 25 ms, 10 ms
 @functools.cache
 def filters() -> NDArray[np.float32]:
     """librosa's Slaney mel filters, (64, 201); making them takes longer than a clip."""
-    import librosa
+    from librosa.filters import mel
 
-    return librosa.filters.mel(sr=SAMPLE_RATE_HZ, n_fft=WINDOW, n_mels=BINS)
+    return mel(sr=SAMPLE_RATE_HZ, n_fft=WINDOW, n_mels=BINS)
 
 
 def statistics(samples: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -1,5 +1,6 @@
 """One detector's part of the report: every metric with the interval its groups allow, over all clips and by factor."""
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -130,11 +131,13 @@ def by_level(rows: pd.DataFrame, factor: str, rule: Rule) -> dict[str, Level]:
 
 def cells_of(rows: pd.DataFrame) -> list[Cell]:
     """Balanced accuracy in each cell of duration x SNR where both vary, also in cells that are empty."""
-    if any(name not in rows or rows[name].nunique(dropna=False) < 2 for name in ("duration_ms", "snr_db")):
+    factors = ["duration_ms", "snr_db"]
+    if any(name not in rows or rows[name].nunique(dropna=False) < 2 for name in factors):
         return []
-    rows = rows[["duration_ms", "snr_db", "label", "prediction", "group_id"]]
-    durations, snrs = (_ordered(rows[name]) for name in ("duration_ms", "snr_db"))
-    return [_cell(rows, duration_ms, snr_db) for duration_ms in durations for snr_db in snrs]
+    there = [cell for _, cell in rows.groupby(factors, dropna=False)]
+    clips = {tuple(_ordered(cell[name])[0] for name in factors): cell for cell in there}
+    every = itertools.product(*(_ordered(rows[name]) for name in factors))
+    return [_cell(clips.get(at, rows.iloc[:0]), *at) for at in every]
 
 
 def calibration_of(rows: pd.DataFrame, rule: Rule) -> Calibration | None:
@@ -240,10 +243,7 @@ def _ordered(levels: pd.Series) -> list[float | None]:
     return [*known, *([None] if levels.isna().any() else [])]
 
 
-def _cell(rows: pd.DataFrame, duration_ms: float | None, snr_db: float | None) -> Cell:
-    at = rows
-    for name, level in (("duration_ms", duration_ms), ("snr_db", snr_db)):
-        at = at[at[name].isna() if level is None else at[name] == level]
+def _cell(at: pd.DataFrame, duration_ms: float | None, snr_db: float | None) -> Cell:
     recalls = (at["prediction"] == at["label"]).groupby(at["label"]).mean()
     return Cell(
         duration_ms=duration_ms,

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from tasks.functional.metrics import FloatArray, IntArray, Statistic, WeightedStatistic, weighted_statistic
+from tasks.functional.resampling import Interval as Interval
 from tasks.functional.resampling import (
-    Interval,
     need_columns,
     need_two_groups,
     paired_rows,
@@ -290,7 +290,9 @@ def leakage_inflation(
     per_seed = inflation(np.ones((1, units.n)))[:, 0]
     drawn = resample(lambda weights: inflation(weights).mean(axis=0), units, n_boot, seed)
     by_seed = {int(s): float(value) for s, value in zip(seeds, per_seed, strict=True)}
-    return Inflation(float(per_seed.mean()), *percentile_interval(drawn, confidence), float(drawn.std(ddof=1)), by_seed)
+    return Inflation(
+        float(per_seed.mean()), *percentile_interval(drawn, confidence), float(drawn.std(ddof=1)), by_seed
+    )
 
 
 def cluster_logit(table: pd.DataFrame, formula: str, *, group: str = "group_id") -> LogitFit:

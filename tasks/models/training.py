@@ -117,6 +117,11 @@ class Collator:
         self.pad = tokenizer.pad_token_id
         end = [] if loss_on == "answer" else tokenizer.encode("<|im_end|>", add_special_tokens=False)
         bare = {label: tokenizer.encode(answer, add_special_tokens=False) for label, answer in answers.items()}
+        for label, ids in bare.items():
+            if len(ids) != 1:
+                raise ValueError(
+                    f"the answer {answers[label]!r} is {len(ids)} tokens at the start of a turn; choose one token"
+                )
         self.completions = {label: [*ids, *end] for label, ids in bare.items()}
         self.labels = list(clips["label"])
         # Features are computed once a clip, not once an epoch; the audio itself is only a few KB of FLAC a row.

@@ -1,0 +1,147 @@
+"""Cleaning shows before it removes, and takes nothing that a result, a ref or a published text names."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from prefect.results import ResultRecord, ResultRecordMetadata  # type: ignore[attr-defined]
+from prefect.serializers import JSONSerializer
+from typer.testing import CliRunner
+
+from flows import cli
+from tasks import cache, hub, store
+from tasks.housekeeping import clean_home, discard, find_waste
+from tasks.store import Base, draft
+
+
+def save(text: str) -> Base:
+    with draft(Base) as folder:
+        (folder / "weights").write_text(text)
+        return Base.of(folder, parameters=1)
+
+
+def record(result: object, key: str) -> Path:
+    metadata = ResultRecordMetadata(serializer=JSONSerializer(), storage_key=key)
+    cache.results().mkdir(parents=True, exist_ok=True)
+    (cache.results() / key).write_bytes(ResultRecord(result=result, metadata=metadata).serialize())
+    return cache.results() / key
+
+
+def publish(repo: str, text: str) -> Path:
+    """A commit of a repository whose card says `text`."""
+    with draft(Base) as folder:
+        (folder / "README.md").write_text(text)
+        sha = hub.publish(folder, "model", repo).sha
+    return hub.hub() / f"models--{repo.replace('/', '--')}" / "snapshots" / sha
+
+
+def age(path: Path) -> Path:
+    yesterday = time.time() - 86_400
+    os.utime(path, (yesterday, yesterday))
+    return path
+
+
+@pytest.fixture
+def littered(home) -> dict[str, Path]:
+    """A home with one thing of every kind: needed ones, and ones that nothing needs."""
+    needed, orphan, lost = save("needed"), save("orphan"), save("lost")
+    record(needed, "a" * 64)
+    without = record(lost, "b" * 64)
+    (lost.path / "weights").unlink()
+    lost.path.rmdir()
+    store.write_timing(orphan, {"train_s": 1.0})
+    old = publish("us/adapter", "first")
+    base = publish("us/base", "pinned by the adapter")
+    publish("us/base", "another base")
+    adapter = publish("us/adapter", f"stands on us/base@{base.name}")
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    half = store.shelf(Base) / f".draft-{socket.gethostname()}-{dead.pid}-abc"
+    half.mkdir()
+    job = half.with_name(f"{half.name}.job.json")
+    job.write_text("{}")
+    (home / "looks.jsonl").write_text("{}\n")
+    for path in (needed.path, orphan.path, old, base, adapter):
+        age(path)
+    return {
+        "needed": needed.path, "orphan": orphan.path, "without": without, "old": old, "base": base, "adapter": adapter,
+        "half": half, "job": job,
+    }  # fmt: skip
+
+
+WASTE = {"orphan", "without", "old", "half", "job"}
+
+
+def test_clean_shows_before_it_removes(littered, home):
+    before = store.file_digests(home)
+    shown = CliRunner().invoke(cli.app, ["clean"])
+    assert shown.exit_code == 0, shown.output
+    assert "nothing was removed" in shown.output
+    assert all(str(littered[name].relative_to(home)) in shown.output for name in WASTE)
+    assert store.file_digests(home) == before
+
+
+def test_clean_removes_what_nothing_needs_and_only_that(littered, home):
+    done = CliRunner().invoke(cli.app, ["clean", "--yes"])
+    assert done.exit_code == 0, done.output
+    assert {name for name, path in littered.items() if not path.exists()} == WASTE
+    assert (home / "looks.jsonl").read_text() == "{}\n"
+    assert not list(store.shelf(Base).glob("*.timing.json"))
+    assert clean_home(remove=False) == [f"nothing to clean in {home}"]
+
+
+def test_every_ref_still_leads_to_its_snapshot(littered):
+    clean_home(remove=True)
+    for ref in hub.hub().glob("*/refs/main"):
+        assert (ref.parent.parent / "snapshots" / ref.read_text()).is_dir()
+
+
+def test_a_result_that_is_not_recorded_yet_is_left_to_its_worker(home):
+    fresh = save("fresh")
+    assert list(find_waste()) == []
+    age(fresh.path)
+    assert [waste.path for waste in find_waste()] == [fresh.path]
+
+
+def test_a_draft_of_a_living_process_is_left_alone(home):
+    with draft(Base) as folder:
+        clean_home(remove=True)
+        assert folder.is_dir()
+
+
+def test_clean_refuses_while_a_command_is_at_work(littered, home):
+    with FileLock(home / "lock"), pytest.raises(ValueError, match=r"at work on .*clean when it has finished"):
+        clean_home(remove=True)
+    assert littered["orphan"].exists()
+
+
+def test_a_link_goes_and_what_it_leads_to_stays(home, tmp_path):
+    outside = tmp_path / "precious"
+    outside.mkdir()
+    (outside / "file").write_text("x")
+    store.shelf(Base).mkdir(parents=True)
+    link = store.shelf(Base) / ("0" * 16)
+    link.symlink_to(outside)
+    discard(link)
+    assert not link.is_symlink()
+    assert (outside / "file").read_text() == "x"
+
+
+def test_nothing_is_removed_beyond_a_link_out_of_the_home(home, tmp_path):
+    outside = tmp_path / "elsewhere"
+    (outside / ("0" * 16)).mkdir(parents=True)
+    (home / "store").mkdir(parents=True)
+    (home / "store" / "base").symlink_to(outside)
+    with pytest.raises(ValueError, match="outside the home"):
+        discard(home / "store" / "base" / ("0" * 16))
+    assert (outside / ("0" * 16)).is_dir()
+
+
+def test_there_is_nothing_to_clean_where_there_is_no_home(home):
+    assert clean_home(remove=True) == [f"there is no home at {home}: nothing to clean"]
+    assert not home.exists()

@@ -1,0 +1,210 @@
+"""A plan says what a run would do, by the run's own way, and does none of it."""
+
+import shutil
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prefect.results import ResultRecord, ResultRecordMetadata  # type: ignore[attr-defined]
+from prefect.serializers import JSONSerializer
+from prefect.settings import PREFECT_TASKS_REFRESH_CACHE
+from typer.testing import CliRunner
+
+from flows import cli
+from flows.build_dataset import build_dataset
+from flows.plan_study import plan_study
+from flows.run_study import cache_of
+from recipes.schema import CheckFailed, load_study
+from tasks import cache, store
+from tasks.cache import Answer, RecordedTask, looking_up
+from tasks.functional.intervals import clustered_interval
+from tasks.functional.planning import interval_rule, smallest_difference
+from tasks.functional.significance import mcnemar_power, mcnemar_sample_size
+
+
+def record(result: object, key: str) -> None:
+    """What Prefect leaves behind a finished task."""
+    metadata = ResultRecordMetadata(serializer=JSONSerializer(), storage_key=key)
+    cache.results().mkdir(parents=True, exist_ok=True)
+    (cache.results() / key).write_bytes(ResultRecord(result=result, metadata=metadata).serialize())
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """A home in which study/smoke was built, by its flow, without a server: every task run and recorded where asked."""
+    look_up = RecordedTask.look_up
+
+    def run(task, asked, *arguments, **keywords):
+        answer = look_up(task, asked, *arguments, **keywords)
+        if answer.known:
+            return answer
+        result = task.fn(*arguments, **keywords)
+        record(result, next(key for key, known in asked[task.name].items() if known is None))
+        asked[task.name] = {key: known or result for key, known in asked[task.name].items()}
+        return Answer(task.name, True, result)
+
+    with pytest.MonkeyPatch.context() as patch, looking_up():
+        patch.setenv("EARSHOT_HOME", str(tmp_path_factory.mktemp("built") / "home"))
+        patch.setattr(RecordedTask, "look_up", run)
+        return store.home(), build_dataset.fn(load_study("study/smoke"))
+
+
+@pytest.fixture
+def built(original, home):
+    """What the build made, in a home of this test's own."""
+    shutil.copytree(original[0], home)
+    return original[1]
+
+
+def steps(plan: list[str]) -> dict[str, str]:
+    """Step -> what the plan says of it."""
+    at = next(i for i, line in enumerate(plan) if line.startswith("steps"))
+    return {line[2:16].strip(): line[16:] for line in plan[at + 1 : plan.index("", at)]}
+
+
+def data_of(plan: list[str]) -> list[list[str]]:
+    """Part, class, groups, supergroups, recordings, hours and clips of each stratum."""
+    return [line.split() for line in plan[plan.index("") + 3 : plan.index("", plan.index("") + 1)]]
+
+
+def test_a_plan_in_an_empty_home_runs_nothing_and_makes_nothing(home):
+    result = CliRunner().invoke(cli.app, ["plan", "study/smoke"])
+    assert result.exit_code == 0, result.output
+    assert not home.exists()
+    found = steps(result.output.splitlines())
+    assert found["recordings"] == "0 of 3 cached, 3 to run"
+    assert found["adapters"] == "up to 1 to run, not measured on this machine yet"
+    assert "80 clips" in result.output
+
+
+def test_a_plan_finds_what_a_build_left_and_publishes_nothing(built, home):
+    before = store.file_digests(home)
+    found = steps(plan_study("study/smoke"))
+    assert [found[name] for name in ("recordings", "sides", "clips", "splits")] == [
+        "3 of 3 cached", "1 of 1 cached", "3 of 3 cached", "1 of 1 cached",
+    ]  # fmt: skip
+    assert found["clean clips"] == "0 of 1 cached, 1 to run"
+    assert found["tiny base"].startswith("up to 1 to run")
+    assert store.file_digests(home) == before
+
+
+def test_a_plan_foretells_what_the_build_then_holds(built, home, monkeypatch, tmp_path):
+    after = data_of(plan_study("study/smoke"))
+    monkeypatch.setenv("EARSHOT_HOME", str(tmp_path / "another"))
+    assert data_of(plan_study("study/smoke")) == after
+    rows = [(part, name, int(groups), int(clips)) for part, name, groups, *_, clips in after if name != "noise"]
+    assert {(part, 2 * clips) for part, _, _, clips in rows} == set(built.splits.clips.items())
+    heard = {(part, name): min(groups, clips) for part, name, groups, clips in rows}  # one clip a group at least
+    assert heard == {(part, name): n for part, of in built.splits.groups.items() for name, n in of.items()}
+
+
+def test_a_damaged_result_counts_as_missing_and_is_left_where_it_is(built, home):
+    (built.sides.path / "sides.parquet").write_bytes(b"")
+    records = sorted(cache.results().iterdir())
+    found = steps(plan_study("study/smoke"))
+    assert found["sides"] == "0 of 1 cached, 1 to run"
+    assert found["clips"] == "up to 3 to run"
+    assert sorted(cache.results().iterdir()) == records
+
+
+def test_another_block_is_another_result(built):
+    found = steps(plan_study("study/smoke", ["dataset.clips.seed=8"]))
+    assert (found["sides"], found["clips"]) == ("1 of 1 cached", "0 of 3 cached, 3 to run")
+
+
+def test_a_refreshed_stage_will_run_whatever_is_cached(built):
+    found = steps(plan_study("study/smoke", refresh="build"))
+    assert found["recordings"] == "3 to run"
+    assert steps(plan_study("study/smoke", until="build", refresh="train"))["splits"] == "1 of 1 cached"
+
+
+@pytest.mark.parametrize(("stage", "anew"), [("build", False), ("train", True), ("evaluate", True)])
+def test_refresh_overrules_the_cache_from_its_stage_on(stage, anew):
+    with cache_of(stage, "train"):
+        assert PREFECT_TASKS_REFRESH_CACHE.value() is anew
+    with cache_of(stage, None):
+        assert PREFECT_TASKS_REFRESH_CACHE.value() is False
+
+
+def test_a_dry_run_is_a_plan_up_to_its_stage(home):
+    result = CliRunner().invoke(cli.app, ["train", "study/smoke", "--dry-run"])
+    assert result.exit_code == 0, result.output
+    assert "adapters" in result.output
+    assert "report  " not in result.output
+    assert not home.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["study/nothing"], "no recipe 'study/nothing'"),
+        (["study/smoke", "--set", "dataset.clips.snr=[0]"], "dataset.clips.snr: no such key"),
+        (["study/corpus"], "EARSHOT_CORPUS, which is not set"),
+        (
+            ["study/smoke", "--set", "dataset.splits={folds: 9}", "--set", "dataset.clips.per_cell=2"],
+            "independent groups",
+        ),
+    ],
+)
+def test_a_study_that_cannot_run_is_refused_in_a_sentence(home, monkeypatch, capsys, arguments, sentence):
+    monkeypatch.delenv("EARSHOT_CORPUS", raising=False)
+    monkeypatch.setattr("sys.argv", ["earshot", "plan", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    said = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert sentence in said
+    assert "Traceback" not in said
+
+
+def test_a_check_that_would_stop_a_run_is_told(home, monkeypatch):
+    def stop(recipe):
+        raise CheckFailed("seed 42 has not learnt its training clips")
+
+    monkeypatch.setattr(build_dataset, "fn", stop)
+    plan = plan_study("study/smoke")
+    assert "  a run would stop here: seed 42 has not learnt its training clips" in plan
+
+
+def test_times_of_earlier_runs_are_told_with_their_number(home):
+    for digit, seconds in (("a", 12.0), ("b", 30.4)):
+        with store.draft(store.Base) as folder:
+            (folder / digit).write_text(digit)
+            base = store.Base.of(folder, parameters=1)
+        store.write_timing(base, {"train_s": seconds})
+    assert (
+        steps(plan_study("study/smoke"))["tiny base"] == "up to 1 to run, 12 to 30 s each (2 in this home, any recipe)"
+    )
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(6, 400), st.sampled_from([0.05, 0.2, 0.4]))
+def test_the_smallest_difference_is_shown_and_one_point_less_is_not(n, discordance):
+    def power(difference):
+        return mcnemar_power(n, difference, max(discordance, difference))
+
+    smallest = smallest_difference(n, discordance=discordance)
+    assert smallest is not None
+    assert power(smallest) >= 0.8
+    assert power(round(smallest - 0.01, 2)) < 0.8
+
+
+def test_the_smallest_difference_agrees_with_the_sample_size():
+    assert smallest_difference(mcnemar_sample_size(0.1, 0.2), discordance=0.2) == 0.1
+
+
+def test_five_items_show_no_difference_however_large():
+    assert smallest_difference(5, discordance=0.2) is None  # five to nothing has p = .0625
+    assert smallest_difference(6, discordance=0.2) is not None
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4, 5, 19, 20])
+def test_the_interval_foretold_is_the_one_a_report_gives(groups):
+    rows = [(label, f"{label}{g}", "SPEECH" if (g + c) % 3 else "NONSPEECH")
+            for label in ("SPEECH", "NONSPEECH") for g in range(groups) for c in range(4)]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["label", "group_id", "prediction"])
+    found = clustered_interval(table, "balanced_accuracy", n_boot=100, seed=0)
+    said = interval_rule(groups)
+    assert {"none": "no interval", "t": "a t interval", "bootstrap": "a bootstrap"}[found.method] in said
+    assert (found.reliable is False) == ("unreliable" in said or "no interval" in said)

@@ -1,0 +1,152 @@
+"""Predictions are one table for every detector; two ways of asking a model must agree on the whole test split."""
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from recipes.schema import CheckFailed
+from tasks.audio_files import encode_flac
+from tasks.functional.predictions import validate_predictions
+from tasks.predictions import CLIP_COLUMNS, check_agreement, score_baseline, scored
+from tasks.store import Splits, draft
+
+CLASSES = ("SPEECH", "NONSPEECH")
+SIDES = {"train": "train", "dev": "dev", "test": "test"}
+CLIPS = {"train": 16, "dev": 6, "test": 8}
+
+
+@pytest.fixture
+def splits(home):
+    return write_splits("clean")
+
+
+def write_splits(verdict: str) -> Splits:
+    """Low tones are SPEECH, high ones NONSPEECH; levels say nothing."""
+    random = np.random.default_rng(3)
+    with draft(Splits) as folder:
+        (folder / "data").mkdir()
+        for part, n in CLIPS.items():
+            rows = []
+            for i in range(n):
+                label = CLASSES[i % 2]
+                pitch_hz = (300 if label == "SPEECH" else 2500) * random.uniform(0.9, 1.1)
+                samples = 0.5 * np.sin(2 * np.pi * pitch_hz * np.arange(1600) / 16_000) + random.normal(0, 0.01, 1600)
+                text = {name: f"{part}-{name}-{i}" for name in CLIP_COLUMNS if name not in ("duration_ms", "snr_db")}
+                rows.append({**text, "label": label, "duration_ms": 100.0, "snr_db": None if i % 3 else 20.0,
+                             "audio": {"bytes": encode_flac(samples), "path": f"{i}.flac"}})  # fmt: skip
+            pq.write_table(pa.Table.from_pylist(rows), folder / "data" / f"{part}.parquet")
+        return Splits.of(folder, clips=CLIPS, groups={}, verdict=verdict, folds=1)
+
+
+def table_of(predictions) -> pd.DataFrame:
+    return pd.read_parquet(predictions.path / "predictions.parquet")
+
+
+# --- agreement ---------------------------------------------------------------------------------------------------
+
+
+def scores(p_forward, p_said, said=None) -> pd.DataFrame:
+    """Forward on dev and test, generation on test."""
+    rows = []
+    for method, ps in (("forward", p_forward), ("generate", p_said)):
+        for i, p in enumerate(ps):
+            prediction = CLASSES[p < 0.5] if said is None or method == "forward" else said[i]
+            rows.append(
+                {"clip_id": f"c{i}", "split": "test", "method": method, "p_speech": p, "prediction": prediction}
+            )
+    rows.append({"clip_id": "d0", "split": "dev", "method": "forward", "p_speech": 0.9, "prediction": "SPEECH"})
+    return pd.DataFrame(rows)
+
+
+def test_the_same_answers_within_rounding_agree():
+    assert check_agreement(scores([0.1, 0.9], [0.1 + 9e-6, 0.9]), 1e-5) is None
+
+
+def test_a_difference_beyond_the_tolerance_fails():
+    with pytest.raises(
+        CheckFailed, match=r"on 2 test clips: largest difference of P 2e-05 \(allowed 1e-05\), 0 other"
+    ):
+        check_agreement(scores([0.1, 0.9], [0.1, 0.9 + 2e-5]), 1e-5)
+
+
+def test_another_answer_fails_even_where_the_probabilities_are_equal():
+    with pytest.raises(CheckFailed, match="1 other answers"):
+        check_agreement(scores([0.1, 0.9], [0.1, 0.9], said=["NONSPEECH", "NONSPEECH"]), 1e-5)
+
+
+def test_a_flip_at_the_boundary_is_rounding_and_one_beyond_it_is_not():
+    assert check_agreement(scores([0.49], [0.51]), 0.03) is None
+    with pytest.raises(CheckFailed, match="1 other answers"):
+        check_agreement(scores([0.46], [0.46], said=["SPEECH"]), 0.03)
+
+
+@pytest.mark.parametrize("drop", ["c0", "c1"])
+@pytest.mark.parametrize("method", ["forward", "generate"])
+def test_a_test_clip_that_was_asked_in_one_way_only_fails(drop, method):
+    table = scores([0.1, 0.9], [0.1, 0.9])
+    table = table[(table["clip_id"] != drop) | (table["method"] != method)]
+    with pytest.raises(CheckFailed, match="1 test clips were asked in one way only"):
+        check_agreement(table, 1e-5)
+
+
+def test_a_score_that_is_no_number_fails():
+    with pytest.raises(CheckFailed, match="disagree"):
+        check_agreement(scores([0.1, np.nan], [0.1, 0.9]), 1e-5)
+
+
+def test_nothing_to_compare_fails():
+    with pytest.raises(CheckFailed, match="no test clip"):
+        check_agreement(scores([], []), 1e-5)
+
+
+# --- baselines ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["majority", "loudness", "mel_statistics"])
+def test_a_baseline_scores_dev_and_test_and_never_its_training_clips(splits, name):
+    predictions = score_baseline.fn(name, splits, SIDES, CLASSES, 0)
+    table = table_of(predictions)
+    assert predictions.rows == len(table) == CLIPS["dev"] + CLIPS["test"]
+    assert table.groupby("split").size().to_dict() == {"dev": 6, "test": 8}
+    assert not table["clip_id"].str.startswith("train").any()
+    for part in ("dev", "test"):
+        clips = pq.read_table(splits.path / "data" / f"{part}.parquet", columns=list(CLIP_COLUMNS)).to_pandas()
+        found = table[table["split"] == part].reset_index(drop=True)[list(CLIP_COLUMNS)]
+        pd.testing.assert_frame_equal(found, clips, check_dtype=False)
+    assert (table["prediction"] == np.where(table["p_speech"] >= 0.5, *CLASSES)).all()
+
+
+def test_what_a_baseline_writes_is_a_valid_table_of_its_name(splits):
+    table = validate_predictions(table_of(score_baseline.fn("loudness", splits, SIDES, CLASSES, 0)), CLASSES)
+    assert table["detector"].unique().tolist() == ["loudness"]
+    assert table["protocol"].unique().tolist() == ["group"]
+    assert table["seed"].isna().all()
+
+
+def test_a_baseline_learns_from_the_training_side(splits):
+    table = table_of(score_baseline.fn("mel_statistics", splits, SIDES, CLASSES, 0))
+    assert (table["prediction"] == table["label"]).all(), "the pitch says the class"
+    swapped = table_of(score_baseline.fn("mel_statistics", splits, SIDES, CLASSES[::-1], 0))
+    np.testing.assert_allclose(swapped["p_speech"], 1 - table["p_speech"], atol=1e-6)
+
+
+def test_a_fold_is_scored_by_what_the_other_parts_taught(home):
+    """Parts change sides: the one that is tested is never trained on."""
+    splits = write_splits("clean")
+    sides = {"train": "test", "dev": "train", "test": "dev"}
+    table = table_of(score_baseline.fn("majority", splits, sides, CLASSES, 2))
+    assert table.groupby("split").size().to_dict() == {"dev": CLIPS["test"], "test": CLIPS["train"]}
+    assert table["fold"].unique().tolist() == [2]
+    assert scored(sides) == ["test", "train"]
+
+
+def test_scores_of_a_leaky_split_say_so(home):
+    table = table_of(score_baseline.fn("majority", write_splits("leaky"), SIDES, CLASSES, 0))
+    assert table["protocol"].unique().tolist() == ["random"]
+
+
+def test_the_same_splits_give_the_same_bytes(splits):
+    one, other = (score_baseline.fn("mel_statistics", splits, SIDES, CLASSES, 0) for _ in range(2))
+    assert one == other

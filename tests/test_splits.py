@@ -1,0 +1,119 @@
+"""No split exists that was not audited: a leak raises and names who leaks; the protocol that leaks is marked as one."""
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Audio, load_dataset
+
+from recipes.schema import CheckFailed, DatasetRecipe, read_yaml
+from tasks.audio_files import decode_flac, encode_flac
+from tasks.clips import SCHEMA
+from tasks.functional.leakage import pcm_hash
+from tasks.splits import make_splits, reshuffle
+from tasks.store import Clips, draft, read_json, shelf
+from tasks.store import Splits as SplitsReference
+
+PARTS = ("train", "dev", "test")
+
+
+def recipe(protocol: str = "group") -> DatasetRecipe:
+    block = read_yaml("dataset/smoke")
+    return DatasetRecipe.model_validate({**block, "splits": {**block["splits"], "protocol": protocol}})
+
+
+def rows_of(part: str, n: int = 8) -> list[dict]:
+    """Clips of one part, two to a group, with nothing that another part has."""
+    random = np.random.default_rng(len(part) + ord(part[0]))
+    rows = []
+    for i in range(n):
+        samples = random.uniform(-0.5, 0.5, 960)
+        group = f"{part}-{i // 2}"
+        rows.append({
+            "audio": {"bytes": encode_flac(samples), "path": f"{part}{i}.flac"}, "clip_id": f"{part}{i}", "part": part,
+            "label": "SPEECH" if i % 4 < 2 else "NONSPEECH", "group_id": group, "supergroup_id": f"super-{group}",
+            "base_clip_id": f"cut-{group}", "recording_id": f"rec-{group}", "noise_id": f"noise-{part}",
+            "room": "anechoic", "pcm_hash": pcm_hash(samples), "duration_ms": 60.0, "snr_db": 20.0,
+        })  # fmt: skip
+    return rows
+
+
+def clips_of(rows: list[dict]) -> Clips:
+    with draft(Clips) as folder:
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / "clips.parquet")
+        return Clips.of(folder, part=rows[0]["part"], clips=len(rows), hours=0.0)
+
+
+def dealt(**planted) -> list[Clips]:
+    """The clips of the three parts; `planted` overwrites columns of the first test clip."""
+    rows = {part: rows_of(part) for part in PARTS}
+    rows["test"][0].update(planted)
+    return [clips_of(rows[part]) for part in PARTS]
+
+
+def test_a_clean_split_is_stored_with_its_audit(home):
+    splits = make_splits.fn(dealt(), recipe())
+    audit = read_json(splits.path / "audit.json")
+    assert (splits.verdict, audit["verdict"], audit["protocol"]) == ("clean", "clean", "group")
+    assert {check["check"]: check["shared"] for check in audit["checks"]}["group"] == 0
+    assert splits.clips == dict.fromkeys(PARTS, 8)
+    assert splits.groups["train"] == {"SPEECH": 2, "NONSPEECH": 2}
+    assert read_json(splits.path / "balance.json") == {"largest_imbalance": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("column", "check"),
+    [
+        ("group_id", "group"), ("supergroup_id", "supergroup"), ("recording_id", "recording"),
+        ("base_clip_id", "base clip"), ("noise_id", "noise file"), ("pcm_hash", "audio"),
+    ],
+)  # fmt: skip
+def test_a_planted_leak_raises_and_names_the_pair(home, column, check):
+    planted = rows_of("train")[3][column]
+    with pytest.raises(CheckFailed) as error:
+        make_splits.fn(dealt(**{column: planted}), recipe())
+    assert f"{check}: 1 shared, e.g. {planted} (test, train)" in str(error.value)
+    assert "Deal by a larger unit" in str(error.value)
+    assert not list(shelf(SplitsReference).glob("*")), "no split is left behind"
+
+
+def test_noise_of_one_part_that_is_content_of_another_raises(home):
+    with pytest.raises(CheckFailed, match=r"rec-train-1 \(test, train\)"):
+        make_splits.fn(dealt(noise_id="rec-train-1"), recipe())
+
+
+def test_the_random_protocol_passes_and_is_marked_leaky(home):
+    splits = make_splits.fn(dealt(), recipe("random"))
+    audit = read_json(splits.path / "audit.json")
+    assert (splits.verdict, audit["verdict"], audit["protocol"]) == ("leaky", "leaky", "random")
+    assert any((check["shared"] or 0) > 0 for check in audit["checks"])
+
+
+def test_the_random_protocol_keeps_every_clip_size_and_balance(home):
+    tables = {part: pa.Table.from_pylist(rows_of(part), schema=SCHEMA) for part in PARTS}
+    mixed = reshuffle(tables, seed=3)
+    before, after = (
+        pd.concat([table.drop_columns(["audio"]).to_pandas() for table in t.values()]) for t in (tables, mixed)
+    )
+    assert sorted(before["clip_id"]) == sorted(after["clip_id"])
+    counts = [frame.groupby(["part", "label"]).size().to_dict() for frame in (before, after)]
+    assert counts[0] == counts[1]
+    assert all((table["part"].to_pandas() == part).all() for part, table in mixed.items())
+    moved = before.set_index("clip_id")["part"] != after.set_index("clip_id")["part"].reindex(before["clip_id"])
+    assert moved.any()
+    again = reshuffle(tables, seed=3)
+    assert all(table.equals(again[part]) for part, table in mixed.items())
+
+
+def test_a_split_is_read_by_datasets_with_audio_as_audio(home):
+    splits = make_splits.fn(dealt(), recipe())
+    files = {part: str(splits.path / "data" / f"{part}.parquet") for part in PARTS}
+    loaded = load_dataset("parquet", data_files=files)
+    assert isinstance(loaded["test"].features["audio"], Audio)
+    row = loaded["test"].cast_column("audio", Audio(decode=False))[0]
+    assert pcm_hash(decode_flac(row["audio"]["bytes"])) == row["pcm_hash"]
+
+
+def test_the_same_clips_give_the_same_split(home):
+    assert make_splits.fn(dealt(), recipe()) == make_splits.fn(dealt(), recipe())

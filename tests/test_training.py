@@ -1,0 +1,292 @@
+"""Training changes the adapter and nothing else, on the answers and nothing else, to the bit the same from one seed."""
+
+import copy
+import dataclasses
+import inspect
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from recipes.schema import TrainMethod
+from tasks.audio_files import encode_flac
+from tasks.models import qwen2_audio as family
+from tasks.models import training
+from tasks.models.frames import audio_tokens, trimmed_frames
+from tasks.models.jobs import Question, TrainingJob
+from tasks.models.training import IGNORED, Collator, add_lora, fit, read_clips, restricted_accuracy, save
+
+ANSWERS = {"SPEECH": "A", "NONSPEECH": "B"}
+PROMPT = "Choose one: A) SPEECH B) NONSPEECH."
+FRAMES = trimmed_frames(3200)
+NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+
+
+def write_clips(file, durations_ms=(25, 60, 61, 100, 150, 200, 200, 200)) -> str:
+    random = np.random.default_rng(7)
+    rows = [
+        {"clip_id": f"c{i}", "label": "SPEECH" if i % 2 else "NONSPEECH",
+         "audio": {"bytes": encode_flac(random.uniform(-0.6, 0.6, 16 * ms)), "path": f"c{i}.flac"}}
+        for i, ms in enumerate(durations_ms)
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    return read_clips([write_clips(tmp_path_factory.mktemp("clips") / "train.parquet")])
+
+
+def collator(processor, clips, loss_on="answer") -> Collator:
+    return Collator(processor, clips, PROMPT, ANSWERS, loss_on, FRAMES)
+
+
+def job(tiny_base, output, **changes) -> TrainingJob:
+    question = Question(classes=("SPEECH", "NONSPEECH"), answers=("A", "B"), prompt=PROMPT, longest_ms=200)
+    facts = {
+        "base": str(tiny_base), "revision": None, "base_name": "me/base", "base_revision": "b" * 40, "quantization": None,
+        "question": question, "device": "cpu", "output": str(output), "lora": {"r": 4}, "scope": "language_model",
+        "clips": (), "loss_on": "answer", "training": {}, "seed": 1,
+    }  # fmt: skip
+    return TrainingJob(**{**facts, **changes})
+
+
+def fresh(tiny_base, quantization=None):
+    quantised = training.with_dtype(quantization, torch.float32)
+    return family.load(
+        tiny_base, revision=None, frames=FRAMES, quantization=quantised, dtype=torch.float32, device="cpu"
+    )
+
+
+def trained(tiny_base, processor, clips, folder, steps=2, **changes):
+    """Model, log and job after a few steps over all clips at once."""
+    batches = {
+        "max_steps": steps,
+        "per_device_train_batch_size": len(clips),
+        "logging_steps": 1,
+        "learning_rate": 1e-2,
+    }
+    told = job(tiny_base, folder, training=batches, **changes)
+    model = add_lora(fresh(tiny_base, told.quantization), told)
+    collate = collator(processor, clips, told.loss_on)
+    log = fit(model, processor, clips, collate, told.training, seed=told.seed, output=told.output, device="cpu")
+    return model, log, told
+
+
+# --- labels ------------------------------------------------------------------------------------------------------
+
+
+def test_the_loss_falls_on_the_answer_token_alone(processor, clips):
+    collate = collator(processor, clips)
+    batch = collate([clips[i] for i in range(8)])
+    labels, ids = batch["labels"], batch["input_ids"]
+    assert (labels[:, :-1] == IGNORED).all()
+    assert processor.batch_decode(labels[:, -1:]) == ["B", "A"] * 4
+    assert torch.equal(labels[:, -1], ids[:, -1])
+
+
+def test_the_loss_on_a_turn_is_answer_and_end_of_turn(processor, clips):
+    labels = collator(processor, clips, "turn")([clips[i] for i in range(8)])["labels"]
+    assert (labels[:, :-2] == IGNORED).all()
+    assert processor.batch_decode(labels[:, -2:]) == ["B<|im_end|>", "A<|im_end|>"] * 4
+
+
+def test_the_loss_on_a_sequence_is_everything_but_padding_and_audio(processor, clips):
+    batch = collator(processor, clips, "sequence")([clips[i] for i in range(8)])
+    labels, ids, mask = batch["labels"], batch["input_ids"], batch["attention_mask"]
+    audio = ids == processor.tokenizer.convert_tokens_to_ids(processor.audio_token)
+    assert (labels[audio | (mask == 0)] == IGNORED).all()
+    counted = ~audio & (mask == 1)
+    assert torch.equal(labels[counted], ids[counted])
+    lengths = [16 * ms for ms in (25, 60, 61, 100, 150, 200, 200, 200)]
+    assert audio.sum(1).tolist() == [audio_tokens(n) for n in lengths]
+
+
+def test_rows_may_come_in_any_order(processor, clips):
+    collate = collator(processor, clips)
+    batch = collate([clips[i] for i in (7, 0, 3)])
+    assert processor.batch_decode(batch["labels"][:, -1:]) == ["A", "B", "A"]
+    assert torch.equal(batch["input_features"][1], collate.clips[0].features)
+
+
+def test_prompts_are_the_batch_without_its_answers(processor, clips):
+    collate = collator(processor, clips)
+    full, prompts = collate([clips[i] for i in range(8)]), collate.prompts(range(8))
+    assert torch.equal(prompts["input_ids"], full["input_ids"][:, :-1])
+    assert torch.equal(prompts["input_features"], full["input_features"])
+
+
+def test_an_answer_that_is_one_token_only_after_a_space_is_refused(processor, clips):
+    """It could be scored, and its training label would be cut."""
+    tokenizer = copy.deepcopy(processor.tokenizer)
+    tokenizer.add_tokens([" maybe"])
+    spaced = copy.copy(processor)
+    spaced.tokenizer = tokenizer
+    with pytest.raises(ValueError, match=r"'maybe' is [2-9] tokens at the start of a turn"):
+        Collator(spaced, clips, PROMPT, {"SPEECH": "A", "NONSPEECH": "maybe"}, "answer", FRAMES)
+
+
+def test_clips_of_several_files_keep_their_order(tmp_path):
+    files = [write_clips(tmp_path / "a.parquet", (60, 80)), write_clips(tmp_path / "b.parquet", (100,))]
+    rows = read_clips(files)
+    assert rows["row"] == [0, 1, 2]
+    assert list(rows["clip_id"]) == ["c0", "c1", "c0"]
+
+
+# --- steps -------------------------------------------------------------------------------------------------------
+
+
+def hand_loss(model, collate, rows: int) -> float:
+    """Mean cross-entropy of the answers, from the padded prompts alone."""
+    with torch.inference_mode():
+        logits = family.last_logits(model.get_base_model().eval(), collate.prompts(range(rows)))
+    answers = torch.tensor([collate.completions[label][0] for label in collate.labels])
+    return float(torch.nn.functional.cross_entropy(logits, answers))
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_the_first_loss_is_the_cross_entropy_of_the_answers(tiny_base, processor, clips, tmp_path, accumulation):
+    """Also over accumulated batches, where the plain Trainer is wrong for this model."""
+    told = job(tiny_base, tmp_path / "out", training={
+        "max_steps": 1, "per_device_train_batch_size": 8 // accumulation, "gradient_accumulation_steps": accumulation,
+        "logging_steps": 1})  # fmt: skip
+    model = add_lora(fresh(tiny_base), told)
+    collate = collator(processor, clips)
+    expected = hand_loss(model, collate, 8)
+    (entry,) = fit(model, processor, clips, collate, told.training, seed=1, output=told.output, device="cpu")
+    assert entry["loss"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_only_the_adapter_changes(tiny_base, processor, clips, tmp_path):
+    before = fresh(tiny_base).state_dict()
+    model, log, _ = trained(tiny_base, processor, clips, tmp_path / "out", steps=3)
+    after = model.get_base_model().state_dict()
+    plain = {name.replace(".base_layer", ""): value for name, value in after.items() if "lora_" not in name}
+    assert plain.keys() == before.keys()
+    assert all(torch.equal(plain[name], value) for name, value in before.items())
+    assert all(value.abs().max() > 0 for name, value in after.items() if "lora_B" in name)
+    assert log[-1]["loss"] < log[0]["loss"]
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny_base, processor, clips, tmp_path):
+    def weights(folder, seed):
+        model, _, _ = trained(tiny_base, processor, clips, tmp_path / folder, seed=seed)
+        return {name: value for name, value in model.state_dict().items() if "lora_" in name}
+
+    one, same, other = weights("a", 1), weights("b", 1), weights("c", 2)
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_nf4_trains_on_a_cpu_and_leaves_its_base_quantised(tiny_base, processor, clips, tmp_path):
+    model, log, _ = trained(tiny_base, processor, clips, tmp_path / "out", steps=3, quantization=NF4)
+    layer = model.get_base_model().model.language_model.layers[0].self_attn.q_proj
+    assert type(layer.base_layer).__name__ == "Linear4bit"
+    assert layer.base_layer.weight.dtype == torch.uint8
+    assert layer.lora_B["default"].weight.abs().max() > 0
+    assert np.isfinite([entry["loss"] for entry in log]).all()
+    assert log[-1]["loss"] < log[0]["loss"]
+
+
+def test_measured_times_stay_out_of_the_log(tiny_base, processor, clips, tmp_path):
+    _, log, _ = trained(tiny_base, processor, clips, tmp_path / "out")
+    assert {key for entry in log for key in entry} <= {
+        "step",
+        "loss",
+        "mean_token_accuracy",
+        "learning_rate",
+        "grad_norm",
+    }
+
+
+def test_a_loss_that_is_no_number_stops_the_run():
+    from types import SimpleNamespace
+
+    with pytest.raises(ValueError, match=r"the loss is nan at step 7; lower training\.learning_rate"):
+        training.Progress().on_log(None, SimpleNamespace(global_step=7, max_steps=9), None, {"loss": float("nan")})
+
+
+# --- the gate ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [3, 64])
+def test_the_gate_counts_answers_among_the_allowed_ones(tiny_base, processor, clips, batch_size):
+    """Against the decision written out: the larger of the two answers' probability mass."""
+    model, collate = fresh(tiny_base).eval(), collator(processor, clips)
+    with torch.inference_mode():
+        p = family.last_logits(model, collate.prompts(range(8))).softmax(-1)
+    a, b = (p[:, collate.answer_ids[answer]].sum(-1) for answer in "AB")
+    right = [bool(x >= y) == (label == "SPEECH") for x, y, label in zip(a, b, collate.labels, strict=True)]
+    assert restricted_accuracy(model, collate, batch_size) == pytest.approx(np.mean(right))
+
+
+def test_the_gate_is_one_where_the_labels_are_the_answers_and_zero_where_they_are_not(tiny_base, processor, clips):
+    model, collate = fresh(tiny_base).eval(), collator(processor, clips)
+    with torch.inference_mode():
+        p = family.last_logits(model, collate.prompts(range(8))).softmax(-1)
+    says_a = (p[:, collate.answer_ids["A"]].sum(-1) >= p[:, collate.answer_ids["B"]].sum(-1)).tolist()
+    collate.labels = ["SPEECH" if a else "NONSPEECH" for a in says_a]
+    assert restricted_accuracy(model, collate) == 1.0
+    collate.labels = ["NONSPEECH" if a else "SPEECH" for a in says_a]
+    assert restricted_accuracy(model, collate) == 0.0
+
+
+# --- what is saved, what is accepted -----------------------------------------------------------------------------
+
+
+def test_what_is_saved_names_its_base_in_public_and_reads_the_same_every_time(tiny_base, tmp_path):
+    texts = []
+    for name in ("one", "two"):
+        told = job(tiny_base, tmp_path / name, lora={"r": 4, "target_modules": ["v_proj", "q_proj", "o_proj"]})
+        save(add_lora(fresh(tiny_base), told), told)
+        texts.append((tmp_path / name / "adapter_config.json").read_text())
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == [
+            "adapter_config.json",
+            "adapter_model.safetensors",
+        ]
+    config = json.loads(texts[0])
+    assert texts[0] == texts[1]
+    assert (config["base_model_name_or_path"], config["revision"]) == ("me/base", "b" * 40)
+    assert config["target_modules"] == ["o_proj", "q_proj", "v_proj"]
+    assert str(tiny_base) not in texts[0]
+
+
+def test_a_device_that_is_not_there_is_refused():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    assert training.pick_device("auto") == "cpu"
+    with pytest.raises(ValueError, match="this machine has no CUDA GPU"):
+        training.pick_device("cuda")
+
+
+def test_the_compute_dtype_follows_the_model_unless_the_recipe_names_one():
+    assert training.with_dtype(None, torch.float32) is None
+    assert training.with_dtype(NF4, torch.bfloat16) == {**NF4, "bnb_4bit_compute_dtype": "bfloat16"}
+    named = {**NF4, "bnb_4bit_compute_dtype": "float16"}
+    assert training.with_dtype(named, torch.bfloat16) == named
+
+
+def test_recipes_accept_exactly_the_keywords_of_the_installed_libraries():
+    """The schema reads them from source, without importing; here they are asked of the classes."""
+    from peft import LoraConfig
+    from transformers import BitsAndBytesConfig
+    from trl import SFTConfig
+
+    def known(block: str, key: str) -> bool:
+        try:
+            TrainMethod(**{block: {key: None}})
+        except ValueError as error:
+            return "no such keyword" not in str(error)
+        return True
+
+    accepted = {
+        "lora": {field.name for field in dataclasses.fields(LoraConfig) if field.init},
+        "training": {field.name for field in dataclasses.fields(SFTConfig) if field.init},
+        "quantization": set(inspect.signature(BitsAndBytesConfig).parameters) - {"kwargs"},
+    }
+    assert [key for block, keys in accepted.items() for key in keys if not known(block, key)] == []
+    assert not any(known(block, "no_such_keyword") for block in accepted)
