@@ -30,8 +30,8 @@ def publish_dataset(
     repo = f"{block.namespace}/{block.dataset}"
     with workbench() as folder:
         shutil.copytree(splits.path, folder, dirs_exist_ok=True)
-        facts = dataset_facts(splits, recipe, classes, repo)
-        write_json(folder / "card.json", facts)
+        write_json(folder / "card.json", dataset_facts(splits, recipe, classes, repo))
+        facts = read_json(folder / "card.json")  # rendered from the file, as verification does
         card = fill((TEMPLATES / "dataset_card.md.j2").read_text(encoding="utf-8"), {"data": facts})
         publication = finish(folder, "dataset", repo, card)
     show_markdown(f"card-{block.dataset}", without_header(card), f"Card of {repo}")

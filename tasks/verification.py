@@ -33,14 +33,24 @@ def verify_repo(name: str) -> list[Finding]:
     """
     folder, sha = (Path(name), None) if Path(name).is_dir() else find(name)
     if (folder / "report.json").is_file():
-        findings = [*verify_files(folder, sha), *verify_report(folder)]
+        found = verify_report(folder)
     elif (folder / "card.json").is_file():
-        findings = [*verify_files(folder, sha), *verify_dataset(folder)]
+        found = verify_dataset(folder)
     else:
         raise FileNotFoundError(
             f"{folder} holds neither report.json nor card.json: nothing here was published by Earshot"
         )
-    return findings
+    return [*as_far_as_readable(verify_files(folder, sha)), *as_far_as_readable(found)]
+
+
+def as_far_as_readable(findings: Iterator[Finding]) -> Iterator[Finding]:
+    """The findings; where a file is missing or is not what it was, that is the last of them."""
+    try:
+        yield from findings
+    except FileNotFoundError as error:
+        yield Finding("differs", f"{error.filename or error}: is missing")
+    except (OSError, LookupError, TypeError, ValueError) as error:
+        yield Finding("differs", f"what follows cannot be read: {type(error).__name__}, {error}")
 
 
 def verify_files(folder: Path, sha: str | None) -> Iterator[Finding]:

@@ -30,7 +30,12 @@ def earshot(home: Path, *arguments: str) -> Done:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     environment = {**kept, "EARSHOT_HOME": str(home), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *arguments], env=environment, capture_output=True, text=True, check=False, cwd=home.parent
+        [sys.executable, "-c", PROGRAM, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=home.parent,
     )
     said, _, loaded = done.stderr.rpartition("loaded:")
     return Done(done.returncode, done.stdout, said, loaded.split())

@@ -1,0 +1,233 @@
+"""One command does the whole job, says what it did, keeps its record, and never answers a mistake with a traceback."""
+
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from flows import cli
+from recipes.schema import CheckFailed
+from tests.bench.bench_kills import holdings
+from tests.commands import ROOT, earshot
+
+LINE = re.compile(r"^\d\d:\d\d:\d\d  (.+): (cached|completed, [\d.]+ s)$", re.MULTILINE)
+CACHED = (
+    "recordings of synthetic", "sides,", "clips of train", "clips of dev", "clips of test", "splits of smoke", "tiny base",
+    "adapter, seed 42", "majority", "loudness", "mel_statistics", "base, fold 0", "adapter, fold 0", "report of smoke",
+)  # fmt: skip
+
+
+def stages(said: str) -> list[tuple[str, str]]:
+    """(name, "cached" or "completed") of every task run that a command told of, in the order of their ends."""
+    return [(name, how.split(",")[0]) for name, how in LINE.findall(said)]
+
+
+def in_database(home: Path) -> list[tuple[str, str]]:
+    """(name, state) of the task runs in Prefect's database; a subflow's own entry is none."""
+    with sqlite3.connect(
+        f"file:{home / 'prefect' / 'prefect.db'}?mode=ro".replace(" ", "%20").replace("#", "%23"), uri=True
+    ) as db:
+        return db.execute(
+            "select name, state_name from task_run where id not in "
+            "(select parent_task_run_id from flow_run where parent_task_run_id is not null)"
+        ).fetchall()
+
+
+def command(monkeypatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["earshot", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return int(stop.value.code or 0)
+
+
+# --- a whole run -------------------------------------------------------------------------------------------------
+
+
+def test_a_run_ends_with_the_table_the_paths_and_the_command_that_verifies_them(smoke):
+    assert smoke.first.code == 0, smoke.first.err[-3000:]
+    out = smoke.first.out
+    assert re.search(
+        r"^test: 8 NONSPEECH groups, 6 SPEECH groups, 32 clips; 95 % intervals over groups$", out, re.MULTILINE
+    )
+    for detector in ("adapter", "base", "loudness", "majority", "mel_statistics"):
+        assert re.search(rf"^{detector} +0\.\d+ \((0\.\d+ to [01]\.\d+|-)\)", out, re.MULTILINE), detector
+    for what, name in (("report", "report.html"), ("card", "README.md")):
+        path = Path(re.search(rf"^{what} +(.+)$", out, re.MULTILINE)[1])
+        assert path.name == name
+        assert path.is_file()
+    assert re.search(r"^verify +earshot verify earshot/smoke-adapter@[0-9a-f]{40}$", out, re.MULTILINE)
+
+
+def test_a_run_says_every_stage_and_what_is_trainable(smoke):
+    told = stages(smoke.first.err)
+    assert {how for _, how in told} == {"completed"}
+    for stage in CACHED:
+        assert any(name.startswith(stage) for name, _ in told), stage
+    assert "trainable parameters: " in smoke.first.err
+    assert "Traceback" not in smoke.first.err
+
+
+def test_the_next_run_says_of_every_stage_that_it_is_cached(smoke, rerun):
+    assert rerun.code == 0, rerun.err[-3000:]
+    told = stages(rerun.err)
+    assert len(told) == len(stages(smoke.first.err))
+    ran = sorted({name for name, how in told if how == "completed"})
+    assert all(name.startswith(("publish ", "gate of ")) for name in ran), ran
+    for stage in CACHED:
+        assert any(name.startswith(stage) and how == "cached" for name, how in told), stage
+
+
+def test_the_next_run_says_the_same(smoke, rerun):
+    assert rerun.out == smoke.first.out
+
+
+def test_every_task_run_is_in_prefects_database(smoke, rerun):
+    printed = [int(re.search(r"study/smoke: (\d+) task runs", done.err)[1]) for done in (smoke.first, rerun)]
+    assert printed == [len(stages(done.err)) for done in (smoke.first, rerun)]
+    stored = in_database(smoke.home)
+    assert len(stored) == sum(printed)
+    assert {state for _, state in stored} == {"Completed", "Cached"}
+    told = sorted(name for done in (smoke.first, rerun) for name, _ in stages(done.err))
+    assert sorted(name for name, _ in stored) == told
+
+
+def test_a_run_leaves_no_draft_no_lock_and_no_process(smoke, rerun):
+    assert list((smoke.home / "store").glob("*/.*")) == []
+    assert not (smoke.home / "lock.holder").exists()
+    assert [path for path in smoke.home.iterdir() if path.name.startswith(".publish-")] == []
+    if Path("/proc").is_dir():
+        from tests.bench.bench_kills import orphans
+
+        assert orphans(smoke.home) == {}
+
+
+@pytest.mark.slow
+def test_another_home_gets_the_same_fingerprints(smoke, tmp_path):
+    done = earshot(tmp_path / "elsewhere", "run", "study/smoke")
+    assert done.code == 0, done.err[-3000:]
+    assert holdings(tmp_path / "elsewhere") == holdings(smoke.home)
+
+
+# --- what is not loaded ------------------------------------------------------------------------------------------
+
+
+def test_help_loads_no_torch(tmp_path):
+    done = earshot(tmp_path / "home", "--help")
+    assert (done.code, done.loaded) == (0, [])
+    assert not (tmp_path / "home").exists(), "asking for help makes no home"
+
+
+def test_a_cached_run_loads_no_torch(rerun):
+    assert rerun.loaded == []
+
+
+def test_verification_loads_no_torch(smoke):
+    done = earshot(smoke.home, "verify", "earshot/smoke-adapter")
+    assert (done.code, done.loaded) == (0, []), done.err
+    assert "verified: " in done.out
+
+
+# --- help and mistakes -------------------------------------------------------------------------------------------
+
+COMMANDS = sorted(typer.main.get_command(cli.app).commands)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself_with_an_example(name):
+    done = CliRunner().invoke(cli.app, [name, "--help"])
+    assert done.exit_code == 0
+    assert f"Example:  earshot {name}" in " ".join(done.output.split("\n")).replace("  earshot", "  earshot")
+
+
+def test_the_stages_of_a_study_are_all_commands():
+    assert {"run", "build", "train", "evaluate", "publish", "verify"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run"], "STUDY"),
+        (["walk"], "walk"),
+        (["run", "study/smoke", "--sett", "x=1"], "--sett"),
+        (["run", "study/dmeo"], "no recipe 'study/dmeo'"),
+        (["run", "study/smoke", "--set", "train.epochs=3"], "train.epochs: no such key; accepted here: "),
+        (["run", "study/smoke", "--set", "train.lora={rank: 8}"], "did you mean ['r'"),
+        (["run", "study/smoke", "--set", "train.seeds=[1"], "is not YAML"),
+        (["run", "study/smoke", "--set", "seeds"], "is not key.path=value"),
+        (["verify", "me/nothing"], "neither a folder nor in"),
+        (["verify", "../../etc"], "is no repository name"),
+    ],
+)
+def test_a_mistake_is_a_sentence_and_exit_code_2(home, monkeypatch, capsys, arguments, said):
+    assert command(monkeypatch, *arguments) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("earshot: ")
+    assert said in err
+    assert "Traceback" not in err
+    assert not (home / "store").exists(), "nothing ran"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (CheckFailed("the gate asks 0.85"), 1, "earshot: the gate asks 0.85\n"),
+        (ValueError("a bad value"), 2, "earshot: a bad value\n"),
+        (TimeoutError("too long"), 2, "earshot: too long\n"),
+        (OSError(28, "No space left on device", "/x"), 2, "earshot: No space left on device: /x\n"),
+    ],
+)
+def test_a_check_that_failed_is_1_and_anything_a_user_can_mend_is_2(monkeypatch, capsys, error, code, said):
+    def run_until(*arguments):
+        raise error
+
+    monkeypatch.setattr(cli, "run_until", run_until)
+    assert command(monkeypatch, "run", "study/smoke") == code
+    assert capsys.readouterr().err == said
+
+
+def test_a_fault_of_ours_is_not_dressed_up_as_a_users(monkeypatch):
+    def run_until(*arguments):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(cli, "run_until", run_until)
+    monkeypatch.setattr(sys, "argv", ["earshot", "run", "study/smoke"])
+    with pytest.raises(KeyError, match="a bug"):
+        cli.main()
+
+
+# --- one command at a time ---------------------------------------------------------------------------------------
+
+HOLD = """
+import sys, time
+from flows.cli import only_command
+with only_command(sys.argv[1]):
+    print("in", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+def holder(home: Path, name: str, seconds: float) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "EARSHOT_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLD, name, str(seconds)], env=environment,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_a_second_command_waits_and_says_for_whom_and_a_kill_frees_the_home(tmp_path):
+    first = holder(tmp_path / "home", "study/first", 60)
+    assert first.stdout.readline() == "in\n"
+    second = holder(tmp_path / "home", "study/second", 0)
+    assert second.stderr.readline() == f"waiting for study/first (pid {first.pid}) to finish on {tmp_path / 'home'}\n"
+    assert second.poll() is None
+    first.send_signal(signal.SIGKILL)
+    assert second.communicate(timeout=20)[0] == "in\n"
+    assert second.returncode == 0
+    first.communicate()

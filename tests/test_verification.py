@@ -1,0 +1,259 @@
+"""What was published verifies; one digit anywhere does not, even where the list of hashes was altered with it."""
+
+import json
+import re
+import shutil
+import sys
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flows.cli import main
+from tasks.functional.report import RECORDED
+from tasks.hub import find
+from tasks.store import file_digests, read_json, write_json
+from tasks.verification import TOLERANCE, differences, verify_files, verify_repo
+
+
+@pytest.fixture(scope="module")
+def published(smoke):
+    """The folders of the smoke study's adapter and data set in its hub."""
+    assert smoke.first.code == 0, smoke.first.err[-3000:]
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("EARSHOT_HOME", str(smoke.home))
+        return find("earshot/smoke-adapter")[0], find("earshot/smoke-clips")[0]
+
+
+@pytest.fixture
+def adapter(published, tmp_path):
+    """A copy of the adapter's repository that a test may alter."""
+    return shutil.copytree(published[0], tmp_path / "adapter")
+
+
+@pytest.fixture
+def data(published, tmp_path):
+    """A copy of the data set's repository."""
+    return shutil.copytree(published[1], tmp_path / "data")
+
+
+def cover_up(folder) -> None:
+    """Write the list of hashes anew, as whoever alters a repository on purpose would."""
+    write_json(folder / "files.json", {k: v for k, v in sorted(file_digests(folder).items()) if k != "files.json"})
+
+
+def another_digit(text: str, at: int) -> str:
+    return text[:at] + str((int(text[at]) + 1) % 10) + text[at + 1 :]
+
+
+def alter_text(file, pattern: str) -> None:
+    """Change the last digit of the first place that matches."""
+    text = file.read_text(encoding="utf-8")
+    found = re.search(pattern, text)
+    assert found, pattern
+    file.write_text(another_digit(text, found.end() - 1), encoding="utf-8")
+
+
+def differing(folder) -> list[str]:
+    return [finding.what for finding in verify_repo(str(folder)) if finding.verdict == "differs"]
+
+
+def command(monkeypatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["earshot", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return int(stop.value.code or 0)
+
+
+# --- the adapter's repository ------------------------------------------------------------------------------------
+
+
+def test_what_was_published_verifies_by_name_and_as_a_folder(smoke, adapter, monkeypatch, capsys):
+    monkeypatch.setenv("EARSHOT_HOME", str(smoke.home))
+    name = re.search(r"earshot verify (\S+)", smoke.first.out)[1]
+    assert command(monkeypatch, "verify", name) == 0
+    said = capsys.readouterr().out
+    assert f"verified: everything that can be recomputed is equal ({name})" in said
+    assert {line.split()[0] for line in said.splitlines()[:-1]} == {"equal", "recorded"}
+    assert differing(adapter) == []
+
+
+ALTERED = {
+    "the card": ("README.md", r"balanced accuracy \S*\d", "README.md"),
+    "the report": ("report.json", r'"value": 0\.\d', "report.json: "),
+    "the audit": ("evidence/audit.json", r'"shared": \d', "report.json: leakage"),
+    "the parameters": ("training.json", r'"language_model": \d', "report.json: adapter.parameters"),
+}
+
+
+@pytest.mark.parametrize(("name", "pattern", "found"), ALTERED.values(), ids=ALTERED)
+@pytest.mark.parametrize("covered_up", [False, True], ids=["", "covered up"])
+def test_one_digit_is_found(adapter, monkeypatch, capsys, name, pattern, found, covered_up):
+    alter_text(adapter / name, pattern)
+    if covered_up:
+        cover_up(adapter)
+    assert command(monkeypatch, "verify", str(adapter)) == 1
+    said = capsys.readouterr()
+    differing = [line for line in said.out.splitlines() if line.startswith("differs")]
+    assert any(found in line for line in differing)
+    assert any("altered: " + name in line for line in differing) != covered_up
+    assert "differ from what can be recomputed" in said.err
+
+
+@pytest.mark.parametrize("column", ["p_speech", "prediction"])
+def test_one_cell_of_the_table_is_found_even_where_the_report_names_the_altered_table(adapter, column):
+    from tasks.store import sha256
+
+    file = adapter / "predictions.parquet"
+    table = pd.read_parquet(file)
+    rows = (table["detector"] == "adapter") & (table["method"] == "generate")
+    row = table.index[rows][0]
+    if column == "p_speech":
+        table.loc[rows.to_numpy().nonzero()[0][0], "p_speech"] = 1 - table["p_speech"].iloc[row]
+    else:
+        at = rows.to_numpy().nonzero()[0][0]
+        said = table["prediction"].iloc[at]
+        table.loc[at, "prediction"] = "SPEECH" if said == "NONSPEECH" else "NONSPEECH"
+    table.to_parquet(file, index=False)
+    assert "predictions.parquet: the table the report names" in differing(adapter)
+    report = read_json(adapter / "report.json")
+    report["provenance"]["predictions_sha256"] = sha256(file)
+    write_json(adapter / "report.json", report)
+    cover_up(adapter)
+    found = differing(adapter)
+    assert any(what.startswith("report.json: metrics") for what in found)
+
+
+def test_other_weights_are_found(adapter, monkeypatch):
+    file = adapter / "adapter_model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(bytes(content))
+    cover_up(adapter)
+    assert differing(adapter) == ["adapter_model.safetensors: the weights the report names"]
+    assert command(monkeypatch, "verify", str(adapter)) == 1
+
+
+def test_an_altered_snapshot_no_longer_is_the_commit_it_was(smoke, published, tmp_path, monkeypatch):
+    """In the hub even a covered-up change is found: the sha is over all files."""
+    shutil.copytree(smoke.home / "hub", tmp_path / "home" / "hub")
+    monkeypatch.setenv("EARSHOT_HOME", str(tmp_path / "home"))
+    folder, sha = find("earshot/smoke-adapter")
+    alter_text(folder / "adapter_config.json", r'"lora_alpha": \d')
+    cover_up(folder)
+    assert differing("earshot/smoke-adapter") == [f"files: all of them together are {sha}"]
+
+
+@pytest.mark.parametrize(
+    "name", ["predictions.parquet", "README.md", "evidence/audit.json", "adapter_model.safetensors", "training.json"]
+)
+@pytest.mark.parametrize("covered_up", [False, True], ids=["", "covered up"])
+def test_a_file_that_is_missing_is_a_difference(adapter, monkeypatch, capsys, name, covered_up):
+    (adapter / name).unlink()
+    if covered_up:
+        cover_up(adapter)
+    assert command(monkeypatch, "verify", str(adapter)) == 1
+    assert name in capsys.readouterr().out
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_any_digit_of_report_and_card_is_found_by_the_hashes(published, tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("altered") / "adapter"
+    shutil.copytree(published[0], folder)
+    file = folder / data.draw(st.sampled_from(["README.md", "report.json", "files.json"]))
+    text = file.read_text(encoding="utf-8")
+    at = data.draw(st.sampled_from([found.start() for found in re.finditer(r"\d", text)]))
+    file.write_text(another_digit(text, at), encoding="utf-8")
+    assert [finding.verdict for finding in verify_files(folder, None)] == ["differs"]
+    shutil.rmtree(folder)
+
+
+def test_a_table_that_cannot_be_read_is_a_difference(adapter):
+    (adapter / "predictions.parquet").write_bytes(b"PAR1 nothing PAR1")
+    cover_up(adapter)
+    assert any(what.startswith("report.json: cannot be rebuilt") for what in differing(adapter))
+
+
+# --- the data set's repository -----------------------------------------------------------------------------------
+
+
+def test_the_data_set_verifies(data):
+    assert differing(data) == []
+
+
+def test_a_clip_that_was_moved_to_another_part_is_found_by_the_audit(data):
+    parts = {part: data / "data" / f"{part}.parquet" for part in ("train", "test")}
+    train, test = (pq.read_table(file) for file in parts.values())
+    at = train.column_names.index("group_id")
+    leaked = [test["group_id"][0].as_py(), *train["group_id"].to_pylist()[1:]]
+    pq.write_table(train.set_column(at, "group_id", [leaked]), parts["train"])
+    cover_up(data)
+    (found,) = differing(data)
+    assert found.startswith("audit.json: leaky")
+
+
+def test_one_digit_of_the_data_card_is_found(data):
+    alter_text(data / "README.md", r"\| \d")
+    cover_up(data)
+    assert differing(data) == ["README.md: rendered again from card.json"]
+
+
+# --- comparing ---------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_something_else_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds neither report\.json nor card\.json"):
+        verify_repo(str(tmp_path))
+
+
+def test_what_is_recorded_and_not_derived_is_said_to_be(adapter):
+    findings = verify_repo(str(adapter))
+    recorded = " ".join(finding.what for finding in findings if finding.verdict == "recorded")
+    stated = read_json(adapter / "report.json")
+    assert [key for key in RECORDED if stated[key] and key not in recorded] == []
+
+
+LEAVES = st.none() | st.booleans() | st.integers(-99, 99) | st.floats(-9, 9) | st.text(max_size=3)
+TREES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=3)
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(TREES, TREES)
+def test_two_values_differ_exactly_where_their_json_does(one, other):
+    same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    found = differences(one, other, "at")
+    assert differences(one, one, "at") == []
+    if same:
+        assert found == []
+    elif not found:
+        assert differences(other, one, "at") == []
+        assert one == other or close(one, other)
+
+
+def close(one, other) -> bool:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(close(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(close, one, other))
+    return one == other or abs(one - other) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("stated", "derived", "where"),
+    [
+        ({"a": 1.0}, {"a": 1.0 + 2e-9}, ["x.a: stated 1.0, recomputed 1.000000002"]),
+        ({"a": 1.0}, {"a": 1.0 + 5e-10}, []),
+        ({"a": True}, {"a": 1}, ["x.a: stated True, recomputed 1"]),
+        ({"a": [1, 2]}, {"a": [1]}, ["x.a: stated [1, 2], recomputed [1]"]),
+        ({"a": [{"b": 3}]}, {"a": [{"b": 4}]}, ["x.a[0].b: stated 3, recomputed 4"]),
+        ({"a": None}, {"a": 0.0}, ["x.a: stated None, recomputed 0.0"]),
+        ({"a": 1}, {"b": 1}, ["x.a is missing on one side", "x.b is missing on one side"]),
+    ],
+)
+def test_a_difference_is_named_with_its_place(stated, derived, where):
+    assert differences(stated, derived, "x") == where
