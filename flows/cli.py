@@ -39,6 +39,8 @@ def command(name: str, example: str) -> Callable[[Callable[..., None]], Callable
 
 def main() -> None:
     """Run the command line; a user's mistake is a sentence, never a traceback."""
+    # Our matrices are small: threads that wait for one another cost more than they bring. Read when numpy is imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from recipes.schema import CheckFailed
 
     try:

@@ -94,7 +94,18 @@ def finish(folder: Path, kind: Any, repo: str, card: str) -> Publication:
 def dataset_facts(splits: Splits, recipe: DatasetRecipe, classes: tuple[str, str], repo: str) -> dict[str, Any]:
     """What the card of a data set says, all counted from its parquets."""
     parts = list(splits.clips)
-    columns = ["part", "label", "clip_id", "group_id", "supergroup_id", "duration_ms", "snr_db", "room", "licence", "noise_licence"]
+    columns = [
+        "part",
+        "label",
+        "clip_id",
+        "group_id",
+        "supergroup_id",
+        "duration_ms",
+        "snr_db",
+        "room",
+        "licence",
+        "noise_licence",
+    ]
     tables = [pq.read_table(splits.path / "data" / f"{part}.parquet", columns=columns).to_pandas() for part in parts]
     clips = pd.concat(tables, ignore_index=True)
     counted = clips.groupby(["part", "label"], sort=False).agg(

@@ -99,7 +99,9 @@ def hub() -> Path:
 
 
 def _shelf(kind: Kind, repo: str) -> Path:
-    if not re.fullmatch(r"\w+([.-]\w+)*/\w+([.-]\w+)*", repo):  # "--" stands for "/" in the layout, ".." leads out of it
+    if not re.fullmatch(
+        r"\w+([.-]\w+)*/\w+([.-]\w+)*", repo
+    ):  # "--" stands for "/" in the layout, ".." leads out of it
         raise ValueError(f"{repo!r} is no repository name: NAMESPACE/NAME, words joined by single '.' or '-'")
     return hub() / f"{kind}s--{repo.replace('/', '--')}"
 

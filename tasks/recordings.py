@@ -79,7 +79,9 @@ def deal_sides(recordings: Sequence[Recordings], splits: SplitsBlock) -> Sides:
     table = pd.concat(tables, ignore_index=True)
     if (again := table.duplicated(["role", "recording_id"])).any():
         first = table.loc[again, "recording_id"].iloc[0]
-        raise ValueError(f"{int(again.sum())} recordings are listed twice, first {first!r}: two sources hold the same file")
+        raise ValueError(
+            f"{int(again.sum())} recordings are listed twice, first {first!r}: two sources hold the same file"
+        )
     table["part"] = deal(table, splits.parts, splits.seed)
     with draft(Sides) as folder:
         table.sort_values("recording_id").to_parquet(folder / "sides.parquet", index=False)

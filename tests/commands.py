@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,17 +26,32 @@ class Done(NamedTuple):
     loaded: list[str]
 
 
+class Command:
+    """`earshot ARGUMENTS` on a home, with a Prefect server of its own, started and not waited for."""
+
+    def __init__(self, home: Path, *arguments: str) -> None:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        self.out, self.err = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, *arguments], stdout=self.out, stderr=self.err, text=True, cwd=home.parent,
+            env={**kept, "EARSHOT_HOME": str(home), "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
+        )  # fmt: skip
+
+    def done(self) -> Done:
+        """What it came to, when it has ended."""
+        code = self.process.wait()
+        for file in (self.out, self.err):
+            file.seek(0)
+        said, _, loaded = self.err.read().rpartition("loaded:")
+        return Done(code, self.out.read(), said, loaded.split())
+
+    def stop(self) -> None:
+        """End it where nobody waits for it any more."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait()
+
+
 def earshot(home: Path, *arguments: str) -> Done:
-    """Run `earshot ARGUMENTS` on a home, with a Prefect server of its own."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    environment = {**kept, "EARSHOT_HOME": str(home), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=home.parent,
-    )
-    said, _, loaded = done.stderr.rpartition("loaded:")
-    return Done(done.returncode, done.stdout, said, loaded.split())
+    """Run a command to its end."""
+    return Command(home, *arguments).done()

@@ -20,7 +20,7 @@ os.environ.update(
 
 import pytest  # noqa: E402
 
-from tests.commands import Done, earshot  # noqa: E402
+from tests.commands import Command, Done, earshot  # noqa: E402
 
 
 @pytest.fixture
@@ -65,11 +65,22 @@ class Smoke(NamedTuple):
     first: Done
 
 
+_SMOKE_HOME = Path(_HOME.name) / "smoke #1 100%"
+_smoke: list[Command] = []
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """The whole run takes a minute of one core: it runs beside all tests that do not need it, and those that do wait."""
+    items = session.items
+    items.sort(key=lambda item: "smoke" in getattr(item, "fixturenames", ()))
+    if items and "smoke" in getattr(items[-1], "fixturenames", ()) and not session.config.option.collectonly:
+        _smoke.append(Command(_SMOKE_HOME, "run", "study/smoke"))
+
+
 @pytest.fixture(scope="session")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> Smoke:
+def smoke() -> Smoke:
     """The one whole run of the session; tests that alter its home do so in copies."""
-    home = tmp_path_factory.mktemp("smoke") / "home é #1 100%"
-    return Smoke(home, earshot(home, "run", "study/smoke"))
+    return Smoke(_SMOKE_HOME, _smoke[0].done())
 
 
 @pytest.fixture(scope="session")
@@ -80,4 +91,6 @@ def rerun(smoke: Smoke) -> Done:
 
 
 def pytest_unconfigure() -> None:
+    for command in _smoke:
+        command.stop()
     _HOME.cleanup()

@@ -162,7 +162,7 @@ def test_the_stages_of_a_study_are_all_commands():
         (["run", "study/smoke", "--set", "train.seeds=[1"], "is not YAML"),
         (["run", "study/smoke", "--set", "seeds"], "is not key.path=value"),
         (["verify", "me/nothing"], "neither a folder nor in"),
-        (["verify", "../../etc"], "is no repository name"),
+        (["verify", "../../nowhere/at/all"], "is no repository name"),
     ],
 )
 def test_a_mistake_is_a_sentence_and_exit_code_2(home, monkeypatch, capsys, arguments, said):

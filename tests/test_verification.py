@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from flows.cli import main
 from tasks.functional.report import RECORDED
 from tasks.hub import find
-from tasks.store import file_digests, read_json, write_json
-from tasks.verification import TOLERANCE, differences, verify_files, verify_repo
+from tasks.store import file_digests, read_json, sha256, write_json
+from tasks.verification import differences, verify_files, verify_repo
 
 
 @pytest.fixture(scope="module")
@@ -89,33 +89,26 @@ ALTERED = {
 
 
 @pytest.mark.parametrize(("name", "pattern", "found"), ALTERED.values(), ids=ALTERED)
-@pytest.mark.parametrize("covered_up", [False, True], ids=["", "covered up"])
-def test_one_digit_is_found(adapter, monkeypatch, capsys, name, pattern, found, covered_up):
+def test_one_digit_is_found_even_where_the_hashes_were_altered_with_it(
+    adapter, monkeypatch, capsys, name, pattern, found
+):
     alter_text(adapter / name, pattern)
-    if covered_up:
-        cover_up(adapter)
+    cover_up(adapter)
     assert command(monkeypatch, "verify", str(adapter)) == 1
     said = capsys.readouterr()
-    differing = [line for line in said.out.splitlines() if line.startswith("differs")]
-    assert any(found in line for line in differing)
-    assert any("altered: " + name in line for line in differing) != covered_up
+    assert any(line.startswith("differs") and found in line for line in said.out.splitlines())
+    assert "equal     files: " in said.out
     assert "differ from what can be recomputed" in said.err
 
 
 @pytest.mark.parametrize("column", ["p_speech", "prediction"])
 def test_one_cell_of_the_table_is_found_even_where_the_report_names_the_altered_table(adapter, column):
-    from tasks.store import sha256
-
     file = adapter / "predictions.parquet"
     table = pd.read_parquet(file)
-    rows = (table["detector"] == "adapter") & (table["method"] == "generate")
-    row = table.index[rows][0]
-    if column == "p_speech":
-        table.loc[rows.to_numpy().nonzero()[0][0], "p_speech"] = 1 - table["p_speech"].iloc[row]
-    else:
-        at = rows.to_numpy().nonzero()[0][0]
-        said = table["prediction"].iloc[at]
-        table.loc[at, "prediction"] = "SPEECH" if said == "NONSPEECH" else "NONSPEECH"
+    at = table.index[(table["detector"] == "adapter") & (table["method"] == "generate")][0]
+    other = {"SPEECH": "NONSPEECH", "NONSPEECH": "SPEECH"}
+    before = table.loc[at, column]
+    table.loc[at, column] = 1 - before if column == "p_speech" else other[before]
     table.to_parquet(file, index=False)
     assert "predictions.parquet: the table the report names" in differing(adapter)
     report = read_json(adapter / "report.json")
@@ -146,16 +139,13 @@ def test_an_altered_snapshot_no_longer_is_the_commit_it_was(smoke, published, tm
     assert differing("earshot/smoke-adapter") == [f"files: all of them together are {sha}"]
 
 
-@pytest.mark.parametrize(
-    "name", ["predictions.parquet", "README.md", "evidence/audit.json", "adapter_model.safetensors", "training.json"]
-)
-@pytest.mark.parametrize("covered_up", [False, True], ids=["", "covered up"])
-def test_a_file_that_is_missing_is_a_difference(adapter, monkeypatch, capsys, name, covered_up):
+@pytest.mark.parametrize("name", ["predictions.parquet", "training.json", "files.json"])
+def test_a_file_that_is_missing_is_a_difference(adapter, monkeypatch, capsys, name):
     (adapter / name).unlink()
-    if covered_up:
+    if name != "files.json":
         cover_up(adapter)
     assert command(monkeypatch, "verify", str(adapter)) == 1
-    assert name in capsys.readouterr().out
+    assert f"{name}: is missing" in capsys.readouterr().out
 
 
 @settings(max_examples=25, deadline=None)
@@ -216,7 +206,7 @@ def test_what_is_recorded_and_not_derived_is_said_to_be(adapter):
     assert [key for key in RECORDED if stated[key] and key not in recorded] == []
 
 
-LEAVES = st.none() | st.booleans() | st.integers(-99, 99) | st.floats(-9, 9) | st.text(max_size=3)
+LEAVES = st.none() | st.booleans() | st.integers(-2, 2) | st.text("ab", max_size=1)
 TREES = st.recursive(
     LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=3)
 )
@@ -226,21 +216,8 @@ TREES = st.recursive(
 @given(TREES, TREES)
 def test_two_values_differ_exactly_where_their_json_does(one, other):
     same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
-    found = differences(one, other, "at")
+    assert (differences(one, other, "at") == []) == same
     assert differences(one, one, "at") == []
-    if same:
-        assert found == []
-    elif not found:
-        assert differences(other, one, "at") == []
-        assert one == other or close(one, other)
-
-
-def close(one, other) -> bool:
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(close(one[key], other[key]) for key in one)
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(close, one, other))
-    return one == other or abs(one - other) <= TOLERANCE
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def main(path: str) -> None:
 
 def load(job: ScoringJob) -> nn.Module:
     """The base with or without an adapter, ready to be asked. Raises ValueError where the adapter does not fit whole."""
-    device = pick_device(job.device)
+    device = pick_device(job.device, threads=1)  # base and adapters are scored side by side
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     model = family.load(
         job.base,

@@ -56,7 +56,8 @@ def base_at(base: str, tiny: Base | None, published: Publication | None) -> Base
 # What libraries print on the way is for their developers; our own lines are what a run's log shows.
 QUIET = {
     "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error",
-    "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONWARNINGS": "ignore",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "PYTHONWARNINGS": "ignore",
 }  # fmt: skip
 
 

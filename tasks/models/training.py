@@ -65,13 +65,13 @@ def main(path: str) -> None:
     Path(job.output, "training.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def pick_device(wish: str) -> str:
-    """The device to use. Raises ValueError where CUDA is asked for and absent."""
+def pick_device(wish: str, threads: int = CPU_THREADS) -> str:
+    """The device to use; on a CPU with that many threads. Raises ValueError where CUDA is asked for and absent."""
     if wish == "cuda" and not torch.cuda.is_available():
         raise ValueError("the recipe asks for `device: cuda` and this machine has no CUDA GPU; see `earshot doctor`")
     device = "cuda" if wish == "cuda" or (wish == "auto" and torch.cuda.is_available()) else "cpu"
     if device == "cpu":
-        torch.set_num_threads(CPU_THREADS)
+        torch.set_num_threads(threads)
     return device
 
 
