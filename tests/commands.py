@@ -30,8 +30,8 @@ class Command:
     """`earshot ARGUMENTS` on a home, with a Prefect server of its own, started and not waited for."""
 
     def __init__(self, home: Path, *arguments: str) -> None:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-        self.out, self.err = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "OMP_"))}
+        self.out, self.err = (tempfile.TemporaryFile("w+", encoding="utf-8") for _ in range(2))  # noqa: SIM115
         self.process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, *arguments], stdout=self.out, stderr=self.err, text=True, cwd=home.parent,
             env={**kept, "EARSHOT_HOME": str(home), "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},

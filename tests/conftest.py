@@ -10,17 +10,20 @@ from typing import Any, NamedTuple
 _HOME = tempfile.TemporaryDirectory(prefix="earshot tests é ")  # a home with spaces and letters beyond ASCII
 os.environ["EARSHOT_HOME"] = str(Path(_HOME.name) / "home")
 os.environ.update(
+    OMP_WAIT_POLICY="PASSIVE",  # spinning threads starve the commands that the tests start
+    OPENBLAS_NUM_THREADS="1",
     PREFECT_HOME=str(Path(_HOME.name) / "prefect"),
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     DO_NOT_TRACK="1",
     PREFECT_LOGGING_LEVEL="ERROR",
     HF_HUB_OFFLINE="1",
     HF_HOME=str(Path(_HOME.name) / "hf"),
+    OMP_NUM_THREADS="1",  # a whole run goes on beside the tests: a second thread of torch would mostly spin
 )
 
 import pytest  # noqa: E402
 
-from tests.commands import Command, Done, earshot  # noqa: E402
+from tests.commands import Command, Done  # noqa: E402
 
 
 @pytest.fixture
@@ -66,31 +69,37 @@ class Smoke(NamedTuple):
 
 
 _SMOKE_HOME = Path(_HOME.name) / "smoke #1 100%"
-_smoke: list[Command] = []
+_runs: list[Command] = []
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """The whole run takes a minute of one core: it runs beside all tests that do not need it, and those that do wait."""
-    items = session.items
-    items.sort(key=lambda item: "smoke" in getattr(item, "fixturenames", ()))
-    if items and "smoke" in getattr(items[-1], "fixturenames", ()) and not session.config.option.collectonly:
-        _smoke.append(Command(_SMOKE_HOME, "run", "study/smoke"))
+    """The whole run takes a minute of one core: it goes on beside all tests that do not need it; those that do come last."""
+
+    def needs(item: pytest.Item) -> int:
+        names = getattr(item, "fixturenames", ())
+        return ("smoke" in names) + ("rerun" in names)
+
+    session.items.sort(key=needs)
+    if any(map(needs, session.items)) and not session.config.option.collectonly:
+        _runs.append(Command(_SMOKE_HOME, "run", "study/smoke"))
 
 
 @pytest.fixture(scope="session")
 def smoke() -> Smoke:
     """The one whole run of the session; tests that alter its home do so in copies."""
-    return Smoke(_SMOKE_HOME, _smoke[0].done())
+    first = _runs[0].done()
+    _runs.append(Command(_SMOKE_HOME, "run", "study/smoke"))
+    return Smoke(_SMOKE_HOME, first)
 
 
 @pytest.fixture(scope="session")
 def rerun(smoke: Smoke) -> Done:
     """The same command again, when nothing changed."""
     assert smoke.first.code == 0, smoke.first.err[-3000:]
-    return earshot(smoke.home, "run", "study/smoke")
+    return _runs[1].done()
 
 
 def pytest_unconfigure() -> None:
-    for command in _smoke:
+    for command in _runs:
         command.stop()
     _HOME.cleanup()

@@ -17,6 +17,7 @@ from tasks.detectors.loudness import Loudness, level_db
 from tasks.detectors.majority import Majority
 from tasks.detectors.mel_statistics import BINS, MelStatistics, filters, statistics
 from tasks.models import qwen2_audio as family
+from tasks.models import training
 from tasks.models.frames import trimmed_frames
 from tasks.models.jobs import Question, ScoringJob, TrainingJob
 from tasks.models.training import add_lora, save
@@ -25,6 +26,11 @@ QUESTION = Question(
     classes=("SPEECH", "NONSPEECH"), answers=("A", "B"), prompt="A) SPEECH B) NONSPEECH.", longest_ms=200
 )
 DURATIONS_MS = (200, 25, 100, 60, 200, 80, 61)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    monkeypatch.setattr(training, "CPU_THREADS", 1)
 
 
 def tone(frequency_hz: float, level: float, ms: float = 100, seed: int = 0) -> np.ndarray:

@@ -25,6 +25,11 @@ FRAMES = trimmed_frames(3200)
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 
 
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    monkeypatch.setattr(training, "CPU_THREADS", 1)
+
+
 def write_clips(file, durations_ms=(25, 60, 61, 100, 150, 200, 200, 200)) -> str:
     random = np.random.default_rng(7)
     rows = [

@@ -53,8 +53,10 @@ def base_at(base: str, tiny: Base | None, published: Publication | None) -> Base
     return BaseAt(str(folder), None, folder.name, content_sha(folder))
 
 
-# What libraries print on the way is for their developers; our own lines are what a run's log shows.
+# What libraries print on the way is for their developers; our own lines are what a run's log shows. OpenMP's threads
+# spin while they wait, which on a small machine starves whatever else runs.
 QUIET = {
+    "OMP_WAIT_POLICY": "PASSIVE",
     "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "PYTHONWARNINGS": "ignore",
