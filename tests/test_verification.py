@@ -15,7 +15,7 @@ from flows.cli import main
 from tasks.functional.report import RECORDED
 from tasks.hub import find
 from tasks.store import file_digests, read_json, sha256, write_json
-from tasks.verification import differences, verify_files, verify_repo
+from tasks.verification import differences, verify_files, verify_repo, verify_report
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_one_cell_of_the_table_is_found_even_where_the_report_names_the_altered_
     before = table.loc[at, column]
     table.loc[at, column] = 1 - before if column == "p_speech" else other[before]
     table.to_parquet(file, index=False)
-    assert "predictions.parquet: the table the report names" in differing(adapter)
+    assert next(verify_report(adapter)) == ("differs", "predictions.parquet: the table the report names")
     report = read_json(adapter / "report.json")
     report["provenance"]["predictions_sha256"] = sha256(file)
     write_json(adapter / "report.json", report)
@@ -119,14 +119,15 @@ def test_one_cell_of_the_table_is_found_even_where_the_report_names_the_altered_
     assert any(what.startswith("report.json: metrics") for what in found)
 
 
-def test_other_weights_are_found(adapter, monkeypatch):
+def test_other_weights_are_found(adapter, monkeypatch, capsys):
     file = adapter / "adapter_model.safetensors"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(bytes(content))
     cover_up(adapter)
-    assert differing(adapter) == ["adapter_model.safetensors: the weights the report names"]
     assert command(monkeypatch, "verify", str(adapter)) == 1
+    differing = [line for line in capsys.readouterr().out.splitlines() if line.startswith("differs")]
+    assert differing == ["differs   adapter_model.safetensors: the weights the report names"]
 
 
 def test_an_altered_snapshot_no_longer_is_the_commit_it_was(smoke, published, tmp_path, monkeypatch):
