@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-
 from recipes.schema import CheckFailed, GateBlock, PretrainBlock, TrainMethod
 from tasks import child
 from tasks.cache import cached, task

@@ -43,7 +43,7 @@ def make_splits(clips: Sequence[Clips], recipe: DatasetRecipe) -> Splits:
             folder,
             clips={part: len(table) for part, table in tables.items()},
             groups={part: groups[part].to_dict() for part in tables},
-            verdict=found.verdict,
+            verdict="leaky" if recipe.splits.protocol == "random" else found.verdict,
             folds=recipe.splits.folds or 1,
         )
 

@@ -64,13 +64,13 @@ def test_lines_arrive_and_the_last_one_explains_a_failure():
 def test_a_refusal_outlives_the_traceback_of_the_launcher():
     program = "print('refused: no GPU here'); print('Traceback'); print('CalledProcessError'); raise SystemExit(1)"
     lines = []
-    with pytest.raises(ValueError, match="^training failed: no GPU here$"):
+    with pytest.raises(ValueError, match=r"^training failed: no GPU here$"):
         child.run(child.python("-c", program), what="training", on_line=lines.append, timeout_min=1)
     assert lines == []
 
 
 def test_a_child_that_runs_too_long_is_stopped_with_all_it_started(tmp_path):
-    with pytest.raises(TimeoutError, match="waiting ran longer than 0.02 minutes"):
+    with pytest.raises(TimeoutError, match=r"waiting ran longer than 0\.02 minutes"):
         child.run(launcher(tmp_path / "pid"), what="waiting", on_line=lambda line: None, timeout_min=0.02)
     assert wait_for(lambda: not lives(int((tmp_path / "pid").read_text())))
 

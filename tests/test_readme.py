@@ -27,7 +27,9 @@ def test_the_tree_names_no_module_that_is_gone():
 def test_every_command_it_names_exists():
     known = {command.name for command in app.registered_commands}
     known |= {command.name for group in app.registered_groups for command in group.typer_instance.registered_commands}
-    named = {name for line in re.findall(r"`earshot ([a-z\\|]+)", README) for name in line.replace("\\", "").split("|")}
+    named = {
+        name for line in re.findall(r"`earshot ([a-z\\|]+)", README) for name in line.replace("\\", "").split("|")
+    }
     assert named
     assert named <= known, named - known
 

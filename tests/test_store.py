@@ -54,9 +54,13 @@ def test_a_damaged_folder_is_replaced_by_a_whole_one(home):
 
 
 def test_a_draft_that_fails_leaves_nothing(home):
-    with pytest.raises(RuntimeError), draft(Clips) as folder:
-        (folder / "half").write_text("x")
-        raise RuntimeError
+    def fail_halfway() -> None:
+        with draft(Clips) as folder:
+            (folder / "half").write_text("x")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_halfway()
     assert list(store.shelf(Clips).iterdir()) == []
 
 

@@ -42,7 +42,8 @@ def finish(home: Path) -> str:
 
 def kill_at(home: Path, point: str, victim: str) -> bool:
     """Start a run and kill the command, or its newest child, at the first line with `point`; whether it came to it."""
-    run = subprocess.Popen(EARSHOT, env=environment(home), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=ROOT)
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+    run = subprocess.Popen(EARSHOT, env=environment(home), text=True, cwd=ROOT, **pipes)
     assert run.stderr is not None
     reached = False
     for line in run.stderr:
@@ -104,7 +105,8 @@ def main() -> None:
             reached = kill_at(home, point, victim)
             left = orphans(home)
             landed += reached
-            print(f"{number + 1:3}  {victim:8} at {point!r}: {'killed' if reached else 'not reached'}, {len(left)} orphans", flush=True)
+            how = "killed" if reached else "not reached"
+            print(f"{number + 1:3}  {victim:8} at {point!r}: {how}, {len(left)} orphans", flush=True)
             assert not left, left
         for home in sorted(Path(folder).glob("killed*")):
             finish(home)
