@@ -46,13 +46,13 @@ def make_report(
         document = build_report(
             pd.read_parquet(folder / "predictions.parquet"), recorded=recorded, **recorded["provenance"]["settings"]
         )
-        write_report(document, folder)
+        drawn = write_report(document, folder)
         headline = " ".join(document.verdict_lines[:1])
         report = Report.of(folder, headline=headline, publishable=not publication_refusals(document))
     show_table(
         "evaluation", evaluation_rows(document), f"Evaluation of {recipe.name} over {document.n.groups} test groups"
     )
-    for name, png in figures(document).items():
+    for name, png in drawn.items():
         show_picture(f"figure-{name}", png, name.replace("_", " "))
     return report
 
@@ -128,8 +128,8 @@ def digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def write_report(document: Document, folder: Path) -> None:
-    """report.json, its schema, figures/, tables/ and report.html."""
+def write_report(document: Document, folder: Path) -> dict[str, bytes]:
+    """report.json, its schema, figures/, tables/ and report.html; the figures it drew, by name."""
     write_json(folder / "report.json", document.model_dump(mode="json"))
     write_json(folder / "report.schema.json", Document.model_json_schema())
     (folder / "figures").mkdir()
@@ -142,6 +142,7 @@ def write_report(document: Document, folder: Path) -> None:
     uris = {name: f"data:image/png;base64,{base64.b64encode(png).decode()}" for name, png in drawn.items()}
     page = fill(template, {"report": document.model_dump(mode="json"), "figures": uris}, html=True)
     (folder / "report.html").write_text(page, encoding="utf-8")
+    return drawn
 
 
 def evaluation_rows(document: Document) -> list[dict[str, Any]]:
