@@ -41,7 +41,7 @@ def look_up(recipe: StudyRecipe, stages: Sequence[Stage]) -> Found:
                 with looking_up() as calls["evaluate"]:
                     evaluate_detectors.fn(recipe, data, folds)
     except NotCached:
-        return Found(calls)
+        return Found(calls, complete=False)
     except CheckFailed as failed:
-        return Found(calls, str(failed))
+        return Found(calls, str(failed), complete=False)
     return Found(calls)

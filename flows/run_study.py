@@ -8,10 +8,12 @@ from pydantic import BaseModel, ConfigDict
 
 from flows.build_dataset import BuiltDataset, build_dataset
 from flows.evaluate_detectors import evaluate_detectors
+from flows.plan_study import look_up
 from flows.publish import publish
-from flows.stages import Stage, stages_from
+from flows.stages import Stage, stages_from, stages_to
 from flows.train_adapters import TrainedFold, train_adapters
-from recipes.schema import load_study
+from recipes.schema import StudyRecipe, load_study
+from tasks.diagnosis import gpus
 from tasks.store import Publication, Report
 
 
@@ -38,6 +40,7 @@ def run_study(
     recipe says what it may not.
     """
     recipe = load_study(study, overrides or [])
+    demand_gpu(recipe, until, refresh)
     with cache_of("build", refresh):
         data = build_dataset(recipe)
     if until == "build":
@@ -52,6 +55,19 @@ def run_study(
         return StudyRun(data=data, folds=folds, report=report)
     publication = publish(recipe, data, folds, report)
     return StudyRun(data=data, folds=folds, report=report, publication=publication)
+
+
+def demand_gpu(recipe: StudyRecipe, until: Stage, refresh: Stage | None) -> None:
+    """Raise ValueError where a stage that is not cached needs a GPU and this machine has none: before anything runs."""
+    stages = stages_to(until)
+    if recipe.train.device != "cuda" or "train" not in stages or gpus():
+        return
+    anew = {"train", "evaluate"} & {*stages} & {*stages_from(refresh)}
+    if anew or not look_up(recipe, stages).complete:
+        raise ValueError(
+            f"{recipe.name} has train.device=cuda and no NVIDIA GPU answers here (`earshot doctor` looks closer): run it "
+            "where there is one; `earshot build` needs none, and a tiny base trains with --set train.device=cpu"
+        )
 
 
 def cache_of(stage: Stage, refresh: Stage | None) -> AbstractContextManager[object]:

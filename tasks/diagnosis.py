@@ -125,18 +125,24 @@ def look_at_bitsandbytes() -> Finding:
 
 def look_at_gpu() -> Iterator[Finding]:
     """The GPUs with their memory by nvidia-smi; only where there is one, whether torch sees it."""
+    found = gpus()
+    if not found:
+        yield Finding("warning", "GPU", "no NVIDIA GPU answers: study/demo needs none, a 7 B model does")
+        return
+    for line in found:
+        name, total, free, driver = (field.strip() for field in line.split(","))
+        yield Finding("ok", "GPU", f"{name}, {total} of memory, {free} free, driver {driver}")
+    yield look_at_torch()
+
+
+def gpus() -> list[str]:
+    """A line for each NVIDIA GPU: name, total and free memory, driver; none where nvidia-smi is missing or fails."""
     query = ["nvidia-smi", "--query-gpu=name,memory.total,memory.free,driver_version", "--format=csv,noheader"]
     try:
         asked = subprocess.run(query, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
-        asked = None
-    if asked is None or asked.returncode or not asked.stdout.strip():
-        yield Finding("warning", "GPU", "no NVIDIA GPU answers: study/demo needs none, a 7 B model does")
-        return
-    for line in asked.stdout.strip().splitlines():
-        name, total, free, driver = (field.strip() for field in line.split(","))
-        yield Finding("ok", "GPU", f"{name}, {total} of memory, {free} free, driver {driver}")
-    yield look_at_torch()
+        return []
+    return [] if asked.returncode else asked.stdout.strip().splitlines()
 
 
 def look_at_torch() -> Finding:

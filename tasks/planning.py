@@ -66,6 +66,7 @@ class Found(NamedTuple):
 
     calls: Mapping[str, Calls]  # stage -> what was asked for
     stops: str = ""  # the check that would end a run
+    complete: bool = True  # every result of the stages is there
 
 
 def describe(recipe: StudyRecipe, found: Found, stages: Sequence[str], refreshed: Sequence[str] = ()) -> list[str]:
