@@ -153,3 +153,38 @@ def test_reverb_is_convolution_and_keeps_the_level_of_noise() -> None:
     assert wet.shape == samples.shape
     np.testing.assert_allclose(wet, signal.oaconvolve(samples, rir)[: samples.size], atol=1e-9)
     assert audio.rms(wet[8_000:]) == pytest.approx(audio.rms(samples), rel=0.05)
+
+
+# --- bands -------------------------------------------------------------------------------------------------------
+
+
+def tone_level_db(band: str, hz: float) -> float:
+    """Level of a tone behind a band, relative to the tone."""
+    tone = np.sin(2 * np.pi * hz * np.arange(16_000) / 16_000)
+    return float(20 * np.log10(audio.rms(audio.band_limit(tone, band)[4_000:-4_000]) / audio.rms(tone)))
+
+
+@pytest.mark.parametrize(
+    ("band", "corners"), [(band, corners) for band, corners in audio.BANDS.items() if any(corners)]
+)
+def test_a_band_has_6_db_less_at_its_corners_and_keeps_its_middle(
+    band: str, corners: tuple[float | None, ...]
+) -> None:
+    for corner in filter(None, corners):
+        assert tone_level_db(band, corner) == pytest.approx(-6, abs=0.3)
+    assert tone_level_db(band, 1_000) == pytest.approx(0, abs=0.1)
+    low, high = corners
+    assert low is None or tone_level_db(band, low / 3) < -40
+    assert high is None or tone_level_db(band, min(2 * high, 7_500)) < -40
+
+
+def test_a_band_delays_nothing() -> None:
+    click = np.zeros(4_000)
+    click[2_000] = 1
+    for band in audio.BANDS:
+        assert int(np.argmax(np.abs(audio.band_limit(click, band)))) == 2_000, band
+
+
+def test_an_unknown_band_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match="band 'radio' is none of clean, phone, am_radio, lowpass, highpass"):
+        audio.band_limit(np.ones(100), "radio")

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.audio_files import decode_flac, encode_flac
-from tasks.functional.audio import choose_crop, exponential_rir, ramp, reverb
+from tasks.functional.audio import BANDS, band_limit, choose_crop, exponential_rir, ramp, reverb
 from tasks.functional.mixing import mix, render_clip
 
 
@@ -109,3 +109,50 @@ def test_what_does_not_go_together_is_refused() -> None:
         render_clip(noise(8_000), n=400, crop_seed=1, noise=noise(2_000), snr_db=0, context="noise", n_total=3_200)
     with pytest.raises(ValueError, match="silent"):
         render_clip(np.zeros(8_000), n=400, crop_seed=1)
+
+
+# --- bands -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("band", BANDS)
+@pytest.mark.parametrize("rt60_s", [None, 0.3])
+def test_cutting_inside_the_band_equals_filtering_the_whole_recording(band: str, rt60_s: float | None) -> None:
+    content = noise(16_000)
+    rir = None if rt60_s is None else exponential_rir(rt60_s, seed=1)
+    clip = render_clip(content, n=1_600, crop_seed=3, rir=rir, band=band)
+    whole = band_limit(content if rir is None else reverb(content, rir), band)
+    expected = ramp(whole[clip.content_start :][:1_600])
+    np.testing.assert_allclose(clip.samples / 0.637, expected / np.abs(expected).max(), atol=2e-3)
+
+
+@pytest.mark.parametrize("band", ["phone", "lowpass", "highpass", "am_radio"])
+def test_the_snr_is_that_of_both_in_the_band(band: str) -> None:
+    how = {"n": 3_200, "crop_seed": 1, "noise_seed": 2, "snr_db": 5.0}
+    content, background = hum(16_000), noise(16_000, 1)
+    clip = render_clip(content, noise=background, band=band, **how)  # type: ignore[arg-type]
+    assert clip.noise_start is not None
+    heard = ramp(band_limit(content, band)[clip.content_start :][:3_200])
+    added = ramp(band_limit(background, band)[clip.noise_start :][:3_200])
+    gains, *_ = np.linalg.lstsq(np.column_stack([heard, added]), clip.samples, rcond=None)
+    assert power_ratio_db(gains[0] * heard, gains[1] * added) == pytest.approx(5, abs=0.01)
+
+
+def test_a_band_behind_the_mixture_would_shift_the_snr() -> None:
+    """The failure that the order guards against: a hum below 300 Hz counts in full and is then filtered away."""
+    content, background = hum(16_000), noise(16_000, 1)
+    mixture = mix(content, background, 5)
+    after = power_ratio_db(band_limit(content, "phone"), band_limit(mixture.noise_gain * background, "phone"))
+    assert abs(after - 5) > 3
+
+
+def hum(n: int) -> np.ndarray:
+    """Noise and a strong tone of 120 Hz."""
+    return noise(n) + 0.5 * np.sin(2 * np.pi * 120 * np.arange(n) / 16_000)
+
+
+def test_conditions_of_one_cut_hear_the_same_event() -> None:
+    content = noise(32_000)
+    long = render_clip(content, n=16_000, crop_seed=4, cut_from=16_000)
+    short = render_clip(content, n=320, crop_seed=4, cut_from=16_000)
+    assert short.content_start == long.content_start + (16_000 - 320) // 2
+    assert render_clip(content, n=320, crop_seed=4).content_start != short.content_start, "its own crop lies elsewhere"

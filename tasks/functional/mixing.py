@@ -5,7 +5,20 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.functional.audio import Waveform, aligned, choose_crop, embed, middle, normalise, ramp, reverb, rms
+from tasks.functional.audio import (
+    BAND_MARGIN_MS,
+    Waveform,
+    aligned,
+    band_limit,
+    choose_crop,
+    embed,
+    middle,
+    n_samples,
+    normalise,
+    ramp,
+    reverb,
+    rms,
+)
 
 
 class Mixture(NamedTuple):
@@ -51,13 +64,17 @@ def render_clip(
     snr_db: float | None = None,
     noise_seed: int = 0,
     rir: Waveform | None = None,
+    band: str = "clean",
+    cut_from: int | None = None,
     context: Literal["silence", "noise"] | None = None,
     n_total: int | None = None,
     normalise_to: Literal["peak", "rms"] = "peak",
 ) -> RenderedClip:
-    """`n` samples of `content`: reverb -> crop -> ramp -> mix -> context -> normalise.
+    """`n` samples of `content`: reverb -> band -> crop -> ramp -> mix with noise in the same band -> context -> normalise.
 
-    The crop is chosen on the dry content, so that a room does not move it. `context` puts the clip into the middle of
+    The crop is chosen on the dry content, so that neither room nor band moves it; with `cut_from` it is the middle of
+    the crop of `cut_from` samples, so that conditions of other lengths hear the same event. A band limits content and
+    noise before the SNR is set: behind the mixture it would shift it. `context` puts the clip into the middle of
     `n_total` samples: of silence, or of the same noise running on at the level it is mixed with; where no noise is
     added (`snr_db` None) the context is silent. Raises ValueError where noise and SNR do not come together, or the
     content or the noise is too short or silent.
@@ -67,25 +84,28 @@ def render_clip(
     if (context is None) != (n_total is None):
         raise ValueError("context and n_total come together: give both or neither")
     n_total = n if n_total is None else n_total
-    start = choose_crop(content, n, crop_seed)
-    clip = ramp(_in_room(content, start, n, rir))
+    around = n if cut_from is None else cut_from
+    start = choose_crop(content, around, crop_seed) + middle(n, around).start
+    clip = ramp(_shaped(content, start, n, rir, band))
     if noise is None or snr_db is None:
         return RenderedClip(_finish(embed(clip, n_total), normalise_to), float("nan"), start, None)
     n_noise = n_total if context == "noise" else n
     noise_start = choose_crop(noise, n_noise, noise_seed)
-    background = ramp(noise[noise_start : noise_start + n_noise])
+    background = ramp(_shaped(noise, noise_start, n_noise, None, band))
     mixture = mix(clip, background[middle(n, n_noise)], snr_db)
     whole = embed(mixture.samples, n_total, background * mixture.noise_gain if context == "noise" else None)
     return RenderedClip(_finish(whole, normalise_to), mixture.snr_db, start, noise_start)
 
 
-def _in_room(content: Waveform, start: int, n: int, rir: Waveform | None) -> Waveform:
-    """reverb(content)[start : start + n], from no more of the content than the room still remembers there."""
-    if rir is None:
-        return content[start : start + n]
-    room = aligned(rir)
-    heard = content[max(0, start - room.size) : start + n]
-    return reverb(heard, room)[-n:]
+def _shaped(waveform: Waveform, start: int, n: int, rir: Waveform | None, band: str) -> Waveform:
+    """band(reverb(waveform))[start : start + n], from no more of the waveform than is still heard there."""
+    margin = 0 if band == "clean" else n_samples(BAND_MARGIN_MS)
+    first, last = max(0, start - margin), min(waveform.size, start + n + margin)
+    shaped = waveform[first:last]
+    if rir is not None:
+        room = aligned(rir)
+        shaped = reverb(waveform[max(0, first - room.size) : last], room)[-(last - first) :]
+    return band_limit(shaped, band)[start - first : start - first + n]
 
 
 def _finish(samples: Waveform, normalise_to: Literal["peak", "rms"]) -> NDArray[np.float32]:
