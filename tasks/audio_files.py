@@ -16,6 +16,7 @@ from tasks.functional.audio import SAMPLE_RATE_HZ, rms
 
 RATES_HZ = (4_000, 384_000)
 MAX_CHANNELS = 8
+MAX_CHUNKS = 1_000  # of a WAV before its samples
 LONGEST_S = 1_800.0  # of one read: 115 MB at 16 kHz
 SHORTEST_S = 0.010
 LEAST_PEAK = 2.0**-15  # one step of 16 bits
@@ -54,13 +55,42 @@ def _check_file(path: str | Path) -> None:
 
 
 def _promised_bytes(file: BinaryIO) -> int:
-    """Bytes that the header of a WAV, AIFF or MP3 speaks of; 0 where it says nothing.
+    """Bytes that a file's header speaks of; 0 where it says nothing.
 
-    The decoder reads such a file short (WAV) or fills it up with zeros (MP3, by the Xing header) and reports nothing.
+    The decoder reads such a file short (WAV, RF64, W64, AIFF, AU) or fills it up with zeros (MP3, by the Xing header)
+    and reports nothing.
     """
-    head = file.read(12)
-    if head[:4] == b"RIFF" or head[:4] == b"FORM":
-        return int.from_bytes(head[4:8], "little" if head[:4] == b"RIFF" else "big") + 8
+    head = file.read(40)
+    kind = head[:4]
+    if kind == b"RIFF":
+        return max(int.from_bytes(head[4:8], "little") + 8, _end_of_data(file))
+    if kind == b"RF64":  # the 64-bit size stands in the ds64 chunk, which comes first
+        return int.from_bytes(head[20:28], "little") + 8
+    if kind == b"riff":  # W64, whose ids have 16 bytes
+        return int.from_bytes(head[16:24], "little")
+    if kind == b"FORM":
+        return int.from_bytes(head[4:8], "big") + 8
+    if kind == b".snd":
+        offset, size = (int.from_bytes(head[at : at + 4], "big") for at in (4, 8))
+        return 0 if size == 2**32 - 1 else offset + size
+    return _end_of_mp3(file, head)
+
+
+def _end_of_data(file: BinaryIO) -> int:
+    """Where the data chunk of a WAV ends by its own size, 0 where there is none."""
+    file.seek(12)
+    for _ in range(MAX_CHUNKS):
+        if len(chunk := file.read(8)) < 8:
+            break
+        size = int.from_bytes(chunk[4:], "little")
+        if chunk[:4] == b"data":
+            return file.tell() + size
+        file.seek(size + size % 2, os.SEEK_CUR)
+    return 0
+
+
+def _end_of_mp3(file: BinaryIO, head: bytes) -> int:
+    """Where an MP3 ends by its Xing or Info header, 0 where there is none."""
     tag = 0
     if head[:3] == b"ID3":  # seven bits a byte
         tag = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
