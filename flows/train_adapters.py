@@ -3,11 +3,10 @@
 from prefect import flow
 from pydantic import BaseModel, ConfigDict
 
-from flows.build_dataset import BuiltDataset
+from flows.build_dataset import BuiltDataset, render_parts
 from recipes.schema import StudyRecipe
 from tasks.adapters import check_gate, make_base, train_adapter
 from tasks.cards import publish_base
-from tasks.clips import render_clips
 from tasks.models.jobs import Question
 from tasks.store import Adapter, Base, Publication
 
@@ -36,8 +35,8 @@ def train_fold(recipe: StudyRecipe, data: BuiltDataset, fold: int) -> TrainedFol
     parts = [part for part, side in recipe.dataset.splits.sides(fold).items() if side == "train"]
     tiny = published = None
     if train.base == "tiny":
-        block = train.pretrain.clips_block(len(parts))
-        clean = [render_clips(data.recordings, data.sides, block, part, recipe.classes) for part in parts]
+        blocks = dict.fromkeys(parts, train.pretrain.clips_block(len(parts)))
+        clean = render_parts(data.recordings, data.sides, blocks, recipe.classes)
         tiny = make_base(clean, train.pretrain, question, fold, train.timeout_min)
         published = publish_base(tiny, recipe.publish, data.publication, fold)
     adapters = tuple(

@@ -1,15 +1,11 @@
 """What a recipe may say: every key, its unit and its range. An unknown key is an error, so a typo never trains a model."""
 
-import ast
-import copy
-import functools
-import importlib.util
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -17,95 +13,24 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
-RECIPES = Path(__file__).parent
-SCHEMA = 1
-SAMPLE_RATE_HZ = 16_000  # fixed by the feature extractor of Qwen2-Audio
+from recipes.block import Block, Count, Kwargs, Unit, distinct
+from recipes.library_keys import accepted_keys, refuse_unknown
+from recipes.reading import apply_overrides, read_yaml
+from recipes.sources import KINDS, Source
 
-Kwargs = dict[str, Any]
-Unit = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+SCHEMA = 1
+SHARD_CLIPS = 2_000
+SAMPLE_RATE_HZ = 16_000  # fixed by the feature extractor of Qwen2-Audio
 
 
 class CheckFailed(ValueError):
     """A check that a study makes of itself did not pass: a leak, the gate, an agreement, a claim without evidence."""
 
-
-def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The values as they are. Raises ValueError where one stands twice."""
-    if len(set(values)) != len(values):
-        raise ValueError(f"values repeat: {list(values)}")
-    return values
-
-
-class Block(BaseModel):
-    """One block of a recipe: exact and frozen, so that it can stand in a task's cache key."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-# --- dataset: recordings -----------------------------------------------------------------------------------------
-
-
-class EspeakSource(Block):
-    """Synthetic speech by espeak-ng; a voice is a group. Needs the extra `demo`."""
-
-    kind: Literal["espeak"]
-    role: Literal["content"] = "content"
-    label: str = "SPEECH"
-    voices: int = Field(24, ge=2, le=60)
-    utterances: int = Field(4, ge=1, le=40)  # per voice
-    seed: int = 0
-
-
-class SyntheticSource(Block):
-    """Generated sounds; a draw is a group and its generator the supergroup. `role: noise` is what gets mixed in."""
-
-    kind: Literal["synthetic"]
-    label: str = "NONSPEECH"
-    role: Literal["content", "noise"] = "content"
-    families: tuple[Literal["noise", "environment", "music", "animals"], ...] = (
-        "noise", "environment", "music", "animals",
-    )  # fmt: skip
-    draws: int = Field(4, ge=1, le=200)  # per generator
-    duration_s: float = Field(4.0, ge=1, le=30)
-    seed: int = 0
-
-
-class RoomsSource(Block):
-    """Synthetic rooms (exponentially decaying impulse responses); a draw is a group, its RT60 the factor level."""
-
-    kind: Literal["rooms"]
-    role: Literal["room"] = "room"
-    rt60_s: tuple[Annotated[float, Field(gt=0, le=5)], ...]
-    draws: int = Field(6, ge=1, le=200)  # per RT60
-    seed: int = 0
-
-
-class TableSource(Block):
-    """Any folder with a metadata table (csv or parquet) that names file, label and group columns."""
-
-    kind: Literal["table"]
-    root: str  # a folder; "${EARSHOT_CORPUS}" reads the environment
-    metadata: str = "metadata.csv"
-    role: Literal["content", "noise", "room"] = "content"
-    columns: Mapping[str, str] = Field(default_factory=dict)  # our column -> theirs, where the names differ
-    labels: Mapping[str, str] = Field(default_factory=dict)  # their label -> ours, where the names differ
-    where: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)  # their column -> the values that are kept
-    on_bad_file: Literal["fail", "skip"] = "fail"
-
-    @field_validator("where", mode="before")
-    @classmethod
-    def _one_or_many(cls, where: Any) -> Any:
-        if not isinstance(where, Mapping):
-            return where
-        return {key: (value,) if isinstance(value, str) else value for key, value in where.items()}
-
-
-Source = Annotated[EspeakSource | SyntheticSource | RoomsSource | TableSource, Field(discriminator="kind")]
 
 # --- dataset: sides and clips ------------------------------------------------------------------------------------
 
@@ -130,6 +55,7 @@ class SplitsBlock(Block):
     protocol: Literal["group", "random"] = "group"  # random exists to measure leakage; it can never be a headline
     fractions: Fractions | None = None
     folds: int | None = Field(None, ge=3, le=20)  # K parts: fold k tests on part k, develops on part k+1
+    by_family: bool = False  # deal each family of a class on its own, so that every part holds all of them
     seed: int = 42
 
     @model_validator(mode="after")
@@ -156,6 +82,36 @@ class SplitsBlock(Block):
         }
 
 
+WEBRTC = {"mode": 3, "frame_ms": 30}
+
+
+class HygieneBlock(Block):
+    """Which recordings are what their class says, heard by a voice activity detector before anything is mixed.
+
+    Measured is the share of speech in a recording's audible part, at the level of a clip. What holds less than
+    `least_speech` in the first class, or more than `most_nonspeech` in the second and in the noise, is dropped.
+    """
+
+    detector: Literal["silero", "webrtc"] = "silero"  # needs the extra `vad`
+    least_speech: Unit = 0.7
+    most_nonspeech: Unit = 0.05
+    mode: Literal[0, 1, 2, 3] | None = None  # of webrtc, by default 3, which lets least through
+    frame_ms: Literal[10, 20, 30] | None = None  # of webrtc, by default 30
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_webrtc_was_run(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or given.get("detector") != "webrtc":
+            return given
+        return {**given, **{name: value for name, value in WEBRTC.items() if given.get(name) is None}}
+
+    @model_validator(mode="after")
+    def _only_webrtc_has_settings(self) -> Self:
+        if self.detector != "webrtc" and (self.mode is not None or self.frame_ms is not None):
+            raise ValueError(f"mode and frame_ms belong to detector webrtc, {self.detector} has none: leave them out")
+        return self
+
+
 class ContextBlock(Block):
     """Padding inside the waveform, as a declared condition: without it 10-20 ms give the model no audio token."""
 
@@ -163,33 +119,121 @@ class ContextBlock(Block):
     total_ms: float = Field(ge=25, le=30_000)
 
 
-class ClipsBlock(Block):
-    """The full factorial duration x SNR x room x class, `per_cell` clips in each cell of each part."""
+FAMILIES = ("environment", "music", "animals", "noise")
 
-    duration_ms: tuple[Annotated[float, Field(ge=10, le=30_000)], ...] = Field(min_length=1)
-    snr_db: tuple[Annotated[float, Field(ge=-40, le=80)] | None, ...] = Field(min_length=1)  # null: no noise added
-    rt60_s: tuple[Annotated[float, Field(gt=0, le=5)] | None, ...] = (None,)  # null: anechoic
-    per_cell: Count | Mapping[str, Count]  # clips per cell, for every part alike or by part
+
+def _families(given: Any) -> Any:
+    return FAMILIES if given is True else () if given in (False, None) else given
+
+
+Duration = Annotated[float, Field(ge=10, le=30_000)]
+Snr = Annotated[float, Field(ge=-40, le=60)] | None  # null: no noise added; 16 bits keep no noise much below 60 dB
+Band = Literal["clean", "phone", "am_radio", "lowpass", "highpass"]
+
+
+def _named_room(room: float | str | None) -> float | str | None:
+    if isinstance(room, str) and room.strip().lower() in ("", "none", "null", "anechoic", "dry"):
+        raise ValueError(f"room {room!r}: write null for no room; a name is the category of a source with role room")
+    if isinstance(room, str) and re.fullmatch(r"[\d.]+", room):
+        raise ValueError(f"room {room!r}: an RT60 is a number, without quotes")
+    return room
+
+
+# RT60 in s, the category of measured rooms, null: anechoic
+Room = Annotated[Annotated[float, Field(gt=0, le=5)] | str | None, AfterValidator(_named_room)]
+
+
+class ReferenceBlock(Block):
+    """The condition that a one-at-a-time design leaves in one factor at a time."""
+
+    duration_ms: Duration = 1000
+    snr_db: Snr = None
+    band: Band = "clean"
+    room: Room = None
+    alone: bool = False  # also a condition of its own, beside the levels that equal it
+
+
+class ClipsBlock(Block):
+    """Which clips each part has: the levels of each factor, and how they come together.
+
+    `factorial` puts `per_cell` clips of each class into every combination; `margins` spreads `per_class` clips of each
+    class over the combinations so that every level has equally many, for numbers that do not divide; `one_at_a_time`
+    renders the same `per_class` cuts of each class in the reference and in every level of every factor.
+    """
+
+    design: Literal["factorial", "margins", "one_at_a_time"] = "factorial"
+    duration_ms: tuple[Duration, ...] = Field(min_length=1)
+    snr_db: tuple[Snr, ...] = Field(min_length=1)
+    band: tuple[Band, ...] = Field(("clean",), min_length=1)
+    room: tuple[Room, ...] = Field((None,), min_length=1)
+    reference: ReferenceBlock = ReferenceBlock()  # read by one_at_a_time
+    per_cell: Count | Mapping[str, Count] | None = None  # of factorial; for every part alike or by part
+    per_class: Count | Mapping[str, Count] | None = None  # of the other two, likewise
     context: ContextBlock | None = None
+    # equal shares of these families in every cell of the second class; true: FAMILIES. Wants splits.by_family
+    balance_families: Annotated[tuple[str, ...], BeforeValidator(_families), AfterValidator(distinct)] = ()
     normalise: Literal["peak", "rms"] = "peak"  # rms only to show what it costs: it hands the level to the model
     seed: int = 7
 
-    @field_validator("duration_ms", "snr_db", "rt60_s")
+    @field_validator("duration_ms", "snr_db", "band", "room")
     @classmethod
     def _distinct(cls, levels: tuple[Any, ...]) -> tuple[Any, ...]:
         return distinct(levels)
 
     @model_validator(mode="after")
+    def _counted(self) -> Self:
+        asked, other = ("per_cell", "per_class") if self.design == "factorial" else ("per_class", "per_cell")
+        if getattr(self, asked) is None or getattr(self, other) is not None:
+            raise ValueError(f"design {self.design} counts by `{asked}`: give it, and no `{other}`")
+        return self
+
+    @model_validator(mode="after")
     def _heard(self) -> Self:
+        longest, shortest = max(self.durations_ms), min(self.durations_ms)
         if self.context:
-            if self.context.total_ms < max(self.duration_ms):
+            if self.context.total_ms < longest:
                 raise ValueError(f"context.total_ms ({self.context.total_ms:g}) is shorter than the longest clip")
-        elif min(self.duration_ms) <= 20:
+        elif shortest <= 20:
             raise ValueError(
-                f"duration_ms {min(self.duration_ms):g} gives the model no audio token (20 ms and less give none): "
+                f"duration_ms {shortest:g} gives the model no audio token (20 ms and less give none): "
                 "raise it to 25 or declare a context, e.g. `context: {kind: noise, total_ms: 200}`"
             )
         return self
+
+    @property
+    def durations_ms(self) -> tuple[float, ...]:
+        """Every duration that occurs."""
+        return (*self.duration_ms, *((self.reference.duration_ms,) if self.design == "one_at_a_time" else ()))
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Every band that occurs."""
+        reference = (self.reference.band,) if self.design == "one_at_a_time" else ()
+        return tuple(dict.fromkeys((*self.band, *reference)))
+
+    @property
+    def conditions(self) -> int:
+        """How many conditions there are."""
+        sizes = [len(levels) for levels in (self.duration_ms, self.snr_db, self.band, self.room)]
+        return sum(sizes) + self.reference.alone if self.design == "one_at_a_time" else math.prod(sizes)
+
+    @property
+    def clips_of_a_class(self) -> int:
+        """Clips of each class in one part, where the number is that part's own (`DatasetRecipe.clips_of`)."""
+        assert isinstance(self.per_part, int), "a part's block comes from DatasetRecipe.clips_of"
+        return self.per_part if self.design == "margins" else self.conditions * self.per_part
+
+    @property
+    def shards(self) -> int:
+        """Shards that one part is rendered in: each is a task of its own, kept when a run is killed."""
+        return math.ceil(2 * self.clips_of_a_class / SHARD_CLIPS)
+
+    @property
+    def per_part(self) -> int | Mapping[str, int]:
+        """Clips per cell or per class, for every part alike or by part."""
+        given = self.per_cell if self.design == "factorial" else self.per_class
+        assert given is not None, "_counted saw to it"
+        return given
 
     @property
     def noise_ms(self) -> float:
@@ -199,7 +243,7 @@ class ClipsBlock(Block):
     @property
     def longest_ms(self) -> float:
         """Length of the longest waveform the model gets."""
-        return self.context.total_ms if self.context else max(self.duration_ms)
+        return self.context.total_ms if self.context else max(self.durations_ms)
 
 
 class DatasetRecipe(Block):
@@ -209,70 +253,32 @@ class DatasetRecipe(Block):
     description: str = ""
     licence: str = "other"
     sources: tuple[Source, ...] = Field(min_length=1)
+    hygiene: HygieneBlock | None = None
     splits: SplitsBlock
     clips: ClipsBlock
 
     @model_validator(mode="after")
     def _parts_are_known(self) -> Self:
-        if isinstance(self.clips.per_cell, Mapping) and set(self.clips.per_cell) != set(self.splits.parts):
+        if isinstance(self.clips.per_part, Mapping) and set(self.clips.per_part) != set(self.splits.parts):
+            key = "per_cell" if self.clips.design == "factorial" else "per_class"
             raise ValueError(
-                f"clips.per_cell names {sorted(self.clips.per_cell)}, the parts are {list(self.splits.parts)}"
+                f"clips.{key} names {sorted(self.clips.per_part)}, the parts are {list(self.splits.parts)}"
             )
         return self
 
+    @property
+    def at_random(self) -> Self:
+        """The same clips under the protocol that leaks."""
+        return self.model_copy(update={"splits": self.splits.model_copy(update={"protocol": "random"})})
+
     def clips_of(self, part: str) -> ClipsBlock:
         """The clips block of one part: what another part holds does not matter to it."""
-        per_cell = self.clips.per_cell
-        return self.clips.model_copy(
-            update={"per_cell": per_cell[part] if isinstance(per_cell, Mapping) else per_cell}
-        )
+        given = self.clips.per_part
+        key = "per_cell" if self.clips.design == "factorial" else "per_class"
+        return self.clips.model_copy(update={key: given[part] if isinstance(given, Mapping) else given})
 
 
 # --- train -------------------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def accepted_keys(package: str, *sources: tuple[str, str]) -> frozenset[str]:
-    """Keywords a class of an installed library takes, read from its source: importing the library takes seconds.
-
-    `sources` are (file inside the package, class) pairs, the class and the bases whose fields it inherits.
-    """
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise ValueError(f"{package} is not installed: pip install -c constraints.txt -e .")
-    keys: set[str] = set()
-    for file, name in sources:
-        tree = ast.parse((Path(spec.submodule_search_locations[0]) / file).read_text())
-        body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
-        for node in body:
-            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                keys.add(node.target.id)
-            elif isinstance(node, ast.FunctionDef) and node.name == "__init__":
-                keys |= {argument.arg for argument in node.args.args[1:]}
-    return frozenset(keys)
-
-
-def _refuse_unknown(block: str, given: Kwargs, accepted: frozenset[str], owned: Mapping[str, str]) -> None:
-    for key in given:
-        if key in owned:
-            raise ValueError(f"{block}.{key}: {owned[key]}")
-        if key not in accepted:
-            near = _alike(key, accepted)
-            raise ValueError(
-                f"{block}.{key} is no such keyword; " + (f"did you mean {near}?" if near else "see its docs")
-            )
-
-
-def _alike(key: str, accepted: frozenset[str]) -> list[str]:
-    """Up to three accepted keywords that `key` may stand for: `rank` for r, `lr` for learning_rate, a slip of the pen."""
-    import difflib
-
-    def stands_for(name: str) -> bool:
-        words = name.split("_")
-        return set(key.split("_")) <= set(words) or key.startswith(name) or key == "".join(word[:1] for word in words)
-
-    close = difflib.get_close_matches(key, accepted, n=3)
-    return list(dict.fromkeys([*filter(stands_for, sorted(accepted, key=len)), *close]))[:3]
 
 
 class PretrainBlock(Block):
@@ -328,7 +334,7 @@ class TrainMethod(Block):
             ("tuners/lora/config.py", "LoraConfig"),
         )
         owned = dict.fromkeys(("exclude_modules", "task_type"), "`scope` decides it")
-        _refuse_unknown("lora", given, accepted_keys("peft", *bases), owned)
+        refuse_unknown("lora", given, accepted_keys("peft", *bases), owned)
         return given
 
     @field_validator("quantization")
@@ -336,9 +342,7 @@ class TrainMethod(Block):
     def _quantization(cls, given: Kwargs | None) -> Kwargs | None:
         file = "utils/quantization_config.py"
         owned = {"llm_int8_skip_modules": "the encoder, projector and head are always left unquantised"}
-        _refuse_unknown(
-            "quantization", given or {}, accepted_keys("transformers", (file, "BitsAndBytesConfig")), owned
-        )
+        refuse_unknown("quantization", given or {}, accepted_keys("transformers", (file, "BitsAndBytesConfig")), owned)
         return given
 
     @field_validator("training")
@@ -352,7 +356,7 @@ class TrainMethod(Block):
             "remove_unused_columns": "the collator decides it", "use_cpu": "use `device`",
         }  # fmt: skip
         trainer = accepted_keys("transformers", ("training_args.py", "TrainingArguments"))
-        _refuse_unknown("training", given, sft | trainer, owned)
+        refuse_unknown("training", given, sft | trainer, owned)
         return given
 
 
@@ -373,34 +377,65 @@ class TrainRecipe(TrainMethod):
 
 # --- evaluate ----------------------------------------------------------------------------------------------------
 
-Baseline = Literal["majority", "loudness", "mel_statistics"]
+Baseline = Literal["majority", "loudness", "six_cues", "mel_statistics", "webrtc", "silero", "silero_default"]
+OTHERS = ("adapter", "base", "no_audio")  # detectors that every study has: no ensemble may take their names
+
+
+class EnsembleBlock(Block):
+    """Several detectors made into one: the mean of their probabilities or the vote of their answers."""
+
+    of: Annotated[tuple[str, ...], AfterValidator(distinct)] = Field(min_length=2)
+    how: Literal["mean", "vote"] = "mean"
 
 
 class EvaluateRecipe(Block):
     """Which detectors are scored and how the headline is taken."""
 
     name: str
-    baselines: Annotated[tuple[Baseline, ...], AfterValidator(distinct)] = ("majority", "loudness", "mel_statistics")
+    baselines: Annotated[tuple[Baseline, ...], AfterValidator(distinct)] = Field(
+        ("majority", "loudness", "six_cues", "mel_statistics"), min_length=1
+    )
+    ensembles: Mapping[str, EnsembleBlock] = Field(default_factory=dict)  # name -> what it is made of
     threshold: Literal["fixed", "dev"] = "fixed"  # fixed: p_speech >= 0.5; dev: Youden's on dev
     batch_size: int = Field(64, ge=1)
     n_boot: int = Field(10_000, ge=100)
     seed: int = 0
     timeout_min: float = Field(240, gt=0)
 
+    @model_validator(mode="after")
+    def _members_are_scored(self) -> Self:
+        members = {"adapter", "base", *self.baselines}
+        for name, block in self.ensembles.items():
+            if name in {*OTHERS, *get_args(Baseline)}:
+                raise ValueError(f"ensembles.{name} has the name of a detector; give it one of its own")
+            if unknown := sorted(set(block.of) - members):
+                raise ValueError(f"ensembles.{name}.of: {unknown[0]} is not scored here; there are {sorted(members)}")
+        return self
+
 
 # --- study -------------------------------------------------------------------------------------------------------
 
 
 RepositoryName = Annotated[str, Field(pattern=r"^\w+([.-]\w+)*$")]  # the Hub allows no "--" and no ".."
+Pinned = Annotated[str, Field(pattern=r"^\w+([.-]\w+)*/\w+([.-]\w+)*@[0-9a-f]{40}$")]  # a repository and its commit
 
 
 class PublishBlock(Block):
-    """Under which names the parts are published in the home's own hub."""
+    """Under which names the parts are published, and where: in the home's own hub, or on the Hub (HF_ENDPOINT, HF_TOKEN)."""
 
     namespace: RepositoryName = "earshot"
     dataset: RepositoryName
     adapter: RepositoryName
     licence: str = "mit"
+    to: Literal["home", "hub"] = "home"
+    private: bool = True  # this and the next are read where `to` is hub
+    create_pr: bool = False  # propose to a repository instead of committing to it
+
+    @model_validator(mode="after")
+    def _own_names(self) -> Self:
+        if self.dataset == self.adapter:
+            raise ValueError(f"dataset and adapter are both called {self.dataset!r}; give each a name of its own")
+        return self
 
 
 def _by_name(folder: str) -> BeforeValidator:
@@ -422,87 +457,64 @@ class StudyRecipe(Block):
         "Choose one: A) SPEECH (human voice) B) NONSPEECH (music/noise/silence/animals). Answer with A or B ONLY."
     )
     dataset: Annotated[DatasetRecipe, _by_name("dataset")]
+    dataset_from: Pinned | None = (
+        None  # set by `dataset: NAMESPACE/NAME@sha`: pulled from there and audited, not built
+    )
+    adapter: Pinned | None = None  # evaluated instead of one that is trained
     train: Annotated[TrainRecipe, _by_name("train")]
     evaluate: Annotated[EvaluateRecipe, _by_name("evaluate")]
     publish: PublishBlock
+    inflation: bool = False  # train and score the same clips under random folds as well: what leakage would have added
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_by_name=True, validate_by_alias=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _open_published(cls, content: Any, info: ValidationInfo) -> Any:
+        """`dataset: NAMESPACE/NAME@sha` stands for the recipe that lies in that data set."""
+        named = content.get("dataset") if isinstance(content, dict) else None
+        if not isinstance(named, str) or "@" not in named:
+            return content
+        if (read := (info.context or {}).get("published")) is None:
+            raise ValueError(f"dataset: {named} is a published data set, and only recipes are read here")
+        return {**content, "dataset": read(named), "dataset_from": named}
+
+    @model_validator(mode="after")
+    def _published_parts_suffice(self) -> Self:
+        if self.dataset_from and self.inflation:
+            raise ValueError(
+                "inflation deals the clips anew at random; build the data set for that instead of pulling it"
+            )
+        if self.adapter and (self.inflation or len(self.train.seeds) > 1):
+            raise ValueError(
+                "adapter: one adapter is evaluated; leave out inflation and name its seed, train.seeds=[N]"
+            )
+        return self
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if len(set(self.classes)) != 2 or len(set(self.answers)) != 2:
             raise ValueError("classes and answers are two different names each")
         for source in self.dataset.sources:
-            label = getattr(source, "label", None)
-            if label is not None and label not in self.classes:
-                raise ValueError(f"source {source.kind}: label {label!r} is none of the classes {list(self.classes)}")
+            named = [getattr(source, "label", None), *getattr(source, "labels", {}).values()]
+            for label in named if source.role == "content" else []:
+                if label is not None and label not in self.classes:
+                    raise ValueError(
+                        f"source {source.kind}: label {label!r} is none of the classes {list(self.classes)}"
+                    )
         return self
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
 
 
-def read_yaml(recipe: str | Path) -> dict[str, Any]:
-    """A recipe's mapping, by name ("study/demo") or by path ("my/study.yaml").
-
-    Raises FileNotFoundError with the recipes there are, ValueError where the file is no mapping.
-    """
-    named = RECIPES / f"{recipe}.yaml"
-    path = named if named.is_file() else Path(recipe).expanduser()
-    if not path.is_file():
-        known = sorted(str(file.relative_to(RECIPES).with_suffix("")) for file in RECIPES.rglob("*.yaml"))
-        raise FileNotFoundError(f"no recipe {str(recipe)!r}: it is neither a file nor one of {', '.join(known)}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds {type(content).__name__}, a recipe is a mapping of keys")
-    return content
-
-
-def apply_overrides(recipe: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """The recipe with every `key.path=value` set; values are read as YAML. A block given by name is opened first."""
-    recipe = copy.deepcopy(recipe)
-    for override in overrides:
-        path, equals, text = override.partition("=")
-        if not equals or not path.strip():
-            raise ValueError(f"--set {override!r} is not key.path=value, e.g. --set train.training.max_steps=50")
-        at: Any = recipe
-        *parents, last = path.strip().split(".")
-        for key in parents:
-            at = _open(at, key, path)
-        at[_position(at, last, path) if isinstance(at, list) else last] = _value(text, override)
-    return recipe
-
-
-def _value(text: str, override: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"--set {override}: {text!r} is not YAML, e.g. [42, 123] or {{r: 8}}") from error
-
-
-def _open(at: Any, key: str, path: str) -> Any:
-    """What lies under a key or position, a block given by name read first, an absent one made."""
-    place: Any = _position(at, key, path) if isinstance(at, list) else key
-    child = at[place] if isinstance(at, list) else at.get(place)
-    if isinstance(child, str):
-        child = read_yaml(child)
-    if child is not None and not isinstance(child, dict | list):
-        raise ValueError(f"--set {path}: {key} is {child!r}, it has no keys")
-    at[place] = {} if child is None else child
-    return at[place]
-
-
-def _position(at: list[Any], key: str, path: str) -> int:
-    if not key.isdigit() or int(key) >= len(at):
-        raise ValueError(f"--set {path}: {key} is no position in a list of {len(at)}; the first one is 0")
-    return int(key)
-
-
-def load_study(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> StudyRecipe:
-    """A checked study, from its name, path or mapping, with overrides applied.
+def load_study(
+    recipe: str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    published: Callable[[str], Mapping[str, Any]] | None = None,
+) -> StudyRecipe:
+    """A checked study, from its name, path or mapping, with overrides applied; `published` reads the recipe that lies in
+    NAMESPACE/NAME@sha.
 
     Raises ValueError in one sentence a key, each naming the key, the value and what is accepted.
     """
@@ -511,7 +523,7 @@ def load_study(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] 
     if isinstance(version := content.get("schema", SCHEMA), int) and version > SCHEMA:
         raise ValueError(f"the recipe has schema {version}, this Earshot reads up to {SCHEMA}: update Earshot")
     try:
-        return StudyRecipe.model_validate(content)
+        return StudyRecipe.model_validate(content, context={"published": published})
     except ValidationError as error:
         raise ValueError(explain(error)) from error
 
@@ -520,6 +532,8 @@ def explain(error: ValidationError) -> str:
     """Pydantic's findings as sentences: key, value, what is wrong and what is accepted."""
     lines = []
     for found in error.errors():
+        if found["type"] == "too_short" and len(found["input"]) >= found["ctx"]["min_length"]:
+            continue  # its items are wrong, and have sentences of their own
         key = ".".join(str(part) for part in found["loc"]) or "recipe"
         message = found["msg"].removeprefix("Value error, ")
         if found["type"] == "extra_forbidden":
@@ -532,13 +546,10 @@ def explain(error: ValidationError) -> str:
 
 def _siblings(location: tuple[int | str, ...]) -> list[str]:
     """Keys accepted beside the one at `location`."""
-    kinds: Mapping[str, type[BaseModel]] = {
-        "espeak": EspeakSource, "synthetic": SyntheticSource, "rooms": RoomsSource, "table": TableSource,
-    }  # fmt: skip
     model: type[BaseModel] = StudyRecipe
     for part in location[:-1]:
-        if isinstance(part, str) and part in kinds:
-            model = kinds[part]
+        if isinstance(part, str) and part in KINDS:
+            model = KINDS[part]
         elif isinstance(part, str) and part in model.model_fields:
             model = _model_of(model.model_fields[part].annotation) or model
     return sorted(field.alias or name for name, field in model.model_fields.items())

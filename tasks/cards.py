@@ -102,7 +102,9 @@ def dataset_facts(splits: Splits, recipe: DatasetRecipe, classes: tuple[str, str
         "supergroup_id",
         "duration_ms",
         "snr_db",
+        "band",
         "room",
+        "context",
         "licence",
         "noise_licence",
     ]
@@ -122,7 +124,7 @@ def dataset_facts(splits: Splits, recipe: DatasetRecipe, classes: tuple[str, str
         "parts": [{"name": part, "file": f"data/{part}.parquet"} for part in parts],
         "clips": len(clips),
         "counts": counted.reset_index().to_dict("records"),
-        "factors": {name: levels(clips[name]) for name in ("duration_ms", "snr_db", "room")},
+        "factors": {name: levels(clips[name]) for name in ("duration_ms", "snr_db", "band", "room", "context")},
         "audit": read_json(splits.path / "audit.json"),
         "balance": read_json(splits.path / "balance.json"),
         "sources": [source.model_dump(mode="json") for source in recipe.sources],

@@ -3,17 +3,20 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from recipes.schema import SAMPLE_RATE_HZ, Source, SplitsBlock, TableSource
+from recipes.schema import SAMPLE_RATE_HZ, CheckFailed, SplitsBlock
+from recipes.sources import Source
 from tasks import sources
 from tasks.audio_files import encode_flac
 from tasks.cache import cached, task
 from tasks.functional.grouping import deal
 from tasks.run_page import say
-from tasks.store import Recordings, Sides, draft
+from tasks.store import Hygiene, Recordings, Sides, draft
 
 ROWS_A_GROUP = 64  # so that one recording can be read without the rest
 TEXT = ("recording_id", "role", "label", "group_id", "supergroup_id", "category", "family", "licence")
@@ -22,11 +25,7 @@ SCHEMA = pa.schema([*((name, pa.string()) for name in TEXT), ("duration_s", pa.f
 
 def source_state(source: Source) -> str:
     """What a source's own files look like now, "" for sources that generate: a change of it gathers them anew."""
-    if not isinstance(source, TableSource):
-        return ""
-    from tasks.sources.table import state
-
-    return state(source)
+    return sources.state(source)
 
 
 @task(
@@ -36,6 +35,8 @@ def source_state(source: Source) -> str:
 def gather_recordings(source: Source, state: str) -> Recordings:
     """Decode or generate every recording of a source; `state` reruns this when the source's files change."""
     table = sources.recordings(source)
+    if source.left_out:
+        say(f"{source.kind}: leaves out {source.left_out}")
     skipped: list[str] = []
     groups: set[str] = set()
     seconds = 0.0
@@ -53,7 +54,8 @@ def gather_recordings(source: Source, state: str) -> Recordings:
             seconds += duration_s
             groups.add(str(row.group_id))
             text = {name: None if pd.isna(value := getattr(row, name)) else value for name in TEXT}
-            rows.append({**text, "duration_s": duration_s, "flac": encode_flac(samples)})
+            kept = at_full_scale(samples) if row.role == "room" else unclipped(samples)
+            rows.append({**text, "duration_s": duration_s, "flac": encode_flac(kept)})
             if len(rows) == ROWS_A_GROUP:
                 writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
                 rows = []
@@ -62,19 +64,31 @@ def gather_recordings(source: Source, state: str) -> Recordings:
         writer.close()
         for reason in skipped:
             say(f"left out: {reason}")
-        kept = len(table) - len(skipped)
         return Recordings.of(
             folder,
             source=source.kind,
-            recordings=kept,
+            recordings=len(table) - len(skipped),
             groups=len(groups),
             hours=round(seconds / 3600, 4),
         )
 
 
+def unclipped(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The waveform within full scale, which resampling a loud file overshoots; clips are normalised later in any case."""
+    return samples / max(1.0, float(np.abs(samples).max()))
+
+
+def at_full_scale(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """An impulse response as loud as 16 bits allow, so that they hold its tail; a clip hears it at unit energy anyway."""
+    return samples / np.abs(samples).max()
+
+
 @task(task_run_name="sides, dealt by {splits.protocol}", **cached(libraries=("numpy", "pandas", "scipy", "pyarrow")))
-def deal_sides(recordings: Sequence[Recordings], splits: SplitsBlock) -> Sides:
-    """Deal recordings, noise and rooms, with all that belongs to their groups, before anything is mixed."""
+def deal_sides(recordings: Sequence[Recordings], splits: SplitsBlock, hygiene: Hygiene | None = None) -> Sides:
+    """Deal recordings, noise and rooms, with all that belongs to their groups, before anything is mixed.
+
+    What label hygiene dropped is left out. Raises CheckFailed where too little is left to be dealt.
+    """
     tables = [read_index(reference) for reference in recordings]
     table = pd.concat(tables, ignore_index=True)
     if (again := table.duplicated(["role", "recording_id"])).any():
@@ -82,12 +96,28 @@ def deal_sides(recordings: Sequence[Recordings], splits: SplitsBlock) -> Sides:
         raise ValueError(
             f"{int(again.sum())} recordings are listed twice, first {first!r}: two sources hold the same file"
         )
-    table["part"] = deal(table, splits.parts, splits.seed)
+    table = without_dropped(table, hygiene) if hygiene else table
+    try:
+        table["part"] = deal(table, splits.parts, splits.seed, by_family=splits.by_family)
+    except ValueError as error:
+        if hygiene is None:
+            raise
+        dropped = ", ".join(f"{n} of {hygiene.recordings[name]} {name}" for name, n in hygiene.dropped.items())
+        raise CheckFailed(
+            f"{error}. Label hygiene had dropped {dropped}: dataset.hygiene sets its thresholds"
+        ) from error
     with draft(Sides) as folder:
         table.sort_values("recording_id").to_parquet(folder / "sides.parquet", index=False)
         stratum = table["label"].fillna(table["role"])
         groups = table.groupby(["part", stratum])["group_id"].nunique().unstack(fill_value=0)
         return Sides.of(folder, parts=groups.T.to_dict())
+
+
+def without_dropped(table: pd.DataFrame, hygiene: Hygiene) -> pd.DataFrame:
+    """The recordings that label hygiene keeps."""
+    dropped = pd.read_csv(hygiene.path / "hygiene.csv", dtype="str", keep_default_na=False)
+    keys = pd.MultiIndex.from_frame(dropped[["role", "recording_id"]])
+    return table[~pd.MultiIndex.from_frame(table[["role", "recording_id"]]).isin(keys)].reset_index(drop=True)
 
 
 def read_index(recordings: Recordings) -> pd.DataFrame:

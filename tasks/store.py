@@ -78,8 +78,16 @@ class Sides(Reference):
     parts: dict[str, dict[str, int]]  # part -> label or role -> groups
 
 
+class Plan(Reference):
+    """plan.parquet: every clip of one part before it is rendered."""
+
+    part: str
+    clips: int
+    shards: int
+
+
 class Clips(Reference):
-    """clips.parquet: the rendered clips of one part."""
+    """clips.parquet: the rendered clips of one shard of a part."""
 
     part: str
     clips: int

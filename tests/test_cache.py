@@ -17,7 +17,7 @@ from recipes.schema import GateBlock, PretrainBlock, load_study
 from tasks import cache
 from tasks.adapters import make_base, train_adapter
 from tasks.cache import canonical, code_digest, forget_damaged, reachable
-from tasks.clips import render_clips
+from tasks.clips import plan_clips
 from tasks.models.jobs import Question
 from tasks.reports import make_report
 from tasks.store import Clips, Recordings, Sides, Splits, draft
@@ -161,7 +161,7 @@ def test_threads_that_parse_at_once_agree():
 
 def clips_key(study, part="train") -> str:
     block = study.dataset.clips_of(part)
-    return key(render_clips, recordings=RECORDINGS, sides=SIDES, block=block, part=part, classes=study.classes)
+    return key(plan_clips, sides=SIDES, block=block, part=part, classes=study.classes)
 
 
 @pytest.mark.parametrize(
@@ -188,13 +188,12 @@ def test_its_own_block_changes_the_key_of_clips(override):
 def test_an_input_of_other_content_changes_the_key():
     study = load_study("study/smoke")
     arguments = {
-        "recordings": RECORDINGS,
         "block": study.dataset.clips_of("train"),
         "part": "train",
         "classes": study.classes,
     }
     other = SIDES.model_copy(update={"fingerprint": "3" * 16})
-    assert key(render_clips, sides=SIDES, **arguments) != key(render_clips, sides=other, **arguments)
+    assert key(plan_clips, sides=SIDES, **arguments) != key(plan_clips, sides=other, **arguments)
 
 
 def test_a_time_limit_does_not_change_the_key_and_the_seed_does():
@@ -214,7 +213,7 @@ def test_a_library_of_another_version_changes_the_key(monkeypatch):
     version = importlib.metadata.version
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "99.0" if name == "torch" else version(name))
     assert clips_key(study) == before, "clips do not use torch"
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "99.0" if name == "soxr" else version(name))
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "99.0" if name == "pandas" else version(name))
     assert clips_key(study) != before
 
 

@@ -1,11 +1,14 @@
 """Every cell is full, every group, noise and room comes equally often, and neither noise nor room tells the class."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.functional.conditions import Condition, Levels, spread
 from tasks.functional.design import balance, design
 
 CLASSES = ("SPEECH", "NONSPEECH")
@@ -30,11 +33,14 @@ def recordings(speakers: int = 4, sounds: int = 5, noises: int = 3, per_group: i
 
 
 def planned(table: pd.DataFrame | None = None, **changes: object) -> pd.DataFrame:
-    asked: dict[str, object] = {
-        "durations_ms": [50, 200, 1000], "snrs_db": [None, 0, 10], "rt60s_s": [None], "classes": CLASSES,
-        "per_cell": 5, "seed": 3,
-    }  # fmt: skip
-    return design(recordings() if table is None else table, **(asked | changes))  # type: ignore[arg-type]
+    asked: dict[str, Any] = {
+        "kind": "factorial", "durations_ms": [50, 200, 1000], "snrs_db": [None, 0, 10], "bands": ["clean"],
+        "rooms": [None], "per_cell": 5, "classes": CLASSES, "seed": 3,
+    } | changes  # fmt: skip
+    levels = Levels(*(asked.pop(name) for name in ("durations_ms", "snrs_db", "bands", "rooms")))
+    kind = asked.pop("kind")
+    counts = spread(kind, levels, asked.pop("per_cell"), Condition(1000, None), asked["seed"])
+    return design(recordings() if table is None else table, counts, same_cuts=kind == "one_at_a_time", **asked)
 
 
 @settings(max_examples=12, deadline=None)
@@ -65,8 +71,8 @@ def test_recordings_of_a_group_come_equally_often() -> None:
 
 
 def test_all_classes_get_the_same_noise_and_rooms_in_each_cell() -> None:
-    plan = planned(per_cell=7, rt60s_s=[None, 0.3, 1.0])
-    for _, cell in plan.groupby(["duration_ms", "snr_db", "rt60_s"], dropna=False):
+    plan = planned(per_cell=7, rooms=[None, 0.3, 1.0])
+    for _, cell in plan.groupby(["duration_ms", "snr_db", "room"], dropna=False):
         for column in ("noise_id", "room_id"):
             speech, nonspeech = (
                 cell.loc[cell["label"] == label, column].fillna("-").sort_values() for label in CLASSES
@@ -75,11 +81,11 @@ def test_all_classes_get_the_same_noise_and_rooms_in_each_cell() -> None:
 
 
 def test_noise_is_added_where_an_snr_is_and_a_room_of_the_level_where_an_rt60_is() -> None:
-    plan = planned(rt60s_s=[None, 0.3, 1.0])
+    plan = planned(rooms=[None, 0.3, 1.0])
     assert plan["noise_id"].notna().equals(plan["snr_db"].notna())
-    assert plan["room_id"].notna().equals(plan["rt60_s"].notna())
-    assert set(plan.loc[plan["rt60_s"] == 0.3, "room_id"]) == {"r0-0", "r1-0"}
-    assert set(plan.loc[plan["rt60_s"] == 1, "room_id"]) == {"r2-0", "r3-0"}
+    assert plan["room_id"].notna().equals(plan["room"].notna())
+    assert set(plan.loc[plan["room"] == "0.3", "room_id"]) == {"r0-0", "r1-0"}
+    assert set(plan.loc[plan["room"] == "1", "room_id"]) == {"r2-0", "r3-0"}
 
 
 def test_the_columns_of_a_clip_are_those_of_its_recording_and_noise() -> None:
@@ -117,7 +123,7 @@ def test_clip_ids_are_unique_and_speak() -> None:
     plan = planned(snrs_db=[5, None])
     assert plan["clip_id"].is_unique
     assert {"test-SPEECH-200ms-5dB-004", "test-NONSPEECH-50ms-clean-000"} <= set(plan["clip_id"])
-    rooms = planned(rt60s_s=[None, 0.3], snrs_db=[-2.5])
+    rooms = planned(rooms=[None, 0.3], snrs_db=[-2.5])
     assert rooms["clip_id"].is_unique
     assert {"test-SPEECH-50ms--2.5dB-rt0.3-000", "test-SPEECH-50ms--2.5dB-dry-000"} <= set(rooms["clip_id"])
 
@@ -131,14 +137,66 @@ def test_the_plan_depends_on_the_seed_and_not_on_the_order_of_the_rows() -> None
 def test_levels_that_cannot_be_filled_are_all_named() -> None:
     table = recordings()
     table.loc[table["label"] == "SPEECH", "duration_s"] = 0.3
-    with pytest.raises(ValueError, match=r"SPEECH at 1000 ms .*longest has 300 ms.*; room with RT60 0.7 s") as error:
-        planned(table, rt60s_s=[0.7])
+    with pytest.raises(ValueError, match=r"SPEECH at 1000 ms .*longest has 300 ms.*; room 0.7") as error:
+        planned(table, rooms=[0.7])
     assert "NONSPEECH at" not in str(error.value)
     with pytest.raises(ValueError, match="noise at 50 ms"):
         planned(table[table["role"] != "noise"], durations_ms=[50])
     assert len(planned(table[table["role"] != "noise"], durations_ms=[50], snrs_db=[None])) == 10
     with pytest.raises(ValueError, match="one part"):
         planned(recordings().assign(part=np.arange(len(recordings())) % 2))
+
+
+# --- other designs -----------------------------------------------------------------------------------------------
+
+
+def test_margins_are_even_in_each_class() -> None:
+    plan = planned(kind="margins", per_cell=16, durations_ms=[50, 100, 200, 400, 800], snrs_db=[0, 5, 10, 15, 20])
+    assert plan["clip_id"].is_unique
+    for _, its in plan.groupby("label"):
+        assert len(its) == 16
+        for factor in ("duration_ms", "snr_db"):
+            counts = its[factor].value_counts()
+            assert len(counts) == 5
+            assert counts.max() - counts.min() <= 1
+
+
+def test_one_at_a_time_puts_the_same_cuts_into_every_condition() -> None:
+    plan = planned(kind="one_at_a_time", durations_ms=[50, 1000], snrs_db=[0, 10], bands=["phone"], rooms=[0.3])
+    assert plan["clip_id"].is_unique
+    assert len(plan) == 2 * 5 * (2 + 2 + 1 + 1 + 1)
+    assert (plan["cut_from_ms"] == 1000).all()
+    cuts = plan.groupby(["varied", "duration_ms", "snr_db", "label"], dropna=False)[["recording_id", "crop_seed"]]
+    for label in CLASSES:
+        found = {tuple(map(tuple, its.to_numpy())) for (*_, its_label), its in cuts if its_label == label}
+        assert len(found) == 1, "every condition has the same cuts"
+    noisy = plan[plan["snr_db"].notna()]
+    by_cut = noisy.groupby(["recording_id", "crop_seed"])[["noise_id", "noise_seed"]].nunique()
+    assert (by_cut == 1).all(axis=None), "a cut keeps its noise over the SNRs"
+    assert set(plan.loc[plan["varied"] == "room", "room_id"].dropna()) <= {"r0-0", "r1-0"}
+    assert plan.loc[plan["varied"] == "duration_ms", ["snr_db", "room_id"]].isna().all(axis=None)
+
+
+def test_all_classes_get_the_same_noises_and_rooms_in_each_condition_of_the_same_cuts() -> None:
+    plan = planned(kind="one_at_a_time", durations_ms=[50], snrs_db=[0, 10], rooms=[0.3])
+    for _, its in plan.groupby("varied"):
+        for column in ("noise_id", "room_id"):
+            speech, nonspeech = (its.loc[its["label"] == label, column].fillna("-") for label in CLASSES)
+            assert sorted(speech) == sorted(nonspeech)
+
+
+def test_every_condition_of_the_same_cuts_needs_recordings_of_the_longest() -> None:
+    table = recordings().assign(duration_s=0.5)
+    with pytest.raises(ValueError, match="SPEECH at 1000 ms"):
+        planned(table, kind="one_at_a_time", durations_ms=[50, 100], snrs_db=[0])
+    assert len(planned(table, durations_ms=[50, 100], snrs_db=[0])) == 20
+
+
+def test_a_measured_room_is_drawn_by_its_name() -> None:
+    table = recordings()
+    table.loc[table["group_id"] == "r3", "category"] = "stairwell"
+    plan = planned(table, rooms=[None, "stairwell"])
+    assert set(plan.loc[plan["room"] == "stairwell", "room_id"]) == {"r3-0"}
 
 
 def test_balance_counts_classes_by_cell_and_names_the_worst() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recipes.schema import EspeakSource
+from recipes.sources import EspeakSource
 from tasks import sources
 from tasks.sources import espeak
 
@@ -36,14 +36,14 @@ def test_voices_are_groups_and_no_text_is_spoken_twice() -> None:
     assert table["group_id"].nunique() == 60
     assert table["recording_id"].is_unique
     assert not any("whisper" in voice for voice in espeak.VARIANTS)
-    texts = espeak._sentences(BLOCK.model_copy(update={"utterances": 40}))
+    texts = espeak._sentences(BLOCK.voices, 40, BLOCK.seed)
     assert len(set(texts.values())) == len(texts) == 60 * 40
 
 
 def test_more_voices_and_utterances_change_none_of_the_others() -> None:
-    few = espeak._sentences(BLOCK.model_copy(update={"voices": 5, "utterances": 1}))
-    assert few.items() <= espeak._sentences(BLOCK).items()
-    assert not few.items() & espeak._sentences(BLOCK.model_copy(update={"seed": 1})).items()
+    few = espeak._sentences(5, 1, BLOCK.seed)
+    assert few.items() <= espeak._sentences(BLOCK.voices, BLOCK.utterances, BLOCK.seed).items()
+    assert not few.items() & espeak._sentences(BLOCK.voices, BLOCK.utterances, 1).items()
 
 
 def test_every_voice_speaks_for_seconds(spoken: dict[str, np.ndarray]) -> None:
@@ -64,7 +64,7 @@ def test_an_utterance_is_the_same_in_any_order(spoken: dict[str, np.ndarray]) ->
 
 def test_an_utterance_is_the_same_in_a_new_process(spoken: dict[str, np.ndarray]) -> None:
     program = (
-        "import hashlib; from recipes.schema import EspeakSource; from tasks import sources; "
+        "import hashlib; from recipes.sources import EspeakSource; from tasks import sources; "
         "block = EspeakSource(kind='espeak', voices=60, utterances=2); "
         "row = list(sources.recordings(block).itertuples())[70]; "
         "print(hashlib.sha256(sources.waveform(block, row).tobytes()).hexdigest())"

@@ -19,8 +19,8 @@ from recipes.schema import CheckFailed, load_study
 from tasks import cache, store
 from tasks.cache import Answer, RecordedTask, looking_up
 from tasks.functional.intervals import clustered_interval
-from tasks.functional.planning import interval_rule, smallest_difference
-from tasks.functional.significance import mcnemar_power, mcnemar_sample_size
+from tasks.functional.mcnemar import mcnemar_power, mcnemar_sample_size, smallest_difference
+from tasks.functional.planning import interval_rule
 
 
 def record(result: object, key: str) -> None:
@@ -84,7 +84,7 @@ def test_a_plan_finds_what_a_build_left_and_publishes_nothing(built, home):
     assert [found[name] for name in ("recordings", "sides", "clips", "splits")] == [
         "3 of 3 cached", "1 of 1 cached", "3 of 3 cached", "1 of 1 cached",
     ]  # fmt: skip
-    assert found["clean clips"] == "0 of 1 cached, 1 to run"
+    assert (found["clean plans"], found["clean clips"]) == ("0 of 1 cached, 1 to run", "up to 1 to run")
     assert found["tiny base"].startswith("up to 1 to run")
     assert store.file_digests(home) == before
 
@@ -110,7 +110,7 @@ def test_a_damaged_result_counts_as_missing_and_is_left_where_it_is(built, home)
 
 def test_another_block_is_another_result(built):
     found = steps(plan_study("study/smoke", ["dataset.clips.seed=8"]))
-    assert (found["sides"], found["clips"]) == ("1 of 1 cached", "0 of 3 cached, 3 to run")
+    assert (found["sides"], found["plans"]) == ("1 of 1 cached", "0 of 3 cached, 3 to run")
 
 
 def test_a_refreshed_stage_will_run_whatever_is_cached(built):

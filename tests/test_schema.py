@@ -5,16 +5,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipes.schema import (
-    RECIPES,
-    SCHEMA,
-    SplitsBlock,
-    StudyRecipe,
-    TrainMethod,
-    apply_overrides,
-    load_study,
-    read_yaml,
-)
+from recipes.reading import RECIPES, apply_overrides, read_yaml
+from recipes.schema import SCHEMA, SplitsBlock, StudyRecipe, TrainMethod, load_study
+from recipes.sources import KINDS
 
 STUDIES = sorted(str(path.relative_to(RECIPES).with_suffix("")) for path in (RECIPES / "study").glob("*.yaml"))
 PARTS = sorted(path for path in RECIPES.rglob("*.yaml"))
@@ -71,10 +64,45 @@ def test_an_unknown_key_deep_in_a_list_names_the_keys_of_that_kind():
     assert "draws" in said.partition("accepted here: ")[2].split(", ")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_unknown_key_of_any_source_names_the_keys_of_its_kind(kind: str) -> None:
+    given = yaml.safe_dump({"kind": kind, "colour": "red"}, default_flow_style=True, width=1_000).strip()
+    said = refused(f"dataset.sources.0={given}")
+    accepted = next(line for line in said.splitlines() if "colour: no such key" in line).partition("accepted here: ")[
+        2
+    ]
+    assert set(accepted.split(", ")) == set(KINDS[kind].model_fields)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("{kind: folder, root: x}", "give either `label: CLASS` for all files or `labels"),
+        ("{kind: folder, root: x, label: SPEECH, group_by: name}", "'folder' or 'file'"),
+        ("{kind: voxconverse, root: x, parts: [train]}", "'dev' or 'test'"),
+        ("{kind: ami, root: x, microphone: ../x}", "pattern"),
+        ("{kind: musan, root: x, per_group: 0}", "greater than or equal to 1"),
+        ("{kind: esc50, root: x, max_s: 0}", "greater than or equal to 0.1"),
+        ("{kind: fsd50k, root: x, take: music}", "'nonspeech' or 'speech'"),
+        ("{kind: datasets, repo: me/mine@main}", "NAMESPACE/NAME@<40 hex digits>"),
+        ("{kind: table, root: x, labels: {voice: VOICE}}", "label 'VOICE' is none of the classes"),
+    ],
+)
+def test_an_impossible_source_is_refused_with_the_way_out(source: str, said: str) -> None:
+    assert said in refused(f"dataset.sources.0={source}")
+
+
+def test_where_takes_one_value_or_many_of_any_kind() -> None:
+    given = "{kind: esc50, root: x, where: {fold: [1, 2], esc10: true, category: dog}}"
+    source = load_study("study/smoke", [f"dataset.sources.1={given}"]).dataset.sources[1]
+    assert source.where == {"fold": ("1", "2"), "esc10": ("True",), "category": ("dog",)}
+
+
 def test_every_wrong_key_gets_its_own_sentence():
     said = refused("train.epochs=3", "evaluate.metric=accuracy", "dataset.clips.per_cell=many")
     assert len(said.splitlines()) >= 3
     assert all(key in said for key in ("train.epochs", "evaluate.metric", "dataset.clips.per_cell"))
+    assert refused("dataset.clips.snr_db=[90]").count("\n") == 0, "a wrong item does not make its list too short"
 
 
 def test_a_misspelt_keyword_of_a_library_gets_a_suggestion():
@@ -94,6 +122,9 @@ def test_a_misspelt_keyword_of_a_library_gets_a_suggestion():
         ("train.base=Qwen/Qwen2-Audio-7B-Instruct@main", "NAMESPACE/NAME@<40 hex digits>"),
         ("dataset.clips.duration_ms=[20, 200]", "declare a context"),
         ("dataset.clips.duration_ms=[200, 200]", "values repeat"),
+        ("dataset.clips.snr_db=[80]", "less than or equal to 60"),
+        ("dataset.clips.band=[clean, telephone]", "'phone', 'am_radio', 'lowpass' or 'highpass'"),
+        ("dataset.clips.room=[none, 0.3]", "write null for no room"),
         ("dataset.clips.per_cell=0", "greater than or equal to 1"),
         ("train.seeds=[42, 42]", "values repeat"),
         ("evaluate.baselines=[loudness, loudness]", "values repeat"),

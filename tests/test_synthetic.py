@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recipes.schema import RoomsSource, SyntheticSource
+from recipes.sources import RoomsSource, SyntheticSource
 from tasks import sources
 
 CONTENT = SyntheticSource(kind="synthetic", draws=2, duration_s=2)

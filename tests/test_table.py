@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import soundfile
 
-from recipes.schema import TableSource
+from recipes.sources import TableSource
 from tasks import sources
 
 METADATA = pd.DataFrame(
@@ -94,6 +94,22 @@ def test_parts_of_one_file_are_recordings_of_their_own(tmp_path: Path) -> None:
     np.testing.assert_allclose(whole, ramp, atol=1e-6)
 
 
+def test_one_class_for_all_rows_needs_no_label_column(tmp_path: Path) -> None:
+    folder(tmp_path, METADATA.drop(columns="label"))
+    assert set(sources.recordings(source(tmp_path, label="SPEECH"))["label"]) == {"SPEECH"}
+
+
+def test_long_files_of_a_table_are_cut_and_groups_thinned_as_any_corpus_is(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "long.wav", np.full(48_000, 0.1), 16_000)
+    soundfile.write(tmp_path / "short.wav", np.full(8_000, 0.1), 16_000)
+    rows = pd.DataFrame({"file": ["long.wav", "short.wav"], "label": "A", "group_id": ["ann", "bob"]})
+    cut = sources.recordings(source(folder(tmp_path, rows), max_s=1))
+    assert cut["recording_id"].tolist() == ["long.wav#0-1", "long.wav#1-2", "long.wav#2-3", "short.wav"]
+    thin = sources.recordings(source(tmp_path, max_s=1, per_group=1))
+    assert thin["recording_id"].tolist() == ["long.wav#1-2", "short.wav"]
+    assert sources.durations_s(source(tmp_path, max_s=1), cut).tolist() == [1, 1, 1, 0.5]
+
+
 def test_a_row_that_is_listed_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a/1\.wav is listed more than once"):
         sources.recordings(source(folder(tmp_path, METADATA.assign(file="a/1.wav"))))
@@ -126,7 +142,7 @@ def test_an_unset_variable_is_named_with_the_way_out(tmp_path: Path, monkeypatch
 
 
 def test_what_is_missing_is_named_with_what_is_there(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"nowhere of the table metadata\.csv does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"the folder .*nowhere does not exist; check `root`"):
         sources.recordings(source(tmp_path / "nowhere"))
     METADATA.to_csv(tmp_path / "meta.csv")
     with pytest.raises(FileNotFoundError, match=r"no table .*metadata\.csv; the folder has meta\.csv"):

@@ -76,3 +76,15 @@ def diagonals(*sizes: int) -> list[int]:
         at = at[k % total] * size + (k + k // math.lcm(total, size)) % size
         total *= size
     return [int(index) for index in at]
+
+
+def spread(kind: str, levels: Levels, n: int, reference: Condition, seed: int) -> Mapping[Condition, int]:
+    """Clips of a class in each condition of a "factorial" (n in each cell), of "margins" (n in all, margins even) or of
+    "one_at_a_time" (the same n cuts in each condition). Raises ValueError on another kind."""
+    if kind == "factorial":
+        return dict.fromkeys(factorial(levels), n)
+    if kind == "margins":
+        return even_margins(levels, n, seed)
+    if kind == "one_at_a_time":
+        return dict.fromkeys(one_at_a_time(levels, reference), n)
+    raise ValueError(f"design {kind!r} is none of factorial, margins, one_at_a_time")

@@ -17,26 +17,32 @@ class Component(NamedTuple):
     family: str
 
 
-def deal(table: pd.DataFrame, parts: Mapping[str, float], seed: int) -> pd.Series:
+def deal(table: pd.DataFrame, parts: Mapping[str, float], seed: int, *, by_family: bool = False) -> pd.Series:
     """Part of each row of `table`: role, label, group_id, supergroup_id and, where known, category and family.
 
     What is dealt is a connected component over group_id and supergroup_id across all roles, so that a noise whose
     uploader also made a NONSPEECH recording goes where that one goes. Within each stratum (a class; the noise; the
     rooms of one RT60) the number of groups is brought near the fractions `parts`, families are spread, and every part
-    gets at least one component. The same `seed` gives the same parts in any order of the rows.
+    gets at least one component. `by_family` makes each family of a class a stratum of its own, so that every part holds all
+    of them. The same `seed` gives the same parts in any order of the rows.
 
     Raises ValueError where a stratum has fewer components than there are parts, or its ties to others leave a part
     without one, and where ids or labels are missing.
     """
     _check(table, parts)
     component = _components(table)
-    dealt = _deal_components(_describe(table, component), parts, np.random.default_rng(seed))
+    strata = _strata(table, by_family)
+    dealt = _deal_components(_describe(table, component, strata), parts, np.random.default_rng(seed))
     return component.map(dealt).rename("part")
 
 
-def _strata(table: pd.DataFrame) -> pd.Series:
-    """What each row is balanced within: the label of content, "noise", or "room" and its category (the RT60)."""
-    stratum = table["role"].where(table["role"] != "content", table["label"])
+def _strata(table: pd.DataFrame, by_family: bool) -> pd.Series:
+    """What each row is balanced within: the label of content (and its family), "noise", or "room" and its category (the
+    RT60)."""
+    content = table["role"] == "content"
+    stratum = table["role"].where(~content, table["label"])
+    if by_family:
+        stratum = stratum.mask(content, table["label"].astype(str) + " " + table["family"].astype(str))
     if "category" in table:
         rooms = table["role"] == "room"
         stratum = stratum.mask(rooms, "room " + table["category"].astype(str))
@@ -69,10 +75,10 @@ def _components(table: pd.DataFrame) -> pd.Series:
     return pd.Series(of_node[group], index=table.index).map(first)
 
 
-def _describe(table: pd.DataFrame, component: pd.Series) -> list[Component]:
+def _describe(table: pd.DataFrame, component: pd.Series, strata: pd.Series) -> list[Component]:
     family = table["family"] if "family" in table else pd.Series("", index=table.index)
     rows = pd.DataFrame(
-        {"component": component, "stratum": _strata(table), "group": table["group_id"], "family": family.astype(str)}
+        {"component": component, "stratum": strata, "group": table["group_id"], "family": family.astype(str)}
     )
     counts = rows.groupby(["component", "stratum"])["group"].nunique()
     families = rows.groupby("component")["family"].min()

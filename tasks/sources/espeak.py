@@ -14,7 +14,7 @@ import pandas as pd
 import soxr
 from numpy.typing import NDArray
 
-from recipes.schema import EspeakSource
+from recipes.sources import EspeakSource
 from tasks.functional.audio import SAMPLE_RATE_HZ
 
 # Variants in the order of a greedy search for the next most dissimilar one (log-mel statistics and pitch of one
@@ -58,7 +58,10 @@ _one_at_a_time = threading.Lock()
 
 def recordings(block: EspeakSource) -> pd.DataFrame:
     """One row per utterance; the voice is the group. Nothing is spoken yet, and nothing need be installed for it."""
-    rows = [(f"espeak:{voice}:{k:02d}", f"espeak:{voice}") for voice, k in _sentences(block)]
+    rows = [
+        (f"espeak:{voice}:{k:02d}", f"espeak:{voice}")
+        for voice, k in _sentences(block.voices, block.utterances, block.seed)
+    ]
     table = pd.DataFrame(rows, columns=["recording_id", "group_id"])
     return table.assign(
         role="content", label=block.label, supergroup_id=table["group_id"], category="sentence", family="speech",
@@ -74,7 +77,7 @@ def waveform(block: EspeakSource, row: Any) -> NDArray[np.float32]:
     ValueError where the extra `demo` is not installed or espeak-ng fails.
     """
     _, voice, k = row.recording_id.split(":")
-    text = _sentences(block)[voice, int(k)]
+    text = _sentences(block.voices, block.utterances, block.seed)[voice, int(k)]
     i = VARIANTS.index(voice)
     rate_hz, pcm = speak(
         text, f"{ACCENTS[i % len(ACCENTS)]}+{voice}", words_per_minute=140 + i * 17 % 50, pitch=35 + i * 11 % 30
@@ -85,13 +88,13 @@ def waveform(block: EspeakSource, row: Any) -> NDArray[np.float32]:
 
 
 @functools.lru_cache(maxsize=8)
-def _sentences(block: EspeakSource) -> dict[tuple[str, int], str]:
+def _sentences(voices: int, utterances: int, seed: int) -> dict[tuple[str, int], str]:
     """(voice, number) -> its sentence. No sentence comes twice; more voices or utterances change none of the others."""
     spoken: dict[tuple[str, int], str] = {}
     taken: set[str] = set()
-    for voice in VARIANTS[: block.voices]:
-        for k in range(block.utterances):
-            rng = np.random.default_rng(zlib.crc32(f"{block.seed}:{voice}:{k}".encode()))
+    for voice in VARIANTS[:voices]:
+        for k in range(utterances):
+            rng = np.random.default_rng(zlib.crc32(f"{seed}:{voice}:{k}".encode()))
             while (text := _sentence(rng)) in taken:
                 pass
             taken.add(text)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from recipes.schema import RoomsSource
+from recipes.sources import RoomsSource
 from tasks.functional.audio import exponential_rir
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from recipes.schema import SyntheticSource
+from recipes.sources import SyntheticSource
 from tasks.functional.audio import SAMPLE_RATE_HZ, n_samples
 
 Sound = NDArray[np.float64]

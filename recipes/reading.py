@@ -1,0 +1,69 @@
+"""From a recipe's name or path to its mapping, with what `--set` overrides."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+RECIPES = Path(__file__).parent
+
+
+def read_yaml(recipe: str | Path) -> dict[str, Any]:
+    """A recipe's mapping, by name ("study/demo") or by path ("my/study.yaml").
+
+    Raises FileNotFoundError with the recipes there are, ValueError where the file is no mapping.
+    """
+    named = RECIPES / f"{recipe}.yaml"
+    path = named if named.is_file() else Path(recipe).expanduser()
+    if not path.is_file():
+        known = sorted(str(file.relative_to(RECIPES).with_suffix("")) for file in RECIPES.rglob("*.yaml"))
+        raise FileNotFoundError(f"no recipe {str(recipe)!r}: it is neither a file nor one of {', '.join(known)}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds {type(content).__name__}, a recipe is a mapping of keys")
+    return content
+
+
+def apply_overrides(recipe: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The recipe with every `key.path=value` set; values are read as YAML. A block given by name is opened first."""
+    recipe = copy.deepcopy(recipe)
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        if not equals or not path.strip():
+            raise ValueError(f"--set {override!r} is not key.path=value, e.g. --set train.training.max_steps=50")
+        at: Any = recipe
+        *parents, last = path.strip().split(".")
+        for key in parents:
+            at = _open(at, key, path)
+        at[_position(at, last, path) if isinstance(at, list) else last] = _value(text, override)
+    return recipe
+
+
+def _value(text: str, override: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--set {override}: {text!r} is not YAML, e.g. [42, 123] or {{r: 8}}") from error
+
+
+def _open(at: Any, key: str, path: str) -> Any:
+    """What lies under a key or position, a block given by name read first, an absent one made."""
+    place: Any = _position(at, key, path) if isinstance(at, list) else key
+    child = at[place] if isinstance(at, list) else at.get(place)
+    if isinstance(child, str):
+        child = read_yaml(child)
+    if child is not None and not isinstance(child, dict | list):
+        raise ValueError(f"--set {path}: {key} is {child!r}, it has no keys")
+    at[place] = {} if child is None else child
+    return at[place]
+
+
+def _position(at: list[Any], key: str, path: str) -> int:
+    if not key.isdigit() or int(key) >= len(at):
+        raise ValueError(f"--set {path}: {key} is no position in a list of {len(at)}; the first one is 0")
+    return int(key)
