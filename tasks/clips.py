@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
@@ -11,18 +11,19 @@ import pyarrow.parquet as pq
 from recipes.schema import SAMPLE_RATE_HZ, SHARD_CLIPS, ClipsBlock
 from tasks.audio_files import decode_flac, encode_flac
 from tasks.cache import cached, task
-from tasks.functional.audio import Waveform, middle, n_samples, rms
-from tasks.functional.conditions import Condition, Levels, spread
-from tasks.functional.design import design
+from tasks.functional.audio import Frames, Waveform, activity, middle, n_samples, rms
+from tasks.functional.conditions import Condition, Levels, even_margins, factorial, one_at_a_time
+from tasks.functional.design import cross_durations_and_snrs, design, refusal, unfilled
 from tasks.functional.leakage import pcm_hash
 from tasks.functional.mixing import render_clip
+from tasks.run_page import show_table
 from tasks.store import Clips, Plan, Recordings, Sides, draft
 
 ROWS_A_GROUP = 256
 TEXT = (
     "clip_id", "label", "part", "group_id", "supergroup_id", "base_clip_id", "recording_id", "category", "family", "licence",
-    "noise_id", "noise_group_id", "noise_supergroup_id", "noise_licence", "room_id", "band", "room", "context", "varied",
-    "pcm_hash",
+    "noise_id", "noise_group_id", "noise_supergroup_id", "noise_licence", "room_id", "room_licence", "band", "room",
+    "context", "varied", "pcm_hash",
 )  # fmt: skip
 NUMBERS = ("duration_ms", "snr_db", "snr_measured_db", "rms_dbfs")
 AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -35,10 +36,11 @@ SCHEMA = pa.schema(
 def plan_clips(sides: Sides, block: ClipsBlock, part: str, classes: tuple[str, str]) -> Plan:
     """Every clip of one part: its condition, recording, noise and room. Cells that cannot be filled end the run here."""
     table = pd.read_parquet(sides.path / "sides.parquet")
-    plan = design(
-        table[table["part"] == part], conditions_of(block), classes=classes, noise_ms=block.noise_ms,
-        same_cuts=block.design == "one_at_a_time", balance_families=block.balance_families, seed=block.seed,
-    )  # fmt: skip
+    plan = design(table[table["part"] == part], seed=block.seed, **asked_of(block, classes))
+    if block.design == "margins":
+        crossed = cross_durations_and_snrs(plan[plan["label"] == classes[0]])
+        rows = [{str(name): n for name, n in row.items()} for row in crossed.to_dict("records")]
+        show_table(f"cells-{part}", rows, f"Clips of each class in {part}, by duration and SNR")
     if block.shards > 1:  # a shard decodes its recordings once
         plan = plan.sort_values(["recording_id", "clip_id"], ignore_index=True)
     with draft(Plan) as folder:
@@ -46,11 +48,40 @@ def plan_clips(sides: Sides, block: ClipsBlock, part: str, classes: tuple[str, s
         return Plan.of(folder, part=part, clips=len(plan), shards=block.shards)
 
 
+def check_cells(sides: pd.DataFrame, blocks: Mapping[str, ClipsBlock], classes: tuple[str, str]) -> None:
+    """Raise ValueError with every level of every part that has no recording; `sides` are what each part was dealt.
+
+    A recording whose length only decoding tells (duration_s NaN) counts as long enough.
+    """
+    table = sides.assign(duration_s=sides["duration_s"].fillna(math.inf))
+    missing = {
+        part: levels
+        for part, block in blocks.items()
+        if (levels := unfilled(table[table["part"] == part], **asked_of(block, classes)))
+    }
+    if missing:
+        raise ValueError(refusal(missing, any(block.balance_families for block in blocks.values())))
+
+
+def asked_of(block: ClipsBlock, classes: tuple[str, str]) -> dict[str, Any]:
+    """What a part's block asks of `design`, beside the seed."""
+    return {
+        "counts": conditions_of(block), "classes": classes, "noise_ms": block.noise_ms,
+        "same_cuts": block.design == "one_at_a_time", "balance_families": block.balance_families,
+    }  # fmt: skip
+
+
 def conditions_of(block: ClipsBlock) -> Mapping[Condition, int]:
     """Clips of a class in each condition of one part's block."""
-    assert isinstance(block.per_part, int), "a part's block comes from DatasetRecipe.clips_of"
-    levels = Levels(block.duration_ms, block.snr_db, block.band, block.room)
-    return spread(block.design, levels, block.per_part, Condition(**block.reference.model_dump()), block.seed)
+    n, levels = block.per_part, Levels(block.duration_ms, block.snr_db, block.band, block.room)
+    assert isinstance(n, int), "a part's block comes from DatasetRecipe.clips_of"
+    if block.design == "margins":
+        return even_margins(levels, n, block.seed)
+    if block.design == "factorial":
+        return dict.fromkeys(factorial(levels), n)
+    its = block.reference
+    reference = Condition(its.duration_ms, its.snr_db, its.band, its.room)
+    return dict.fromkeys(one_at_a_time(levels, reference, alone=its.alone), n)
 
 
 @task(
@@ -72,24 +103,35 @@ def render_clips(recordings: Sequence[Recordings], sides: Sides, plan: Plan, blo
         return Clips.of(folder, part=plan.part, clips=len(rows), hours=round(seconds / 3600, 4))
 
 
-def render(row: dict[str, Any], block: ClipsBlock, audio: dict[str, Waveform]) -> dict[str, Any]:
+class Sound(NamedTuple):
+    """A recording with its activity, found once for all clips that are cut from it."""
+
+    samples: Waveform
+    active: Frames
+
+
+def render(row: dict[str, Any], block: ClipsBlock, audio: dict[str, Sound]) -> dict[str, Any]:
     """One planned clip as a row of the clips table."""
     context = block.context
+    content = audio[row["recording_id"]]
+    noise, room = (None if pd.isna(row[name]) else audio[row[name]] for name in ("noise_id", "room_id"))
     n = n_samples(row["duration_ms"])
     around = n if pd.isna(row["cut_from_ms"]) else n_samples(row["cut_from_ms"])
     clip = render_clip(
-        audio[row["recording_id"]],
+        content.samples,
         n=n,
         crop_seed=row["crop_seed"],
-        noise=None if pd.isna(row["noise_id"]) else audio[row["noise_id"]],
+        noise=noise and noise.samples,
         snr_db=None if pd.isna(row["snr_db"]) else row["snr_db"],
         noise_seed=row["noise_seed"],
-        rir=None if pd.isna(row["room_id"]) else audio[row["room_id"]],
+        rir=room and room.samples,
         band=row["band"],
         cut_from=around,
         context=context.kind if context else None,
         n_total=n_samples(context.total_ms) if context else None,
         normalise_to=block.normalise,
+        active=content.active,
+        noise_active=noise and noise.active,
     )
     known = {name: None if pd.isna(row[name]) else row[name] for name in (*TEXT, *NUMBERS) if name in row}
     return {
@@ -115,11 +157,11 @@ def room_name(category: Any) -> str:
         return str(category)
 
 
-def read_audio(recordings: Sequence[Recordings], table: pd.DataFrame, plan: pd.DataFrame) -> dict[str, Waveform]:
-    """Waveforms of the recordings, noises and rooms that a plan names."""
+def read_audio(recordings: Sequence[Recordings], table: pd.DataFrame, plan: pd.DataFrame) -> dict[str, Sound]:
+    """The recordings, noises and rooms that a plan names."""
     wanted = {name for column in ("recording_id", "noise_id", "room_id") for name in plan[column].dropna()}
     shelves = set(table.loc[table["recording_id"].isin(wanted), "shelf"])
-    audio = {}
+    audio: dict[str, Sound] = {}
     for reference in recordings:
         if reference.fingerprint in shelves:
             rows = pq.read_table(
@@ -127,5 +169,7 @@ def read_audio(recordings: Sequence[Recordings], table: pd.DataFrame, plan: pd.D
                 columns=["recording_id", "flac"],
                 filters=[("recording_id", "in", sorted(wanted))],
             )
-            audio.update({row["recording_id"]: decode_flac(row["flac"]) for row in rows.to_pylist()})
+            for row in rows.to_pylist():
+                samples = decode_flac(row["flac"])
+                audio[row["recording_id"]] = Sound(samples, activity(samples))
     return audio

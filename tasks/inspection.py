@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,50 +13,60 @@ from numpy.typing import NDArray
 
 from tasks.audio_files import decode_flac
 from tasks.functional.cards import fill
-from tasks.functional.inspection import count_cells, group_sizes, measure, sample_balanced, summarise_levels
+from tasks.functional.inspection import (
+    count_cells,
+    count_levels,
+    group_sizes,
+    measure,
+    sample_balanced,
+    summarise_levels,
+)
 from tasks.hub import find
 from tasks.store import home
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "hub_cards" / "listening.html.j2"
-CONDITIONS = ("duration_ms", "snr_db", "room")
-FACTS = (
-    "clip_id",
-    "part",
-    "label",
-    "duration_ms",
-    "snr_db",
-    "room",
-    "category",
-    "group_id",
-    "level_dbfs",
-    "active_share",
-)
+FACTORS = ("duration_ms", "snr_db", "band", "room", "context")
+CONDITIONS = (*FACTORS, "varied")
+FACTS = ("clip_id", "part", "label", *CONDITIONS, "category", "group_id", "level_dbfs", "active_share")
 MEASURED = 2_000  # clips that are decoded to measure level and activity
-PAGE_BYTES = 5_000_000
+PAGE_BYTES = 20_000_000  # a hundred clips a class of 2 s each
 FRAME_BYTES = 20_000  # of the page without its audio
 
 
 def inspect_dataset(name: str, *, n: int, out: Path | None, seed: int) -> list[str]:
-    """Counts, levels and group sizes line by line, and the path of the page with `n` clips.
+    """Counts, levels and group sizes line by line, and the path of the page with `n` clips of each class.
 
     `name`: NAMESPACE/NAME[@sha] in the home's hub, or a folder with data/*.parquet. Raises FileNotFoundError where
     there is no such data set, ValueError where it has no clips, audio or labels, or audio is not 16 kHz mono.
     """
     folder = Path(name).expanduser() if Path(name).expanduser().is_dir() else find(name)[0]
     table = read_index(folder)
-    conditions = [factor for factor in CONDITIONS if factor in table and table[factor].nunique(dropna=False) > 1]
-    heard = sample_balanced(table, max(n, MEASURED), by=conditions, seed=seed)
+    varying = [factor for factor in CONDITIONS if factor in table and table[factor].nunique(dropna=False) > 1]
+    heard = sample_balanced(table, max(n, MEASURED // table["label"].nunique()), by=varying, seed=seed)
     heard = heard.assign(**with_measures(folder, heard))
     page = out or home() / "listening" / re.sub(r"[^\w.@-]+", "--", name).strip("-")
-    shown = write_page(page, name, folder, sample_balanced(heard, n, by=conditions, seed=seed))
+    shown = write_page(page, name, folder, sample_balanced(heard, n, by=varying, seed=seed))
     by_level = [factor for factor in ("snr_db",) if factor in table]
     groups = group_sizes(table).to_string().splitlines() if "group_id" in table else ["there is no column group_id"]
     return [
-        f"{name}: {len(table):,} clips", "", *count_cells(readable(table), ["part", *conditions]).to_string().splitlines(),
+        f"{name}: {len(table):,} clips", *describe_conditions(table, varying),
         "", f"level and active share of {len(heard):,} clips",
         *summarise_levels(readable(heard), by_level).round(2).to_string().splitlines(),
         "", "groups by their number of clips", *groups,
         "", f"{shown} clips to listen to: {page / 'listening.html'}",
+    ]  # fmt: skip
+
+
+def describe_conditions(table: pd.DataFrame, varying: Sequence[str]) -> list[str]:
+    """Clips of each class at every level of what varies, how evenly the cells hold them, and what does not vary."""
+    named = readable(table)
+    cells = count_cells(named, ["part", *varying]).to_numpy(int)
+    fixed = [f"{factor} {named[factor].iloc[0]}" for factor in FACTORS if factor in table and factor not in varying]
+    return [
+        *([f"all of them: {', '.join(fixed)}"] if fixed else []),
+        "", *count_levels(named, varying).to_string(index=False).splitlines(),
+        f"each of the {len(cells):,} cells of {', '.join(['part', *varying])} holds {cells.min()} to "
+        f"{cells.max()} clips of a class",
     ]  # fmt: skip
 
 

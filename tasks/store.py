@@ -72,6 +72,20 @@ class Recordings(Reference):
     hours: float
 
 
+class SpeechShares(Reference):
+    """shares.parquet: every recording of one source with the share of speech that a detector hears in it."""
+
+    detector: str
+    recordings: int
+
+
+class Hygiene(Reference):
+    """hygiene.csv: the recordings that label hygiene drops, with the measure; hygiene.json: detector and counts."""
+
+    recordings: dict[str, int]  # class or noise -> recordings that were judged
+    dropped: dict[str, int]  # likewise -> those of them that are dropped
+
+
 class Sides(Reference):
     """sides.parquet: every recording, noise and room with the part it was dealt to."""
 
@@ -141,6 +155,15 @@ class Publication(BaseModel):
     sha: str = Field(pattern=r"^[0-9a-f]{40}$")
 
 
+class Looks(BaseModel):
+    """How often these test clips were looked at from this home, the study at hand included."""
+
+    model_config = ConfigDict(frozen=True)
+    test: str  # digest of their audio
+    count: int
+    by_detector: dict[str, int]
+
+
 def shelf(kind: type[Reference]) -> Path:
     """The folder where references of one kind lie."""
     return home() / "store" / kind.__name__.lower()
@@ -200,6 +223,28 @@ def make_home() -> Path:
             f"the home {folder} cannot be written ({error.strerror}); set EARSHOT_HOME to a folder that can"
         ) from error
     return folder
+
+
+def write_folder(files: Mapping[str, bytes], out: Path) -> None:
+    """Write the files aside and rename the folder to `out`; what was there is gone only when the new one stands."""
+    out = out.absolute()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
+    try:
+        draft = aside / "new"
+        for name, content in files.items():
+            (draft / name).parent.mkdir(parents=True, exist_ok=True)
+            (draft / name).write_bytes(content)
+        if out.exists():
+            out.rename(aside / "old")
+        try:
+            draft.rename(out)
+        except OSError:
+            if (aside / "old").exists():
+                (aside / "old").rename(out)
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def fingerprint(folder: Path) -> str:

@@ -30,7 +30,8 @@ def test_one_factor_at_a_time_leaves_the_others_at_the_reference() -> None:
         (20, 40, 80, 160, 500, 800, 1000), (-10, -5, 0, 5, 10, 20), ("phone", "am_radio", "clean"), (None, 0.3, 2.5)
     )
     reference = Condition(1000, None)
-    conditions = one_at_a_time(levels, reference)
+    conditions = one_at_a_time(levels, reference, alone=True)
+    assert conditions[1:] == one_at_a_time(levels, reference)
     assert len(conditions) == 7 + 6 + 3 + 3 + 1
     for condition in conditions:
         apart = [f for f in levels._fields if getattr(condition, f) != getattr(reference, f)]

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.functional.conditions import Condition, Levels, spread
-from tasks.functional.design import balance, design
+from tasks.functional.conditions import Condition, Levels, even_margins, factorial, one_at_a_time
+from tasks.functional.design import balance, cross_durations_and_snrs, design, unfilled
 
 CLASSES = ("SPEECH", "NONSPEECH")
 
@@ -39,7 +39,12 @@ def planned(table: pd.DataFrame | None = None, **changes: object) -> pd.DataFram
     } | changes  # fmt: skip
     levels = Levels(*(asked.pop(name) for name in ("durations_ms", "snrs_db", "bands", "rooms")))
     kind = asked.pop("kind")
-    counts = spread(kind, levels, asked.pop("per_cell"), Condition(1000, None), asked["seed"])
+    n = asked.pop("per_cell")
+    counts = {
+        "factorial": lambda: dict.fromkeys(factorial(levels), n),
+        "margins": lambda: even_margins(levels, n, asked["seed"]),
+        "one_at_a_time": lambda: dict.fromkeys(one_at_a_time(levels, Condition(1000, None), alone=True), n),
+    }[kind]()
     return design(recordings() if table is None else table, counts, same_cuts=kind == "one_at_a_time", **asked)
 
 
@@ -209,3 +214,30 @@ def test_balance_counts_classes_by_cell_and_names_the_worst() -> None:
     assert balance(plan[(plan["label"] == "SPEECH") | (plan["duration_ms"] > 50)]).largest == 5
     with pytest.raises(ValueError, match="no clips"):
         balance(plan.head(0))
+
+
+def test_durations_and_snrs_are_crossed_in_their_order_with_sums() -> None:
+    plan = planned(kind="margins", per_cell=7, durations_ms=[50, 1000, 200], snrs_db=[None, -5, 10, 5])
+    table = cross_durations_and_snrs(plan[plan["label"] == "SPEECH"])
+    assert table.columns.tolist() == ["duration", "-5 dB", "5 dB", "10 dB", "no noise", "all"]
+    assert table["duration"].tolist() == ["50 ms", "200 ms", "1000 ms", "all"]
+    counts = table.drop(columns="duration").to_numpy()
+    assert counts[-1, -1] == 7
+    assert (counts[:-1, :-1].sum(axis=0) == counts[-1, :-1]).all()
+    assert (counts[:-1, :-1].sum(axis=1) == counts[:-1, -1]).all()
+    assert ((counts[:-1, :-1] == 0) | (counts[:-1, :-1] == 1)).all()
+    with pytest.raises(ValueError, match="no clips"):
+        cross_durations_and_snrs(plan.head(0))
+
+
+@pytest.mark.parametrize("same_cuts", [False, True])
+def test_what_cannot_be_filled_is_what_a_design_refuses(same_cuts: bool) -> None:
+    table = recordings()
+    table.loc[table["label"] == "SPEECH", "duration_s"] = 0.3
+    counts = dict.fromkeys(factorial(Levels([50, 1000], [0], ["clean"], [None, "hall"])), 2)
+    missing = unfilled(table, counts, classes=CLASSES, same_cuts=same_cuts)
+    assert missing == ["SPEECH at 1000 ms (needs 1000 ms; the longest has 300 ms)", "room hall (rooms there: 0.3, 1)"]
+    with pytest.raises(ValueError, match=r"^test has no recording for: SPEECH .*; room hall .*\. Add"):
+        design(table, counts, classes=CLASSES, same_cuts=same_cuts, seed=1)
+    fillable = dict.fromkeys(factorial(Levels([50], [0], ["clean"], [None, 0.3])), 2)
+    assert unfilled(table, fillable, classes=CLASSES, same_cuts=same_cuts) == []

@@ -3,6 +3,7 @@
 import base64
 import math
 import re
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -14,10 +15,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from flows import cli
-from tasks import hub
+from tasks import hub, inspection
 from tasks.audio_files import decode_flac, encode_flac
 from tasks.functional.inspection import group_sizes, measure, sample_balanced
-from tasks.inspection import PAGE_BYTES, inspect_dataset
+from tasks.inspection import inspect_dataset
 
 
 def clip(duration_ms: float, level: float, seed: int) -> bytes:
@@ -33,7 +34,8 @@ def write(folder, rows: int, *, duration_ms: float = 60.0):
             {
                 "audio": {"bytes": clip(duration_ms, 0.1 if i % 2 else 0.05, i), "path": f"{part}{i}.flac"},
                 "clip_id": f"{part}{i}", "label": "SPEECH" if i % 2 else "NONSPEECH", "group_id": f"{part}{i // 4}",
-                "duration_ms": duration_ms, "snr_db": None if i % 4 < 2 else 10.0,
+                "duration_ms": duration_ms, "snr_db": None if i % 4 < 2 else 10.0, "band": ("clean", "phone")[i // 8 % 2],
+                "room": ("anechoic", "stairwell", "rt60 0.3 s")[i // 8 % 3], "context": "silence to 60 ms", "varied": None,
             }
             for i in range(rows)
         ]  # fmt: skip
@@ -55,7 +57,8 @@ def test_the_page_is_one_file_and_its_clips_are_those_of_the_data_set(data, tmp_
     assert "://" not in page
     assert "@import" not in page
     heard = re.findall(r"data:audio/flac;base64,([^\"]+)\".*?<td>((?:train|test)\d+)</td>", page)
-    assert len(heard) == 10
+    assert len(heard) == 20, "ten of each class"
+    assert sum(int(name.removeprefix("train").removeprefix("test")) % 2 for _, name in heard) == 10
     stored = {
         row["clip_id"]: row["audio"]["bytes"]
         for file in (data / "data").glob("*.parquet")
@@ -69,21 +72,52 @@ def test_counts_and_levels_are_those_of_the_audio(data, tmp_path):
     lines = inspect_dataset(str(data), n=4, out=tmp_path / "out", seed=0)
     assert lines[0].endswith(": 48 clips")
     counted = [line.split() for line in lines if line.strip().startswith(("test", "train"))]
-    assert ["test", "10.0", "6", "6"] in counted
+    assert ["test", "snr_db", "10.0", "6", "6"] in counted
+    assert ["train", "band", "phone", "4", "4"] in counted
+    assert ["train", "room", "stairwell", "4", "4"] in counted
+    assert "all of them: duration_ms 60.0, context silence to 60 ms" in lines
+    assert "each of the 12 cells of part, snr_db, band, room holds 2 to 2 clips of a class" in lines
     levels = [line.split() for line in lines if re.match(r"(none|10\.0)? +N?O?N?SPEECH", line)]
     assert [float(row[-3]) for row in levels] == pytest.approx([20 * math.log10(0.05), -20] * 2, abs=0.5)
     assert lines[-3].split() == ["2", "12", "12"]  # groups of two clips, by class
 
 
-def test_the_page_stays_below_five_megabytes_and_says_how_many_it_holds(tmp_path, home):
-    data = write(tmp_path / "long", 40, duration_ms=6_000)
-    lines = inspect_dataset(str(data), n=80, out=tmp_path / "out", seed=0)
+def test_the_page_stays_within_its_size_and_says_how_many_it_holds(tmp_path, home, monkeypatch):
+    monkeypatch.setattr(inspection, "PAGE_BYTES", 2_000_000)
+    data = write(tmp_path / "long", 40, duration_ms=2_000)
+    lines = inspect_dataset(str(data), n=40, out=tmp_path / "out", seed=0)
     page = (tmp_path / "out" / "listening.html").read_bytes()
-    assert 0.8 * PAGE_BYTES < len(page) <= PAGE_BYTES
+    assert 0.8 * 2_000_000 < len(page) <= 2_000_000
     held = page.count(b"<audio")
     assert 0 < held < 80
     assert lines[-1].startswith(f"{held} clips")
     assert f"{held} of 80 clips".encode() in page
+
+
+def test_a_hundred_clips_of_two_seconds_a_class_have_room_on_the_page():
+    longest = 4 / 3 * len(clip(2_000, 0.2, 0)) + 1_000
+    assert 200 * longest < inspection.PAGE_BYTES
+
+
+def test_every_condition_of_a_clip_stands_beside_it(data, tmp_path):
+    inspect_dataset(str(data), n=4, out=tmp_path, seed=0)
+    page = (tmp_path / "listening.html").read_text(encoding="utf-8")
+    for name in ("duration_ms", "snr_db", "band", "room", "context"):
+        assert f"<th>{name}</th>" in page
+    assert "<td>stairwell</td>" in page
+
+
+def test_a_design_of_one_factor_at_a_time_is_counted_by_the_factor_that_was_varied(tmp_path):
+    (tmp_path / "data").mkdir()
+    conditions = [(60.0, "duration_ms"), (90.0, "duration_ms"), (60.0, "snr_db")]
+    rows = [
+        {"audio": {"bytes": clip(60, 0.1, i), "path": ""}, "label": label, "duration_ms": ms, "varied": varied}
+        for i, (label, (ms, varied)) in enumerate(product("AB", conditions))
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data" / "test.parquet")
+    lines = [line.split() for line in inspect_dataset(str(tmp_path), n=2, out=tmp_path, seed=0)]
+    assert ["test", "varied", "duration_ms", "2", "2"] in lines
+    assert ["test", "varied", "snr_db", "1", "1"] in lines
 
 
 def test_a_published_data_set_is_found_by_its_name(data, home):
@@ -130,7 +164,7 @@ def test_a_sample_takes_classes_in_turn_and_every_cell_before_any_again(data, n,
     )
     table = pd.DataFrame(cells, columns=["label", "snr_db"])
     sample = sample_balanced(table, n, by=["snr_db"], seed=seed)
-    assert len(sample) == min(n, len(table))
+    assert sample["label"].value_counts().to_dict() == table["label"].value_counts().clip(upper=n).to_dict()
     assert sample.index.is_unique
     for label, of_label in sample.groupby("label"):
         left = table[table["label"] == label].drop(of_label.index)
@@ -138,10 +172,9 @@ def test_a_sample_takes_classes_in_turn_and_every_cell_before_any_again(data, n,
         for level in left["snr_db"].unique():  # one with clips left has given at most one less than any other
             mine = int((of_label["snr_db"].isna() if pd.isna(level) else of_label["snr_db"] == level).sum())
             assert mine >= taken.max() - 1
-    short = table["label"].value_counts()
-    shares = sample["label"].value_counts()
-    if len(short) == 2 and min(short) >= n:
-        assert shares.max() - shares.min() <= 1
+    first = sample["label"].head(2 * min(sample["label"].value_counts()))
+    if table["label"].nunique() == 2:
+        assert first.value_counts().nunique() == 1, "in turn, so that a page that is full is full of both"
     assert sample.equals(sample_balanced(table, n, by=["snr_db"], seed=seed))
 
 

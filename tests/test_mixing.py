@@ -1,12 +1,14 @@
 """The SNR of a mixture is exact, and a clip is made in the right order."""
 
+from typing import Any, Literal
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.audio_files import decode_flac, encode_flac
-from tasks.functional.audio import BANDS, band_limit, choose_crop, exponential_rir, ramp, reverb
+from tasks.functional.audio import BANDS, band_limit, choose_crop, embed, exponential_rir, middle, ramp, reverb
 from tasks.functional.mixing import mix, render_clip
 
 
@@ -135,6 +137,42 @@ def test_the_snr_is_that_of_both_in_the_band(band: str) -> None:
     added = ramp(band_limit(background, band)[clip.noise_start :][:3_200])
     gains, *_ = np.linalg.lstsq(np.column_stack([heard, added]), clip.samples, rcond=None)
     assert power_ratio_db(gains[0] * heard, gains[1] * added) == pytest.approx(5, abs=0.01)
+
+
+ROOMS = {rt60_s: exponential_rir(rt60_s, seed=7) for rt60_s in (0.3, 1.0, 2.5)}
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.sampled_from([*BANDS]), st.sampled_from([None, *ROOMS]), st.integers(10, 900), st.floats(-40, 60),
+    st.sampled_from([None, "silence", "noise"]), st.integers(0, 99),
+)  # fmt: skip
+def test_the_snr_in_the_clip_is_the_asked_one_in_every_band_room_and_context(
+    band: str,
+    rt60_s: float | None,
+    duration_ms: int,
+    snr_db: float,
+    context: Literal["silence", "noise"] | None,
+    seed: int,
+) -> None:
+    """Taken from the finished clip: what of it is the same crop without noise, and what the same stretch of noise."""
+    n, n_total = 16 * duration_ms, 16_000
+    rir = None if rt60_s is None else ROOMS[rt60_s]
+    where: dict[str, Any] = {} if context is None else {"context": context, "n_total": n_total}
+    content, background = hum(24_000), noise(24_000, seed)
+    how: dict[str, Any] = {"n": n, "crop_seed": seed, "rir": rir, "band": band, **where}
+    clip = render_clip(content, noise=background, snr_db=snr_db, noise_seed=seed + 1, **how)
+    heard = render_clip(content, **how).samples.astype(float)
+    n_noise = n_total if context == "noise" else n
+    added = render_clip(background, n=n_noise, crop_seed=seed + 1, band=band).samples.astype(float)
+    if context == "silence":
+        added = embed(added, n_total)
+    gains, rest, *_ = np.linalg.lstsq(np.column_stack([heard, added]), clip.samples, rcond=None)
+    assert rest[0] < 1e-9 * np.sum(clip.samples.astype(float) ** 2), "there is nothing else in it"
+    slice_ = middle(n, len(heard))
+    measured = power_ratio_db(gains[0] * heard[slice_], gains[1] * added[slice_])
+    assert measured == pytest.approx(snr_db, abs=0.01)
+    assert clip.snr_db == pytest.approx(snr_db, abs=1e-9)
 
 
 def test_a_band_behind_the_mixture_would_shift_the_snr() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Waveform = NDArray[np.floating]
+Frames = NDArray[np.bool_]  # of 10 ms: active or not
 
 SAMPLE_RATE_HZ = 16_000
 FRAME_MS = 10.0
@@ -31,7 +32,7 @@ def rms(samples: Waveform) -> float:
 # --- where to cut ------------------------------------------------------------------------------------------------
 
 
-def activity(samples: Waveform, *, within_db: float = ACTIVE_WITHIN_DB) -> NDArray[np.bool_]:
+def activity(samples: Waveform, *, within_db: float = ACTIVE_WITHIN_DB) -> Frames:
     """Which 10 ms frames are active: RMS within `within_db` of the loud level. The last frame may be a partial one.
 
     The loud level is the 99th percentile of the frames' RMS: a click of one frame does not set it, an event that fills
@@ -47,17 +48,19 @@ def activity(samples: Waveform, *, within_db: float = ACTIVE_WITHIN_DB) -> NDArr
     return (power > 0) & (power >= loud * 10 ** (-within_db / 10))
 
 
-def active_starts(samples: Waveform, n: int, *, min_active: float = MIN_ACTIVE) -> NDArray[np.intp]:
+def active_starts(
+    samples: Waveform, n: int, *, min_active: float = MIN_ACTIVE, active: Frames | None = None
+) -> NDArray[np.intp]:
     """First samples (on the 10 ms grid) of the crops of `n` samples of which at least `min_active` is active.
 
     Where no crop reaches that share (barks are shorter than a second) it is nine tenths of the best crop's share. The
-    rule knows nothing of labels, so that it cannot tell the classes apart. Raises ValueError where `samples` are fewer
-    than `n` or nothing but zeros.
+    rule knows nothing of labels, so that it cannot tell the classes apart. `active` is `activity(samples)` where it is
+    known already. Raises ValueError where `samples` are fewer than `n` or nothing but zeros.
     """
     if not 0 < n <= samples.size:
         raise ValueError(f"cannot cut {n} samples out of {samples.size}")
     frame = n_samples(FRAME_MS)
-    active = activity(samples)
+    active = activity(samples) if active is None else active
     starts = np.arange(0, samples.size - n + 1, frame)
     first, past = starts // frame, -(-(starts + n) // frame)
     counted = np.concatenate([[0], np.cumsum(active)])
@@ -67,9 +70,9 @@ def active_starts(samples: Waveform, n: int, *, min_active: float = MIN_ACTIVE) 
     return starts[share >= min(min_active, 0.9 * best)]
 
 
-def choose_crop(samples: Waveform, n: int, seed: int) -> int:
+def choose_crop(samples: Waveform, n: int, seed: int, active: Frames | None = None) -> int:
     """First sample of one active crop of `n` samples, drawn evenly from `active_starts`."""
-    return int(np.random.default_rng(seed).choice(active_starts(samples, n)))
+    return int(np.random.default_rng(seed).choice(active_starts(samples, n, active=active)))
 
 
 # --- shaping -----------------------------------------------------------------------------------------------------

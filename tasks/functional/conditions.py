@@ -34,18 +34,18 @@ def factorial(levels: Levels) -> list[Condition]:
     return [Condition(*cell) for cell in product(*levels)]
 
 
-def one_at_a_time(levels: Levels, reference: Condition) -> list[Condition]:
-    """The unprocessed reference, then each level of each factor with the others at the reference.
+def one_at_a_time(levels: Levels, reference: Condition, *, alone: bool = False) -> list[Condition]:
+    """Each level of each factor with the others at the reference; the reference itself first where it stands `alone`.
 
     A level that equals the reference's is a condition of its own factor: a curve over durations needs its 1000 ms as
-    well, and the number of conditions is the sum over the factors plus one.
+    well, and the number of conditions is the sum over the factors, one more with the reference.
     """
     varied = [
         reference._replace(**{factor: level, "varied": factor})
         for factor, its in levels._asdict().items()
         for level in its
     ]
-    return [reference._replace(varied="none"), *varied]
+    return [*([reference._replace(varied="none")] if alone else []), *varied]
 
 
 def even_margins(levels: Levels, n: int, seed: int) -> Mapping[Condition, int]:
@@ -76,15 +76,3 @@ def diagonals(*sizes: int) -> list[int]:
         at = at[k % total] * size + (k + k // math.lcm(total, size)) % size
         total *= size
     return [int(index) for index in at]
-
-
-def spread(kind: str, levels: Levels, n: int, reference: Condition, seed: int) -> Mapping[Condition, int]:
-    """Clips of a class in each condition of a "factorial" (n in each cell), of "margins" (n in all, margins even) or of
-    "one_at_a_time" (the same n cuts in each condition). Raises ValueError on another kind."""
-    if kind == "factorial":
-        return dict.fromkeys(factorial(levels), n)
-    if kind == "margins":
-        return even_margins(levels, n, seed)
-    if kind == "one_at_a_time":
-        return dict.fromkeys(one_at_a_time(levels, reference), n)
-    raise ValueError(f"design {kind!r} is none of factorial, margins, one_at_a_time")

@@ -13,7 +13,7 @@ SIZES = (1, 2, 5, 10, 20, 50, 100)  # upper ends of the bins of a histogram of g
 
 
 def sample_balanced(table: pd.DataFrame, n: int, *, by: Sequence[str], seed: int) -> pd.DataFrame:
-    """Up to `n` rows: the labels in turn, within a label one of each cell of `by` before any cell comes again.
+    """Up to `n` rows of each label, the labels in turn, within a label one of each cell of `by` before any comes again.
 
     Nulls are a level of their own. The same seed gives the same rows.
     """
@@ -21,12 +21,24 @@ def sample_balanced(table: pd.DataFrame, n: int, *, by: Sequence[str], seed: int
     turn = shuffled.groupby(["label", *by], dropna=False).cumcount()
     in_turn = shuffled.loc[turn.sort_values(kind="stable").index]
     place = in_turn.groupby("label").cumcount()
-    return in_turn.loc[place.sort_values(kind="stable").index[:n]]
+    return in_turn.loc[place[place < n].sort_values(kind="stable").index]
 
 
 def count_cells(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Clips per cell of `by` (rows) and label (columns)."""
     return table.groupby([*by, "label"], dropna=False).size().unstack("label", fill_value=0)
+
+
+def count_levels(table: pd.DataFrame, factors: Sequence[str]) -> pd.DataFrame:
+    """Clips per part, factor and level, a column a label; without factors per part."""
+    if not factors:
+        return count_cells(table, ["part"]).reset_index().rename_axis(columns=None)
+    counted = [
+        count_cells(table, ["part", factor]).reset_index().rename(columns={factor: "level"}).assign(factor=factor)
+        for factor in factors
+    ]
+    labels = sorted(table["label"].unique())
+    return pd.concat(counted, ignore_index=True)[["part", "factor", "level", *labels]].rename_axis(columns=None)
 
 
 def measure(samples: Waveform) -> tuple[float, float]:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from tasks.functional.audio import (
     BAND_MARGIN_MS,
+    Frames,
     Waveform,
     aligned,
     band_limit,
@@ -69,6 +70,8 @@ def render_clip(
     context: Literal["silence", "noise"] | None = None,
     n_total: int | None = None,
     normalise_to: Literal["peak", "rms"] = "peak",
+    active: Frames | None = None,
+    noise_active: Frames | None = None,
 ) -> RenderedClip:
     """`n` samples of `content`: reverb -> band -> crop -> ramp -> mix with noise in the same band -> context -> normalise.
 
@@ -76,8 +79,9 @@ def render_clip(
     the crop of `cut_from` samples, so that conditions of other lengths hear the same event. A band limits content and
     noise before the SNR is set: behind the mixture it would shift it. `context` puts the clip into the middle of
     `n_total` samples: of silence, or of the same noise running on at the level it is mixed with; where no noise is
-    added (`snr_db` None) the context is silent. Raises ValueError where noise and SNR do not come together, or the
-    content or the noise is too short or silent.
+    added (`snr_db` None) the context is silent. `active` and `noise_active` are `activity` of content and noise where
+    it is known already: many clips are cut from one recording. Raises ValueError where noise and SNR do not come
+    together, or the content or the noise is too short or silent.
     """
     if (noise is None) != (snr_db is None):
         raise ValueError("noise and snr_db come together: give both or neither")
@@ -85,12 +89,12 @@ def render_clip(
         raise ValueError("context and n_total come together: give both or neither")
     n_total = n if n_total is None else n_total
     around = n if cut_from is None else cut_from
-    start = choose_crop(content, around, crop_seed) + middle(n, around).start
+    start = choose_crop(content, around, crop_seed, active) + middle(n, around).start
     clip = ramp(_shaped(content, start, n, rir, band))
     if noise is None or snr_db is None:
         return RenderedClip(_finish(embed(clip, n_total), normalise_to), float("nan"), start, None)
     n_noise = n_total if context == "noise" else n
-    noise_start = choose_crop(noise, n_noise, noise_seed)
+    noise_start = choose_crop(noise, n_noise, noise_seed, noise_active)
     background = ramp(_shaped(noise, noise_start, n_noise, None, band))
     mixture = mix(clip, background[middle(n, n_noise)], snr_db)
     whole = embed(mixture.samples, n_total, background * mixture.noise_gain if context == "noise" else None)
