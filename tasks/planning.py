@@ -2,28 +2,26 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-import soundfile
 
-from recipes.schema import ClipsBlock, DatasetRecipe, Source, StudyRecipe, SyntheticSource, TableSource
+from recipes.schema import DatasetRecipe, StudyRecipe
+from recipes.sources import Source
 from tasks import sources
 from tasks.cache import Calls
 from tasks.functional.grouping import deal
+from tasks.functional.mcnemar import mcnemar_sample_size, smallest_difference
 from tasks.functional.planning import (
     Evidence,
     audio_bytes,
     count_strata,
     evidence_of,
     interval_rule,
-    smallest_difference,
 )
-from tasks.functional.significance import mcnemar_sample_size
-from tasks.sources.table import root_of
-from tasks.store import Adapter, Base, Predictions, Reference, Sides, home, read_json, shelf
+from tasks.store import Adapter, Base, Hygiene, Predictions, Reference, Sides, home, read_json, shelf
 
+POINTS = 0.03
 DISCORDANCE = 0.20  # assumed: the upper end of what was measured between detectors of this task (.03 to .20)
 COPIES = 3  # of every clip: of its part, in the audited splits, in the hub
 
@@ -44,18 +42,25 @@ def steps_of(recipe: StudyRecipe) -> list[Step]:
     splits, train = recipe.dataset.splits, recipe.train
     folds, seeds = splits.folds or 1, len(train.seeds)
     sides = [splits.sides(fold) for fold in range(folds)]
-    trained_on = [part for part in splits.parts if any(side[part] == "train" for side in sides)]
+    on_train = [[part for part, side in its.items() if side == "train"] for its in sides]
+    clean = {part: train.pretrain.clips_block(len(parts)).shards for parts in on_train for part in parts}
     tiny = train.base == "tiny"
+    heard = [source for source in recipe.dataset.sources if source.role != "room"]
     steps = [
         Step("build", "gather_recordings", "recordings", len(recipe.dataset.sources)),
+        Step("build", "measure_speech", "speech shares", len(heard) if recipe.dataset.hygiene else 0),
+        Step("build", "judge_labels", "hygiene", 1 if recipe.dataset.hygiene else 0),
         Step("build", "deal_sides", "sides", 1),
-        Step("build", "render_clips", "clips", len(splits.parts)),
+        Step("build", "plan_clips", "plans", len(splits.parts)),
+        Step("build", "render_clips", "clips", sum(recipe.dataset.clips_of(part).shards for part in splits.parts)),
         Step("build", "make_splits", "splits", 1),
-        Step("train", "render_clips", "clean clips", len(trained_on) if tiny else 0),
+        Step("train", "plan_clips", "clean plans", len(clean) if tiny else 0),
+        Step("train", "render_clips", "clean clips", sum(clean.values()) if tiny else 0),
         Step("train", "make_base", "tiny base", folds if tiny else 0, Base, "train_s"),
         Step("train", "train_adapter", "adapters", folds * seeds, Adapter, "train_s"),
         Step("evaluate", "score_baseline", "baselines", folds * len(recipe.evaluate.baselines)),
         Step("evaluate", "score_audio_llm", "model scores", folds * (1 + seeds), Predictions, "score_s"),
+        Step("evaluate", "make_ensemble", "ensembles", folds * len(recipe.evaluate.ensembles)),
         Step("evaluate", "make_report", "report", 1),
     ]
     return [step for step in steps if step.calls]
@@ -69,17 +74,23 @@ class Found(NamedTuple):
     complete: bool = True  # every result of the stages is there
 
 
-def describe(recipe: StudyRecipe, found: Found, stages: Sequence[str], refreshed: Sequence[str] = ()) -> list[str]:
-    """The whole plan of these stages, line by line; of `refreshed` ones no result counts.
+def find_sides(recipe: StudyRecipe, found: Found) -> pd.DataFrame:
+    """Every recording with its part: as a run dealt them, or as one will unless label hygiene drops some.
 
     Raises ValueError or FileNotFoundError where a source cannot be listed or its groups cannot be dealt.
     """
     sides: list[Sides] = results_of(found, "build", "deal_sides")
-    table = pd.read_parquet(sides[0].path / "sides.parquet") if sides else dealt(recipe.dataset)
+    return pd.read_parquet(sides[0].path / "sides.parquet") if sides else dealt(recipe.dataset)
+
+
+def describe(
+    recipe: StudyRecipe, table: pd.DataFrame, found: Found, stages: Sequence[str], refreshed: Sequence[str] = ()
+) -> list[str]:
+    """The whole plan of these stages, line by line; of `refreshed` ones no result counts. `table`: `find_sides`."""
     steps = [step for step in steps_of(recipe) if step.stage in stages]
     blocks = (
-        describe_data(recipe, table), describe_evidence(recipe, table), describe_steps(found, steps, refreshed),
-        describe_disk(recipe, table),
+        describe_data(recipe, table), [*describe_recordings(recipe, table), *describe_hygiene(recipe, found)],
+        describe_evidence(recipe, table), describe_steps(found, steps, refreshed), describe_disk(recipe, table),
     )  # fmt: skip
     return [line for block in blocks for line in ("", *block)]
 
@@ -95,43 +106,57 @@ def results_of(found: Found, stage: str, task: str) -> list[Any]:
 def dealt(recipe: DatasetRecipe) -> pd.DataFrame:
     """Every recording with its length, where that is known, and the part it will be dealt to; nothing is decoded."""
     table = pd.concat([listed(source) for source in recipe.sources], ignore_index=True)
-    return table.assign(part=deal(table, recipe.splits.parts, recipe.splits.seed))
+    return table.assign(part=deal(table, recipe.splits.parts, recipe.splits.seed, by_family=recipe.splits.by_family))
 
 
 def listed(source: Source) -> pd.DataFrame:
     """The recordings of a source, duration_s NaN where only decoding or speaking tells it."""
     table = sources.recordings(source)
-    if isinstance(source, SyntheticSource):
-        return table.assign(duration_s=source.duration_s)
-    if not isinstance(source, TableSource):
-        return table.assign(duration_s=float("nan"))
-    root = root_of(source)
-    whole = {path: file_seconds(root / path) for path in table["path"].unique()}
-    lasts = table["end_s"].fillna(table["path"].map(whole))
-    return table.assign(duration_s=lasts - table["start_s"].fillna(0.0))
-
-
-def file_seconds(file: Path) -> float:
-    """Length by the header; NaN for what a run would refuse, with its reason, when it decodes."""
-    try:
-        return float(soundfile.info(file).duration) if file.is_file() else float("nan")
-    except (soundfile.LibsndfileError, TypeError):
-        return float("nan")
+    return table.assign(duration_s=sources.durations_s(source, table))
 
 
 def clips_of_a_class(recipe: DatasetRecipe) -> dict[str, int]:
     """Part -> clips of one class."""
-    clips = {}
-    for part in recipe.splits.parts:
-        block = recipe.clips_of(part)
-        assert isinstance(block.per_cell, int), "clips_of gives a part's own number"
-        clips[part] = cells(block) * block.per_cell
-    return clips
+    return {part: recipe.clips_of(part).clips_of_a_class for part in recipe.splits.parts}
 
 
-def cells(block: ClipsBlock) -> int:
-    """Cells of the factorial."""
-    return len(block.duration_ms) * len(block.snr_db) * len(block.rt60_s)
+def describe_recordings(recipe: StudyRecipe, table: pd.DataFrame) -> list[str]:
+    """Recordings, groups and hours per class, and per family where a class has several; what sources leave out."""
+    family = table["family"].fillna("").replace("", "none named")
+    whole = count_strata(table.assign(part="all"), ["all"])
+    parted = count_strata(table.assign(part=family), sorted(family.unique()))
+    several = parted[parted["class"].duplicated(keep=False)]
+    counts = pd.concat([whole, several]).rename(columns={"part": "family"}).sort_values("class", kind="stable")
+    counts["hours"] = counts["hours"].map(in_hours)
+    return [
+        "recordings, by the headers of their files",
+        *counts[["class", "family", "recordings", "groups", "supergroups", "hours"]]
+        .to_string(index=False)
+        .splitlines(),
+        *(f"  {source.kind} leaves out {source.left_out}" for source in recipe.dataset.sources if source.left_out),
+    ]
+
+
+def describe_hygiene(recipe: StudyRecipe, found: Found) -> list[str]:
+    """What label hygiene dropped, or that it will drop what nobody has listened to yet; nothing where it is off."""
+    block = recipe.dataset.hygiene
+    if block is None:
+        return []
+    known: list[Hygiene] = results_of(found, "build", "judge_labels")
+    if known:
+        counts = (f"{n} of {known[0].recordings[name]} {name}" for name, n in known[0].dropped.items())
+        return [f"  label hygiene by {block.detector} has dropped {', '.join(counts)}: they are not counted here"]
+    first, second = recipe.classes
+    return [
+        f"  label hygiene by {block.detector} will drop some of these: {first} under {block.least_speech:g} speech, "
+        f"{second} and noise over {block.most_nonspeech:g}",
+        "  how many is known once they have been decoded and listened to; groups, parts and evidence may shrink with them",
+    ]
+
+
+def in_hours(hours: float) -> str:
+    """Hours for a reader; "?" where only decoding or speaking tells them."""
+    return "?" if pd.isna(hours) else f"{hours:.2f}"
 
 
 def describe_data(recipe: StudyRecipe, table: pd.DataFrame) -> list[str]:
@@ -142,11 +167,11 @@ def describe_data(recipe: StudyRecipe, table: pd.DataFrame) -> list[str]:
     counts["clips"] = (
         counts["part"].astype(str).map(clips).where(of_class).map(lambda n: "" if pd.isna(n) else f"{n:,.0f}")
     )
-    counts["hours"] = counts["hours"].map(lambda hours: "?" if pd.isna(hours) else f"{hours:.2f}")
+    counts["hours"] = counts["hours"].map(in_hours)
     unknown = ["?: known once the source has been read or spoken"] if (counts["hours"] == "?").any() else []
     return [
         f"data set {block.name}: {len(table):,} recordings, dealt by {block.splits.protocol}; "
-        f"{2 * sum(clips.values()):,} clips in {cells(block.clips)} cells a class",
+        f"{2 * sum(clips.values()):,} clips in {block.clips.conditions} conditions a class",
         *counts.to_string(index=False).splitlines(),
         *unknown,
     ]
@@ -176,17 +201,36 @@ def describe_evidence(recipe: StudyRecipe, table: pd.DataFrame) -> list[str]:
 
 
 def describe_power(evidence: Sequence[Evidence]) -> list[str]:
-    """The smallest difference between two detectors that such a test shows, between the worst and the best case."""
+    """The smallest difference between two detectors that such a test shows, and a warning where 3 points are too few."""
+    groups, clips = (sum(getattr(its, name) for its in evidence) for name in ("groups", "clips"))
+    smallest = min(its.groups for its in evidence)
     cases = {
-        "all clips of a group stand or fall together": (sum(its.groups for its in evidence), "groups"),
-        "the clips of a group are independent": (sum(its.clips for its in evidence), "clips"),
+        "all clips of a group stand or fall together": (groups, "groups"),
+        "the clips of a group are independent": (clips, "clips"),
     }
-    needed = mcnemar_sample_size(0.03, discordance=DISCORDANCE)
+    needed = mcnemar_sample_size(POINTS, DISCORDANCE)
     return [
         "  smallest difference of two accuracies that it shows with 80 % power (McNemar, exact, 5 %), where just one of",
         f"  two detectors is right on {100 * DISCORDANCE:.0f} % of the items (assumed; on more where they differ by more):",
         *(f"    {points(n):<12} if {case} (n = {n:,} {unit})" for case, (n, unit) in cases.items()),
         f"    3 points need {needed:,} independent items; the design effect in the report says what a clip is worth",
+        *(f"  warning: {line}" for line in undecided(groups, clips, smallest, needed)),
+    ]
+
+
+def undecided(groups: int, clips: int, smallest: int, needed: int) -> list[str]:
+    """Why such a test cannot decide, or may not, whether two detectors differ by 3 points."""
+    if smallest < 2:
+        return ["a class has one test group: no difference between two detectors can be shown, however large"]
+    if clips < needed:
+        return [f"3 points cannot be shown: they need {needed:,} clips even if the clips of a group were independent"]
+    if groups >= needed:
+        return []
+    effect, per_group = clips / needed, clips / groups
+    icc = (effect - 1) / (per_group - 1)
+    return [
+        f"3 points are shown only where the design effect is at most {effect:.1f} (an ICC of {icc:.2f} at "
+        f"{per_group:.0f} clips a group); `earshot power` takes what was measured"
     ]
 
 
@@ -230,7 +274,7 @@ def describe_disk(recipe: StudyRecipe, table: pd.DataFrame) -> list[str]:
     """Upper bound of what the data set takes, the base that must be at hand, and what is free."""
     block = recipe.dataset.clips
     clips = clips_of_a_class(recipe.dataset)
-    mean_ms = block.longest_ms if block.context else sum(block.duration_ms) / len(block.duration_ms)
+    mean_ms = block.longest_ms if block.context else sum(block.durations_ms) / len(block.durations_ms)
     rows = 2 * sum(clips.values())
     size = COPIES * audio_bytes(rows * mean_ms / 1000, rows)
     known = table["duration_s"].dropna()

@@ -8,9 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.special import expit, logit
 
-from tasks.functional.intervals import _largest_unseen, clustered_interval, paired_difference
+from tasks.functional.intervals import clustered_interval, paired_difference
 from tasks.functional.significance import binomial_interval, cluster_bootstrap
+from tasks.functional.unanimity import largest_unseen
+from tests.bench import bench_coverage
 from tests.test_significance import N, S, balanced, random_table, table_of
 
 # --- the interval of a report ------------------------------------------------------------------------------------
@@ -18,7 +21,7 @@ from tests.test_significance import N, S, balanced, random_table, table_of
 
 @pytest.mark.parametrize(
     ("groups", "method", "reliable"),
-    [(1, "none", False), (2, "t", False), (4, "t", False), (5, "t", True), (19, "t", True), (20, "bootstrap", True)],
+    [(1, "none", False), (2, "t", False), (4, "t", False), (5, "t", True), (19, "t", True), (80, "bootstrap", True)],
 )
 def test_the_number_of_groups_decides_what_may_be_said(groups, method, reliable):
     interval = clustered_interval(random_table(1, groups, clips=9), "roc_auc", seed=0, n_boot=300)
@@ -41,21 +44,72 @@ def test_one_speaker_has_a_value_and_no_interval():
     assert interval == ((3 / 8 + 15 / 16) / 2, None, None, "none", "fewer than 2 groups in SPEECH: no interval", False)
 
 
-def test_with_equal_groups_the_t_interval_is_students_over_group_means():
+def on_log_odds(mean: float, se: float, df: int) -> tuple[float, float]:
+    half = stats.t.ppf(0.975, df) * se / (mean * (1 - mean))
+    return tuple(expit(logit(mean) + side * half) for side in (-1, 1))
+
+
+def test_with_equal_groups_the_t_interval_is_students_over_group_means_on_the_log_odds():
     right = [1, 3, 4, 2, 4, 1, 3]
     table = table_of({S: [(k, 5) for k in right], N: [(5, 5), (3, 5)]})
     means = np.array(right) / 5
-    expected = stats.t.interval(0.95, 6, loc=means.mean(), scale=stats.sem(means))
     interval = clustered_interval(table, "recall_speech", seed=0)
-    assert (interval.low, interval.high) == pytest.approx(expected)
+    assert (interval.low, interval.high) == pytest.approx(on_log_odds(means.mean(), stats.sem(means), 6))
 
 
 def test_the_jackknife_of_balanced_accuracy_adds_the_classes_variances():
-    speech, nonspeech = [1, 3, 4, 2, 4], [2, 2, 5, 3, 1, 0]
-    table = table_of({S: [(k, 5) for k in speech], N: [(k, 5) for k in nonspeech]})
-    se = math.hypot(stats.sem(np.array(speech) / 5), stats.sem(np.array(nonspeech) / 5)) / 2
+    speech, nonspeech = np.array([1, 3, 4, 2, 4]) / 5, np.array([2, 2, 5, 3, 1, 0]) / 5
+    table = table_of({S: [(round(5 * k), 5) for k in speech], N: [(round(5 * k), 5) for k in nonspeech]})
+    se = math.hypot(stats.sem(speech), stats.sem(nonspeech)) / 2
     interval = clustered_interval(table, "balanced_accuracy", seed=0)
-    assert (interval.high - interval.low) / 2 == pytest.approx(stats.t.ppf(0.975, 4) * se)
+    assert (interval.low, interval.high) == pytest.approx(on_log_odds((speech.mean() + nonspeech.mean()) / 2, se, 4))
+
+
+def test_on_the_log_odds_an_interval_cannot_leave_the_range_that_students_leaves():
+    right = [5, 5, 5, 5, 3, 2]
+    means = np.array(right) / 5
+    assert stats.t.interval(0.95, 5, loc=means.mean(), scale=stats.sem(means))[1] > 1
+    interval = clustered_interval(table_of({S: [(k, 5) for k in right], N: [(5, 5)] * 6}), "recall_speech", seed=0)
+    assert interval.value < interval.high < 1
+
+
+def test_errors_of_two_groups_are_marked_however_many_groups_there_are():
+    right = [(9, 9)] * 13
+    for errors, reliable in (([(7, 9), (5, 9)], False), ([(7, 9), (8, 9), (5, 9)], True)):
+        table = table_of({S: right + errors, N: [(4, 9)] * 15})
+        interval = clustered_interval(table, "recall_speech", seed=0)
+        assert (interval.method, interval.reliable) == ("t", reliable)
+    table = table_of({S: [*right, (7, 9), (5, 9)], N: [(9, 9)] * 15})
+    reason = "right clips or wrong ones stand in 2 groups only: unreliable"
+    for statistic in ("recall_speech", "balanced_accuracy", "accuracy", "f1_speech", "d_prime"):
+        assert clustered_interval(table, statistic, seed=0).reason == reason, statistic
+    assert clustered_interval(table, "recall_nonspeech", seed=0).reliable  # exact, over 15 groups
+
+
+def test_the_precision_of_one_source_of_false_alarms_is_marked():
+    table = table_of({S: [(8, 9)] * 12, N: [(9, 9)] * 11 + [(2, 9)]})
+    interval = clustered_interval(table, "precision_speech", seed=0)
+    assert interval.reason == "right clips or wrong ones stand in 1 group only: unreliable"
+    assert clustered_interval(table, "balanced_accuracy", seed=0).reliable
+
+
+def test_a_bootstrap_that_ends_inside_the_t_interval_is_marked_with_where_that_ends():
+    right = [(9, 9)] * 12 + [(8, 9), (6, 9), (7, 9), (2, 9), (8, 9), (5, 9), (1, 9), (7, 9)]
+    table = table_of({S: right, N: right})
+    interval = clustered_interval(table, "recall_speech", seed=0)
+    means = np.array([k / 9 for k, _ in right])
+    low, high = on_log_odds(means.mean(), stats.sem(means), 19)
+    assert interval.method == "bootstrap"
+    assert interval.low > low + 0.02
+    assert interval.reason == f"a t interval reaches further, from {low:.3f} to {high:.3f}: unreliable"
+    assert clustered_interval(random_table(0, 300, clips=3), "balanced_accuracy", seed=0).reliable
+
+
+@pytest.mark.parametrize("error", ["ece", "mce"])
+def test_a_binned_calibration_error_has_no_interval(error):
+    interval = clustered_interval(random_table(0, 25), error, seed=0, n_boot=50)
+    assert interval.low is None
+    assert interval.reason == "a binned calibration error is biased upwards, and more so in a resample: no interval"
 
 
 def test_wholly_right_groups_get_the_exact_interval_over_groups():
@@ -116,7 +170,7 @@ def test_the_exact_interval_of_two_classes_is_never_too_short(g1, g2, share):
     q1 = np.linspace(0, 1, 400, endpoint=False)
     q2 = 1 - (0.025 / (1 - q1) ** g1) ** (1 / g2)  # on the edge of what the data allow
     worst = (share * q1 + (1 - share) * q2)[q2 >= 0].max()
-    assert _largest_unseen(shares, groups, 0.025) >= worst - 1e-9
+    assert largest_unseen(shares, groups, 0.025) >= worst - 1e-9
 
 
 def test_a_perfect_auc_gets_no_interval_rather_than_one_without_width():
@@ -146,10 +200,25 @@ def test_t_intervals_cover_where_resampled_clips_do_not():
     assert held["clip_id"] / trials < 0.75
 
 
-def test_a_function_of_the_rows_gets_an_interval_too():
+def test_a_function_of_the_rows_gets_the_same_error_on_its_own_scale():
     table = random_table(0, 6)
     named, own = (clustered_interval(table, statistic, seed=0) for statistic in ("balanced_accuracy", balanced))
-    assert own == pytest.approx(named)  # classes jackknifed apart: the weights cancel
+    half = (own.high - own.low) / 2
+    assert own.value == named.value
+    on_odds = (logit(named.high) - logit(named.low)) / 2
+    assert half == pytest.approx(on_odds * own.value * (1 - own.value))  # classes jackknifed apart: the weights cancel
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("question", ["recall 0.75", "balanced acc. 0.75", "ROC AUC 0.80", "difference 0.05"])
+def test_intervals_without_a_mark_cover_and_those_that_ignore_groups_do_not(question):
+    asked = next(each for each in bench_coverage.QUESTIONS if each.name == question)
+    for groups in (5, 10):
+        found = bench_coverage.cover(asked, groups, icc=0.2, simulations=300, seed=1)
+        assert found.unmarked.mean() > 0.3
+        assert found.of_unmarked > 0.9  # 0.95 but for chance, 3 standard errors
+        if question.startswith("recall"):
+            assert found.wilson.mean() < 0.8
 
 
 # --- paired differences ------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, brute force and arithmetic by hand; weights against rows repeated."""
+"""Metrics against scikit-learn, brute force and arithmetic by hand."""
 
 import math
 
@@ -140,48 +140,3 @@ def test_impossible_counts_are_refused(counts):
 def test_what_has_no_value_is_refused_in_a_sentence(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-@pytest.mark.parametrize("name", POINT)
-@pytest.mark.parametrize("seed", range(3))
-def test_weights_do_what_repeating_the_rows_does(name, seed):
-    table, rng = answers(seed), np.random.default_rng(seed)
-    unit = rng.permutation(np.arange(len(table)) % 8)
-    weights = np.vstack([np.ones(8), rng.integers(0, 4, (3, 8)) + (np.arange(8) < 2)]).astype(float)
-    repeated = [table.iloc[np.repeat(np.arange(len(table)), drawn[unit].astype(int))] for drawn in weights]
-    by_weights = metrics.weighted_statistic(table, name, unit)(weights)
-    assert by_weights == pytest.approx([POINT[name](rows) for rows in repeated])
-    by_rows = metrics.weighted_statistic(table, POINT[name], unit)(weights)
-    assert by_rows == pytest.approx(by_weights)
-
-
-def test_weighted_dprime_takes_wrong_answers_on_nonspeech_as_false_alarms():
-    table = pd.DataFrame({"label": [S] * 4 + [N] * 4, "prediction": [S, S, S, None, N, N, N, None]})
-    evaluate = {
-        name: metrics.weighted_statistic(table, name, np.zeros(8, int))(np.ones((1, 1)))
-        for name in ("d_prime", "criterion")
-    }
-    expected = metrics.dprime(3, 4, 1, 4)
-    assert (evaluate["d_prime"][0], evaluate["criterion"][0]) == pytest.approx(expected)
-
-
-def test_classes_of_a_recipe_name_their_own_recalls():
-    table = pd.DataFrame({"label": ["VOICE", "VOICE", "OTHER"], "prediction": ["VOICE", "OTHER", "OTHER"]})
-    unit = np.zeros(3, int)
-    recall = {
-        name: metrics.weighted_statistic(table, f"recall_{name}", unit, positive="VOICE")(np.ones((1, 1)))[0]
-        for name in ("voice", "other")
-    }
-    assert recall == {"voice": 0.5, "other": 1}
-    with pytest.raises(ValueError, match=r"no class is called 'speech'.*VOICE"):
-        metrics.weighted_statistic(table, "recall_speech", unit, positive="VOICE")
-    with pytest.raises(ValueError, match="name the positive"):
-        metrics.balanced_accuracy(table.prediction, table.label)
-
-
-def test_an_unknown_statistic_or_a_missing_column_is_named():
-    table = answers(0)
-    with pytest.raises(ValueError, match="unknown statistic 'acc'"):
-        metrics.weighted_statistic(table, "acc", np.arange(len(table)))
-    with pytest.raises(ValueError, match="roc_auc needs the column p_speech"):
-        metrics.weighted_statistic(table.drop(columns="p_speech"), "roc_auc", np.arange(len(table)))

@@ -7,19 +7,25 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from tasks.functional.metrics import (
-    OF_SCORES,
-    BoolArray,
-    FloatArray,
-    Statistic,
-    WeightedStatistic,
-    is_correct,
-    is_positive,
-    names_positive,
-    weighted_statistic,
-)
 from tasks.functional.resampling import Interval, Units, paired_rows, percentile_interval, resample, units_of
+from tasks.functional.unanimity import (
+    class_shares,
+    groups_of,
+    groups_of_both,
+    largest_unseen,
+    outcome_of,
+    rows_that_count,
+    settled,
+    unanimous,
+)
+from tasks.functional.weighted_metrics import Statistic, WeightedStatistic, weighted_statistic
 
+BOOTSTRAP_FROM = 20  # groups of the smaller class; below, Student's t
+FEWEST = 5  # groups of the smaller class under which an interval is marked
+TELLING = 3  # groups that hold the rarer of right and wrong clips, under which an interval is marked
+SHORT = 0.08  # of a t interval's half: a percentile interval that ends so much before it is marked
+JACKKNIFED = 2000  # groups up to which a percentile interval is held against a t interval; beyond, they agree
+UNIT = (0, 1)
 ROUNDING = 1e-12  # an interval no wider is that of a constant
 
 
@@ -49,21 +55,23 @@ def clustered_interval(
     G is the smaller class's number of groups (for a recall, that class's). G < 2: no interval. One answer for every
     clip of both classes (for roc_auc, average_precision, brier, log_loss: one score): no interval, since the share of
     the classes settles the value and no clip has a say; the recalls keep theirs. Under 20: t interval with G - 1 df on
-    the jackknife over (class, group), unreliable under 5 (Cameron & Miller 2015, sec. VI). From 20: percentile
-    bootstrap of groups within class. Where each class is wholly right or wholly wrong: exact binomial over groups.
-    Bounded metrics are clipped to their range. table, statistic: as in `significance.cluster_bootstrap`.
-    Raises ValueError where the statistic has no value.
+    the jackknife over (class, group), on the log odds for a metric in [0, 1]. From 20: percentile bootstrap of groups
+    within class, its level expanded to Student's. Where each class is wholly right or wholly wrong: exact binomial
+    over groups. Marked unreliable: G under 5 (Cameron & Miller 2015, sec. VI); right clips or wrong ones in under 3 groups; a
+    bootstrap interval that ends well inside the t interval. `tests.bench.bench_coverage` shows how often each holds.
+    table, statistic: as in `significance.cluster_bootstrap`. Raises ValueError where the statistic has no value.
     """
-    settled = _settled(table, statistic)
-    table = _rows_that_count(table, statistic, positive)
+    why = settled(table, statistic)
+    table = rows_that_count(table, statistic, positive)
     units = units_of(table, group)
-    exact = None
-    if (shares := _class_shares(units, statistic)) is not None:
-        right = is_correct(table["prediction"], table["label"], positive=positive)
-        exact = _unanimous(right, units, shares, (1 - confidence) / 2)
     evaluate = weighted_statistic(table, statistic, units.unit, positive=positive)
+    exact, told_by = None, None
+    if (outcome := outcome_of(table, statistic, units, positive)) is not None:
+        told_by = _Telling(groups_of_both(outcome), "right clips or wrong ones stand")
+        if (shares := class_shares(units, statistic)) is not None:
+            exact = unanimous(outcome.right, units, shares, (1 - confidence) / 2)
     how = _Resampling(rescale=not callable(statistic), n_boot=n_boot, seed=seed, confidence=confidence)
-    return _by_rule(_Measure(evaluate, units, _range(statistic), exact, settled), how)
+    return _by_rule(_Measure(evaluate, units, _range(statistic), exact, why, told_by), how)
 
 
 def paired_difference(
@@ -85,23 +93,32 @@ def paired_difference(
     Raises ValueError where the tables differ in clips, labels or groups, or repeat a clip.
     """
     table_a, table_b = paired_rows(table_a, table_b, [on] if isinstance(on, str) else list(on), group)
-    settled = _settled(table_a, statistic) and _settled(table_b, statistic)
-    a, b = (_rows_that_count(table, statistic, positive) for table in (table_a, table_b))
+    why = settled(table_a, statistic) and settled(table_b, statistic)
+    a, b = (rows_that_count(table, statistic, positive) for table in (table_a, table_b))
     units = units_of(a, group)
-    exact = None
-    if (shares := _class_shares(units, statistic)) is not None:
-        right_a, right_b = (is_correct(table["prediction"], table["label"], positive=positive) for table in (a, b))
-        if (right_a == right_b).all():
-            most = _largest_unseen(shares, _groups(units), (1 - confidence) / 2)
+    of_a, of_b = (weighted_statistic(rows, statistic, units.unit, positive=positive) for rows in (a, b))
+    exact, told_by = None, None
+    right = [outcome.right for rows in (a, b) if (outcome := outcome_of(rows, statistic, units, positive))]
+    if len(right) == 2 and (shares := class_shares(units, statistic)) is not None:
+        differ = right[0] != right[1]
+        told_by = _Telling(len(np.unique(units.unit[differ])), "the two differ")
+        if not differ.any():
+            most = largest_unseen(shares, groups_of(units), (1 - confidence) / 2)
             exact = Interval(-most, most)
-    of_a, of_b = (weighted_statistic(table, statistic, units.unit, positive=positive) for table in (a, b))
     low, high = _range(statistic)
     how = _Resampling(rescale=not callable(statistic), n_boot=n_boot, seed=seed, confidence=confidence)
     bounds = Interval(low - high, high - low)
-    return _by_rule(_Measure(lambda w: of_a(w) - of_b(w), units, bounds, exact, settled), how)
+    return _by_rule(_Measure(lambda w: of_a(w) - of_b(w), units, bounds, exact, why, told_by), how)
 
 
 # --- the rule ----------------------------------------------------------------------------------------------------
+
+
+class _Telling(NamedTuple):
+    """In how many groups what the value rests on is found, and how to say so."""
+
+    groups: int
+    where: str
 
 
 class _Measure(NamedTuple):
@@ -110,6 +127,7 @@ class _Measure(NamedTuple):
     bounds: Interval  # the metric's range
     exact: Interval | None  # where all groups agree
     settled: str | None  # why no clip has a say in the value
+    told_by: _Telling | None
 
 
 class _Resampling(NamedTuple):
@@ -128,30 +146,67 @@ def _by_rule(measure: _Measure, how: _Resampling) -> ClusteredInterval:
         return _without(value, f"fewer than 2 groups in {smallest}")
     if measure.settled:
         return _without(value, measure.settled)
-    method: Literal["t", "bootstrap", "exact"] = "exact" if measure.exact else "t" if n_groups < 20 else "bootstrap"
+    method: Literal["t", "bootstrap", "exact"]
     if measure.exact:
-        low, high = measure.exact
-    elif method == "bootstrap":
-        low, high = percentile_interval(resample(measure.evaluate, units, how.n_boot, how.seed), how.confidence)
+        method, (low, high) = "exact", measure.exact
+    elif n_groups < BOOTSTRAP_FROM:
+        method, (low, high) = "t", _t_interval(value, measure, how)
     else:
-        low, high = _t_interval(value, measure, how)
+        drawn = resample(measure.evaluate, units, how.n_boot, how.seed)
+        method, (low, high) = "bootstrap", percentile_interval(drawn, _expanded(how.confidence, n_groups))
     if not high - low > ROUNDING:  # also NaN, where leaving out a group leaves the statistic undefined
         undefined = math.isnan(high - low)
         return _without(value, "undefined without some of the groups" if undefined else "no spread between groups")
-    unreliable = f"only {n_groups} groups in {smallest}: unreliable" if n_groups < 5 else None
-    return ClusteredInterval(value, low, high, method, unreliable, unreliable is None)
+    doubt = None
+    if n_groups < FEWEST:
+        doubt = f"only {n_groups} groups in {smallest}"
+    elif method != "exact" and measure.told_by and (few := measure.told_by.groups) < TELLING:
+        doubt = f"{measure.told_by.where} in {few} {'group' if few == 1 else 'groups'} only"
+    elif method == "bootstrap" and units.n <= JACKKNIFED:
+        doubt = _too_short(value, Interval(low, high), _t_interval(value, measure, how))
+    reason = f"{doubt}: unreliable" if doubt else None
+    return ClusteredInterval(value, low, high, method, reason, reason is None)
+
+
+def _expanded(confidence: float, n_groups: int) -> float:
+    """The level at which percentiles reach as far as Student's t does for a mean of so many groups.
+
+    A bootstrap draws from the spread of the sample, which is too small by sqrt((G - 1) / G), and takes it for known:
+    the "expanded percentile" interval (Hesterberg 2015, sec. 5.3; The American Statistician 69).
+    """
+    from scipy.special import ndtr, stdtrit
+
+    reach = math.sqrt(n_groups / (n_groups - 1)) * float(stdtrit(n_groups - 1, (1 + confidence) / 2))
+    return float(2 * ndtr(reach) - 1)
 
 
 def _without(value: float, reason: str) -> ClusteredInterval:
     return ClusteredInterval(value, None, None, "none", f"{reason}: no interval", False)
 
 
-def _t_interval(value: float, measure: _Measure, how: _Resampling) -> Interval:
-    """Student's interval on the jackknife, G - 1 df for the G groups of the smaller class."""
-    from scipy.special import stdtrit
+def _too_short(value: float, drawn: Interval, student: Interval) -> str | None:
+    """Whether the percentile interval ends well inside the t interval, and then where that ends."""
+    missing = max(
+        (drawn.low - student.low) / (value - student.low), (student.high - drawn.high) / (student.high - value)
+    )
+    if not missing > SHORT:
+        return None
+    return f"a t interval reaches further, from {student.low:.3f} to {student.high:.3f}"
 
-    units = measure.units
-    half = float(stdtrit(units.sizes[units.smallest] - 1, (1 + how.confidence) / 2)) * _jackknife_se(measure, how)
+
+def _t_interval(value: float, measure: _Measure, how: _Resampling) -> Interval:
+    """Student's interval on the jackknife, G - 1 df for the G groups of the smaller class.
+
+    For a metric in [0, 1] it is taken on the log odds (delta method), where it is nearer to symmetric and cannot leave
+    the range.
+    """
+    from scipy.special import expit, logit, stdtrit
+
+    units, se = measure.units, _jackknife_se(measure, how)
+    half = float(stdtrit(units.sizes[units.smallest] - 1, (1 + how.confidence) / 2)) * se
+    if measure.bounds == UNIT and 0 < value < 1:
+        at, half = float(logit(value)), half / (value * (1 - value))
+        return Interval(float(expit(at - half)), float(expit(at + half)))
     low, high = (float(np.clip(end, *measure.bounds)) for end in (value - half, value + half))
     return Interval(low, high)
 
@@ -163,76 +218,13 @@ def _jackknife_se(measure: _Measure, how: _Resampling) -> float:
     """
     start, variance = 0, 0.0
     for size in measure.units.sizes.values():
-        values = np.empty(size)
-        for left_out in range(size):
-            weights = np.ones((1, measure.units.n))
-            weights[0, start : start + size] = size / (size - 1) if how.rescale else 1.0
-            weights[0, start + left_out] = 0
-            values[left_out] = measure.evaluate(weights)[0]
+        weights = np.ones((size, measure.units.n))
+        weights[:, start : start + size] = size / (size - 1) if how.rescale else 1.0
+        weights[np.arange(size), start + np.arange(size)] = 0
+        values = measure.evaluate(weights)
         variance += (size - 1) / size * float(((values - values.mean()) ** 2).sum())
         start += size
     return math.sqrt(variance)
-
-
-# --- what a statistic lets be known without resampling -----------------------------------------------------------
-
-
-def _settled(table: pd.DataFrame, statistic: Statistic) -> str | None:
-    """Why the clips have no say: a detector that hears nothing answers all of them alike.
-
-    A recall is left out, since one class may be answered otherwise in the next group; so is a table of one class,
-    where one answer may well be the right one, and one without any answer.
-    """
-    if not isinstance(statistic, str) or statistic.startswith("recall_"):
-        return None
-    told, column = ("score", "p_speech") if statistic in OF_SCORES else ("answer", "prediction")
-    if column not in table or table[column].nunique(dropna=False) != 1:
-        return None
-    alike = table["label"].nunique() == 2 and table[column].notna().all()
-    return f"the same {told} for every clip" if alike else None
-
-
-def _rows_that_count(table: pd.DataFrame, statistic: Statistic, positive: str) -> pd.DataFrame:
-    """For a recall the rows of its class, else all."""
-    if not isinstance(statistic, str) or not statistic.startswith("recall_") or "label" not in table:
-        return table
-    wanted = names_positive(statistic.removeprefix("recall_"), table, positive)
-    return table[is_positive(table["label"], positive=positive) == wanted]
-
-
-def _class_shares(units: Units, statistic: Statistic) -> FloatArray | None:
-    """What each class weighs in a mean of correct decisions, (n_classes,); None for statistics that are none."""
-    if not isinstance(statistic, str) or not statistic.startswith(("accuracy", "balanced_accuracy", "recall_")):
-        return None
-    clips = np.bincount(units.stratum)
-    return clips / clips.sum() if statistic == "accuracy" else np.full(len(clips), 1 / len(clips))
-
-
-def _groups(units: Units) -> FloatArray:
-    return np.array(list(units.sizes.values()), dtype=float)
-
-
-def _unanimous(right: BoolArray, units: Units, shares: FloatArray, tail: float) -> Interval | None:
-    """The exact interval where each class is wholly right or wholly wrong, (n_rows,) being right, else None."""
-    recalls = np.bincount(units.stratum, weights=right) / np.bincount(units.stratum)
-    if not np.isin(recalls, (0, 1)).all():
-        return None
-    value, groups = float(shares[recalls == 1].sum()), _groups(units)
-    below, above = (_largest_unseen(shares[recalls == k], groups[recalls == k], tail) for k in (1, 0))
-    return Interval(value - below, value + above)
-
-
-def _largest_unseen(shares: FloatArray, groups: FloatArray, tail: float) -> float:
-    """Largest rate at which an event that no group of these classes shows goes unseen with probability `tail`.
-
-    Clopper-Pearson at 0 of n. With v_c the class's share and q_c its rate, prod (1 - q_c)^G_c <= (1 - sum v_c q_c)^n
-    for n = min G_c / v_c by Jensen, so n stands for all groups together and is never too large.
-    """
-    if not len(shares):
-        return 0.0
-    total = float(shares.sum())
-    n = float((groups * total / shares).min())
-    return total * (1 - tail ** (1 / n))
 
 
 def _range(statistic: Statistic) -> Interval:

@@ -5,11 +5,15 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from tasks.functional.metrics import FloatArray, IntArray, WeightedStatistic
+from tasks.functional.metrics import FloatArray, IntArray
+from tasks.functional.weighted_metrics import WeightedStatistic
 
-KEPT_COUNTS = 2_000_000  # of one design's draws, 16 MB: a report asks for the same draws once a metric and level
+KEPT_COUNTS = 16_000_000  # of one design's draws, 16 MB: a report asks for the same draws once a metric and level
+COUNT = np.uint8  # G draws from G groups: one coming 256 times has a chance below 1e-500
+Counts = npt.NDArray[np.uint8]
 
 
 class Interval(NamedTuple):
@@ -82,10 +86,10 @@ def resample(evaluate: WeightedStatistic, units: Units, n_boot: int, seed: int) 
         raise ValueError(f"n_boot is {n_boot}, at least one resample is needed")
     design = tuple(units.sizes.values()), n_boot, seed
     blocks = _kept_draws(*design) if n_boot * units.n <= KEPT_COUNTS else _draws(*design)
-    return np.concatenate([evaluate(weights) for weights in blocks])
+    return np.concatenate([evaluate(counts.astype(float)) for counts in blocks])
 
 
-def _draws(sizes: tuple[int, ...], n_boot: int, seed: int) -> Iterator[FloatArray]:
+def _draws(sizes: tuple[int, ...], n_boot: int, seed: int) -> Iterator[Counts]:
     """How often each unit comes, in blocks of (n, n_units) that stay in a core's cache."""
     rng, n_units = np.random.default_rng(seed), sum(sizes)
     block = max(16, 100_000 // n_units)
@@ -95,18 +99,15 @@ def _draws(sizes: tuple[int, ...], n_boot: int, seed: int) -> Iterator[FloatArra
 
 
 @lru_cache(maxsize=8)
-def _kept_draws(sizes: tuple[int, ...], n_boot: int, seed: int) -> tuple[FloatArray, ...]:
-    blocks = tuple(_draws(sizes, n_boot, seed))
-    for block in blocks:
-        block.setflags(write=False)
-    return blocks
+def _kept_draws(sizes: tuple[int, ...], n_boot: int, seed: int) -> tuple[Counts, ...]:
+    return tuple(_draws(sizes, n_boot, seed))
 
 
-def _counts(rng: np.random.Generator, size: int, n: int) -> FloatArray:
+def _counts(rng: np.random.Generator, size: int, n: int) -> Counts:
     """How often each of `size` groups comes in `size` draws, n times: (n, size)."""
     drawn = rng.integers(size, size=(n, size))
     drawn += np.arange(n)[:, None] * size
-    return np.bincount(drawn.ravel(), minlength=n * size).reshape(n, size).astype(float)
+    return np.bincount(drawn.ravel(), minlength=n * size).reshape(n, size).astype(COUNT)
 
 
 def percentile_interval(values: FloatArray, confidence: float) -> Interval:

@@ -1,0 +1,144 @@
+"""The point metrics of a report as `evaluate` metrics, which need no network, and all of them combined."""
+
+import importlib
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from tasks.functional import metrics
+from tasks.functional.calibration import calibration_error
+from tasks.functional.metrics import FloatArray, IntArray
+
+Measure = Callable[[FloatArray, IntArray], float]  # predictions or p_speech, and truth (1, 0), a value a clip
+
+
+class _WithoutTransformers(MetaPathFinder):
+    """Hides transformers from the thread that made this."""
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        """Let the next finder look, but for transformers."""
+        if name == "transformers" and threading.get_ident() == self.thread:
+            raise ModuleNotFoundError("metrics need no transformers", name=name)
+
+
+def import_evaluate() -> ModuleType:
+    """`evaluate` without transformers and torch: only its evaluators use them, and it imports them where it can.
+
+    In a process that has imported neither before, evaluators of `evaluate` then say that transformers is missing.
+    """
+    hidden = _WithoutTransformers()
+    sys.meta_path.insert(0, hidden)
+    try:
+        return importlib.import_module("evaluate")
+    finally:
+        sys.meta_path.remove(hidden)
+
+
+if TYPE_CHECKING:
+    import evaluate
+else:
+    evaluate = import_evaluate()
+
+
+# --- metrics -----------------------------------------------------------------------------------------------------
+
+
+class ClipMetric(evaluate.Metric):
+    """One value over clips, kept in memory. references: 1 for the positive class, 0 for the other."""
+
+    reads = ""
+
+    def __init__(self, name: str, measure: Measure, **settings: Any) -> None:
+        self.metric, self.measure = name, measure
+        super().__init__(keep_in_memory=True, **settings)
+
+    def _info(self) -> Any:
+        from datasets import Features, Value
+
+        features = Features({self.reads: Value("float64"), "references": Value("int64")})
+        return evaluate.MetricInfo(description=self.metric, citation="", inputs_description="", features=features)
+
+    def _compute(self, *, references: Any, **inputs: Any) -> dict[str, float]:
+        """The value under the metric's name; what other metrics of a combination read is left alone."""
+        return {self.metric: self.measure(np.asarray(inputs[self.reads], dtype=float), np.asarray(references))}
+
+
+class DecisionMetric(ClipMetric):
+    """predictions: 1, 0, and NaN for no usable answer, which is wrong."""
+
+    reads = "predictions"
+
+
+class ScoreMetric(ClipMetric):
+    """p_speech: a probability of the positive class, or for the AUC and the average precision any score."""
+
+    reads = "p_speech"
+
+
+def _of_other(measure: Measure) -> Measure:
+    """The measure with the classes' parts exchanged."""
+    return lambda given, truth: measure(1 - given, 1 - truth)
+
+
+def _observer(given: FloatArray, truth: IntArray) -> metrics.DPrime:
+    speech, right = truth == 1, given == truth
+    return metrics.dprime(
+        float((right & speech).sum()), float(speech.sum()), float((~right & ~speech).sum()), float((~speech).sum())
+    )
+
+
+def measures_of(classes: Sequence[str]) -> dict[str, tuple[type[ClipMetric], Measure]]:
+    """Every metric by its key in report.json; the first class is the positive one."""
+    of_classes = {"recall": metrics.recall, "precision": metrics.precision, "f1": metrics.f1}
+    first, second = (name.lower() for name in classes)
+    decisions: dict[str, Measure] = {"accuracy": metrics.accuracy, "balanced_accuracy": metrics.balanced_accuracy}
+    for name, measure in of_classes.items():
+        decisions |= {f"{name}_{first}": measure, f"{name}_{second}": _of_other(measure)}
+    decisions |= {"d_prime": lambda g, t: _observer(g, t).dprime, "criterion": lambda g, t: _observer(g, t).criterion}
+    scores: dict[str, Measure] = {
+        "roc_auc": metrics.roc_auc, "average_precision": metrics.average_precision, "brier": metrics.brier,
+        "log_loss": metrics.log_loss, "ece": calibration_error,
+        "mce": lambda p, truth: calibration_error(p, truth, norm="max"),
+    }  # fmt: skip
+    return {name: (DecisionMetric, measure) for name, measure in decisions.items()} | {
+        name: (ScoreMetric, measure) for name, measure in scores.items()
+    }
+
+
+# --- combined ----------------------------------------------------------------------------------------------------
+
+
+def point_metrics(rows: pd.DataFrame, classes: Sequence[str], names: Sequence[str] | None = None) -> dict[str, float]:
+    """Point metrics of test rows by `evaluate.combine`, as report.json names them; the first class is positive.
+
+    rows: label and prediction (null is wrong), and p_speech. names: which ones; by default all those of decisions, and
+    those of scores where every row has p_speech.
+    Raises ValueError for an unknown name, and where a metric has no value on these rows.
+    """
+    known = measures_of(classes)
+    scored = "p_speech" in rows and rows["p_speech"].notna().all()
+    wanted = (
+        [name for name, (kind, _) in known.items() if scored or kind is DecisionMetric] if names is None else names
+    )
+    if unknown := sorted(set(wanted) - set(known)):
+        raise ValueError(f"no metric is called {unknown[0]!r}; there are {sorted(known)}")
+    clips = metrics.answered(rows["prediction"], rows["label"], positive=classes[0])
+    inputs = {"references": clips.truth.astype(int), "predictions": clips.said}
+    if "p_speech" in rows:
+        inputs["p_speech"] = rows["p_speech"].to_numpy(dtype=float)
+    chosen = {name: known[name] for name in wanted}
+    with tempfile.TemporaryDirectory() as folder:  # where each makes itself a folder, though it keeps nothing there
+        combined = evaluate.combine(
+            [kind(name, measure, cache_dir=folder) for name, (kind, measure) in chosen.items()]
+        )
+        return {name: float(value) for name, value in combined.compute(**inputs).items()}
