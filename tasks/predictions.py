@@ -1,6 +1,5 @@
 """Predictions: one fixed table for every detector, whatever it is."""
 
-import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,18 +8,20 @@ import pandas as pd
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from recipes.schema import CheckFailed, TrainMethod
-from tasks import child
+from recipes.schema import CheckFailed, EnsembleBlock, TrainMethod
+from tasks import detectors
 from tasks.audio_files import decode_flac
 from tasks.cache import cached, task
-from tasks.detectors import BASELINES
+from tasks.functional.ensemble import ensemble
+from tasks.functional.metrics import probabilities
+from tasks.functional.predictions import headline_rows, validate_predictions
 from tasks.models.jobs import Question, ScoringJob, base_at
 from tasks.run_page import say
 from tasks.store import Adapter, Base, Predictions, Publication, Splits, draft, read_json, write_timing
 
 CLIP_COLUMNS = (
-    "clip_id", "group_id", "supergroup_id", "base_clip_id", "label", "duration_ms", "snr_db", "room", "category", "family",
-    "recording_id", "noise_id", "room_id",
+    "clip_id", "group_id", "supergroup_id", "base_clip_id", "label", "duration_ms", "snr_db", "band", "room", "context",
+    "varied", "category", "family", "recording_id", "noise_id", "room_id",
 )  # fmt: skip
 # One forward and a generated token may differ by rounding: that of fp32, or that of 4-bit and bf16 arithmetic.
 TOLERANCE = {"exact": 1e-5, "rounded": 0.03}
@@ -28,26 +29,44 @@ TOLERANCE = {"exact": 1e-5, "rounded": 0.03}
 
 @task(
     task_run_name="{name}, fold {fold}",
-    **cached(libraries=("numpy", "scikit-learn", "librosa", "soundfile", "pandas")),
+    **cached(libraries=("numpy", "scipy", "scikit-learn", "librosa", "soundfile", "pandas", *detectors.installed())),
 )
 def score_baseline(
     name: str, splits: Splits, sides: Mapping[str, str], classes: tuple[str, str], fold: int
 ) -> Predictions:
-    """Fit one baseline on the train side and score dev and test. `sides` maps part -> side."""
-    module, attribute = BASELINES[name]
-    detector = getattr(importlib.import_module(module), attribute)()
-    train = [part for part, side in sides.items() if side == "train"]
-    labels = [label for part in train for label in read_columns(splits, part, ["label"])["label"]]
-    detector.fit(waveforms(splits, train), [label == classes[0] for label in labels])
-    tables = []
-    for part in scored(sides):
-        p_first = detector.score(waveforms(splits, [part]))
-        clips = read_columns(splits, part, CLIP_COLUMNS)
-        said = np.where(p_first >= 0.5, *classes)
-        tables.append(
-            clips.assign(split=sides[part], p_speech=p_first, prediction=said, answer_mass=np.nan, method=None)
-        )
+    """Fit one baseline on the train and dev sides and score dev and test. `sides` maps part -> side.
+
+    Raises ValueError where the baseline needs an extra that is not installed, or gives no probability for every clip.
+    """
+    detector = detectors.make(name)
+    detector.fit(labelled(splits, sides, "train", classes), labelled(splits, sides, "dev", classes))
+    if detector.chosen:
+        say(f"{name}, fold {fold}: {detector.chosen}")
+    tables = [
+        answered(detector, name, splits, part, classes).assign(split=sides[part], answer_mass=np.nan, method=None)
+        for part in scored(sides)
+    ]
     return save(pd.concat(tables, ignore_index=True), name, splits, fold, seed=None, prompt=None)
+
+
+def labelled(splits: Splits, sides: Mapping[str, str], side: str, classes: tuple[str, str]) -> detectors.Labelled:
+    """The clips of one side with their truth; nothing is decoded before the clips are gone through."""
+    parts = [part for part, its in sides.items() if its == side]
+    labels = [label for part in parts for label in read_columns(splits, part, ["label"])["label"]]
+    return detectors.Labelled(waveforms(splits, parts), np.array(labels) == classes[0])
+
+
+def answered(
+    detector: detectors.Detector, name: str, splits: Splits, part: str, classes: tuple[str, str]
+) -> pd.DataFrame:
+    """One part's clips with p_speech and prediction. Raises ValueError where a clip has no probability."""
+    clips = read_columns(splits, part, CLIP_COLUMNS)
+    try:
+        p_first = probabilities(detector.score(waveforms(splits, [part])), len(clips))
+    except ValueError as error:
+        raise ValueError(f"baseline {name}, {part}: {error}") from error
+    said = np.where(p_first >= detector.threshold, *classes)
+    return clips.assign(p_speech=np.nan if detector.only_decides else p_first, prediction=said)
 
 
 @task(
@@ -80,12 +99,8 @@ def score_audio_llm(
             output=str(folder), adapter=str(adapter.path) if adapter else None, clips=files, generate_on=("test",),
             batch_size=batch_size,
         )  # fmt: skip
-        seconds = job.run(
-            child.python("-m", "tasks.detectors.audio_llm"),
-            what=f"scoring {name}",
-            on_line=say,
-            timeout_min=timeout_min,
-        )
+        module, what = "tasks.detectors.audio_llm", f"scoring {name}"
+        seconds = job.run(module, what=what, on_line=say, timeout_min=timeout_min)
         scores = pd.read_parquet(folder / "scores.parquet")
         timing = read_json(folder / "timing.json")
     check_agreement(scores, TOLERANCE["rounded" if method.quantization or timing["rounded"] else "exact"])
@@ -94,6 +109,25 @@ def score_audio_llm(
     predictions = save(table, name, splits, fold, seed=adapter.seed if adapter else None, prompt=question.prompt)
     write_timing(predictions, {"score_s": seconds, **timing["ms_per_clip"]})
     return predictions
+
+
+@task(task_run_name="{name}, fold {fold}", **cached(libraries=("numpy", "pandas", "pyarrow")))
+def make_ensemble(
+    name: str,
+    block: EnsembleBlock,
+    scored: Sequence[Predictions],
+    splits: Splits,
+    classes: tuple[str, str],
+    seed: int,
+    fold: int,
+) -> Predictions:
+    """Several detectors' tables of one fold made into one; of the adapters the one of `seed`, which is published."""
+    tables = [pd.read_parquet(reference.path / "predictions.parquet") for reference in scored]
+    rows = validate_predictions(pd.concat(tables, ignore_index=True), classes)
+    protocol = rows["protocol"].iloc[0]
+    members = {its: headline_rows(rows, its, seed if its == "adapter" else None, protocol) for its in block.of}
+    together = ensemble(members, classes, block.how).assign(method=None, answer_mass=np.nan)
+    return save(together, name, splits, fold, seed=None, prompt=None)
 
 
 def check_agreement(scores: pd.DataFrame, tolerance: float) -> None:

@@ -1,22 +1,19 @@
 """The majority class of train, whatever the clip: what accuracy is worth without listening."""
 
-from collections.abc import Iterator, Sequence
-from typing import Self
-
 import numpy as np
-from numpy.typing import NDArray
+
+from tasks.detectors import Detector, Labelled, Scores, Waveforms
 
 
-class Majority:
+class Majority(Detector):
     """P(first class) is its share of the training clips."""
 
     p_first: float
 
-    def fit(self, clips: Iterator[NDArray[np.float32]], is_first: Sequence[bool]) -> Self:
+    def fit(self, train: Labelled, dev: Labelled) -> None:
         """Count the training labels; the audio is not looked at."""
-        self.p_first = float(np.mean(is_first))
-        return self
+        self.p_first = float(np.mean(train.is_first))
 
-    def score(self, clips: Iterator[NDArray[np.float32]]) -> NDArray[np.float64]:
+    def score(self, clips: Waveforms) -> Scores:
         """The same for every clip, (n,)."""
         return np.array([self.p_first for _ in clips])

@@ -1,8 +1,6 @@
 """A logistic regression over means and deviations of the log-mel spectrum: the floor beside every learned score."""
 
 import functools
-from collections.abc import Iterator, Sequence
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +8,8 @@ from scipy.fft import rfft
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+from tasks.detectors import Detector, Labelled, Scores, Waveforms
 
 SAMPLE_RATE_HZ = 16_000
 WINDOW, HOP, BINS = 400, 160, 64  # 25 ms, 10 ms
@@ -33,17 +33,17 @@ def statistics(samples: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.concatenate([log_mel.mean(axis=1), log_mel.std(axis=1)]).astype(np.float64)
 
 
-class MelStatistics:
+class MelStatistics(Detector):
     """P(first class) from 128 numbers a clip, fitted on train."""
 
     model: Pipeline
 
-    def fit(self, clips: Iterator[NDArray[np.float32]], is_first: Sequence[bool]) -> Self:
+    def fit(self, train: Labelled, dev: Labelled) -> None:
         """Fit on training clips."""
-        features = np.stack([statistics(clip) for clip in clips])
-        self.model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2_000)).fit(features, is_first)
-        return self
+        features = np.stack([statistics(clip) for clip in train.clips])
+        regression = LogisticRegression(C=0.1, max_iter=2_000)
+        self.model = make_pipeline(StandardScaler(), regression).fit(features, train.is_first)
 
-    def score(self, clips: Iterator[NDArray[np.float32]]) -> NDArray[np.float64]:
+    def score(self, clips: Waveforms) -> Scores:
         """(n,) probabilities."""
         return self.model.predict_proba(np.stack([statistics(clip) for clip in clips]))[:, 1]
