@@ -10,10 +10,11 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.cache import task
+from tasks.hub import rehearsing
 from tasks.run_page import HOOKS
-from tasks.store import Predictions, Splits, home, make_home
+from tasks.store import Looks, Predictions, Splits, home, make_home
 
-KEYS = ["detector", "prompt", "seed"]  # what tells the models of one study apart; folds together are one model
+KEYS = ["detector", "protocol", "prompt", "seed"]  # what tells a study's models apart; folds together are one model
 
 
 class Look(BaseModel):
@@ -27,35 +28,33 @@ class Look(BaseModel):
     threshold: str  # "fixed" or "dev"
 
 
-class Looks(BaseModel):
-    """How often these test clips were looked at from this home, the study at hand included."""
-
-    model_config = ConfigDict(frozen=True)
-    test: str
-    count: int
-    by_detector: dict[str, int]
-
-
 @task(task_run_name="looks at the test clips", **HOOKS)
 def note_looks(predictions: Sequence[Predictions], splits: Splits, threshold: str) -> Looks:
     """Enter what a study scored on test, once each, and count what the ledger holds on these clips by now.
 
-    Raises ValueError where the ledger cannot be read.
+    In a rehearsal they are counted and not entered. Raises ValueError where the ledger cannot be read.
     """
     table = pd.concat([pd.read_parquet(reference.path / "predictions.parquet") for reference in predictions])
     looks = looks_of(table, test_digest(splits, table), threshold)
-    make_home()
-    with FileLock(home() / "looks.lock"):
-        known = read_ledger()
-        new = [look for look in looks if look not in known]
-        with (home() / "looks.jsonl").open("a", encoding="utf-8") as ledger:
-            ledger.writelines(f"{look.model_dump_json()}\n" for look in new)
-    mine = [look.detector for look in [*known, *new] if look.test == looks[0].test]
+    if not rehearsing():
+        enter(looks)
+    ledger = dict.fromkeys([*read_ledger(), *looks])
+    mine = [look.detector for look in ledger if look.test == looks[0].test]
     return Looks(test=looks[0].test, count=len(mine), by_detector={name: mine.count(name) for name in sorted({*mine})})
 
 
+def enter(looks: Sequence[Look]) -> None:
+    """Add those looks to the ledger that it does not hold yet; a last line that a kill cut short is taken back first."""
+    with FileLock(make_home() / "looks.lock"):
+        path = home() / "looks.jsonl"
+        take_back_half_a_line(path)
+        known = {*read_ledger()}
+        with path.open("a", encoding="utf-8") as ledger:
+            ledger.writelines(f"{look.model_dump_json()}\n" for look in looks if look not in known)
+
+
 def looks_of(table: pd.DataFrame, test: str, threshold: str) -> list[Look]:
-    """One look a detector, prompt and seed of a predictions table, by its answers to the test rows."""
+    """One look a detector, protocol, prompt and seed of a predictions table, by its answers to the test rows."""
     rows = table[table["split"] == "test"].sort_values(["clip_id", "method"])
     looks = []
     for _, its in rows.groupby(KEYS, dropna=False):
@@ -78,13 +77,13 @@ def test_digest(splits: Splits, table: pd.DataFrame) -> str:
 
 
 def read_ledger() -> list[Look]:
-    """Every look so far, in order; a last line that a kill cut short is taken back first."""
+    """Every look so far, in order; a last line without its end is none yet."""
     path = home() / "looks.jsonl"
     if not path.exists():
         return []
-    take_back_half_a_line(path)
+    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
     try:
-        return [Look.model_validate_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [Look.model_validate_json(line) for line in whole.splitlines()]
     except ValidationError as error:
         raise ValueError(
             f"{path} holds a line that is no look: mend it, or move the file away to count anew"
@@ -92,8 +91,8 @@ def read_ledger() -> list[Look]:
 
 
 def take_back_half_a_line(path: Path) -> None:
-    """Cut the file after its last newline."""
-    whole = path.read_bytes()
+    """Cut the file, if there is one, after its last newline."""
+    whole = path.read_bytes() if path.exists() else b""
     if whole and not whole.endswith(b"\n"):
         with path.open("r+b") as ledger:
             ledger.truncate(whole.rfind(b"\n") + 1)

@@ -1,6 +1,6 @@
 """Reports: every table a study predicted, made into one document, its figures and a page that opens offline."""
 
-import base64
+import hashlib
 import importlib.metadata
 import json
 from collections.abc import Sequence
@@ -8,16 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from recipes.schema import StudyRecipe
+from tasks.audio_files import decode_flac
 from tasks.cache import ROOT, cached, code_digest, task
-from tasks.functional.cards import fill
-from tasks.functional.plots import figures
+from tasks.functional.audio import SAMPLE_RATE_HZ
 from tasks.functional.report import Report as Document
 from tasks.functional.report import build_report, publication_refusals
+from tasks.functional.report_files import Heard, clips_to_hear, report_files
+from tasks.functional.report_tables import evaluation_rows, summary_lines
+from tasks.functional.spectrograms import spectrogram_png
 from tasks.run_page import show_picture, show_table
-from tasks.store import Adapter, Predictions, Publication, Report, Splits, draft, read_json, sha256, write_json
+from tasks.store import Adapter, Looks, Predictions, Publication, Report, Splits, draft, read_json, sha256
 
+TEMPLATE = "hub_cards/report.html.j2"
 CHILDREN = ("tasks.models.training", "tasks.models.pretraining", "tasks.detectors.audio_llm")
 LIBRARIES = ("prefect", "datasets", "huggingface-hub", "torch", "transformers", "peft", "bitsandbytes", "trl", "accelerate",
              "numpy", "pandas", "scipy", "scikit-learn", "librosa", "soundfile", "soxr", "pyarrow")  # fmt: skip
@@ -26,12 +31,13 @@ LIBRARIES = ("prefect", "datasets", "huggingface-hub", "torch", "transformers", 
 @task(
     task_run_name="report of {recipe.name}",
     **cached(
-        libraries=("numpy", "pandas", "scipy", "scikit-learn", "matplotlib", "jinja2"),
-        files=("hub_cards/report.html.j2",),
+        libraries=("numpy", "pandas", "scipy", "scikit-learn", "statsmodels", "matplotlib", "jinja2", "librosa"),
+        files=(TEMPLATE,),
     ),
 )
 def make_report(
     predictions: Sequence[Predictions],
+    looks: Looks,
     splits: Splits,
     data: Publication,
     adapters: Sequence[Adapter],
@@ -42,22 +48,44 @@ def make_report(
     table = pd.concat([pd.read_parquet(reference.path / "predictions.parquet") for reference in predictions])
     with draft(Report) as folder:
         table.to_parquet(folder / "predictions.parquet", index=False)
-        recorded = record(splits, data, adapters, bases, recipe, sha256(folder / "predictions.parquet"))
+        recorded = record(looks, splits, data, adapters, bases, recipe, sha256(folder / "predictions.parquet"))
         document = build_report(
             pd.read_parquet(folder / "predictions.parquet"), recorded=recorded, **recorded["provenance"]["settings"]
         )
-        drawn = write_report(document, folder)
+        files = report_files(document, (ROOT / TEMPLATE).read_text(encoding="utf-8"), hear(document, splits))
+        for name, content in files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(content)
         headline = " ".join(document.verdict_lines[:1])
         report = Report.of(folder, headline=headline, publishable=not publication_refusals(document))
     show_table(
         "evaluation", evaluation_rows(document), f"Evaluation of {recipe.name} over {document.n.groups} test groups"
     )
-    for name, png in drawn.items():
-        show_picture(f"figure-{name}", png, name.replace("_", " "))
+    for name in (Path(file).stem for file in files if file.endswith(".png")):
+        show_picture(f"figure-{name}", files[f"figures/{name}.png"], name.replace("_", " "))
     return report
 
 
+def hear(document: Document, splits: Splits) -> dict[str, Heard]:
+    """Audio and spectrogram of the wrongly answered clips that the page plays."""
+    if not (wanted := clips_to_hear(document)):
+        return {}
+    found = pq.read_table(splits.path / "data", columns=["clip_id", "audio"], filters=[("clip_id", "in", wanted)])
+    flac = {row["clip_id"]: row["audio"]["bytes"] for row in found.to_pylist()}
+    return {clip: Heard(flac[clip], spectrogram_png(decode_flac(flac[clip]), SAMPLE_RATE_HZ)) for clip in wanted}
+
+
+def summary(report: Report) -> str:
+    """The short table a command ends with: the headline detector first, n in groups, intervals over groups."""
+    document = Document.model_validate_json((report.path / "report.json").read_text(encoding="utf-8"))
+    return "\n".join(summary_lines(document))
+
+
+# --- what is recorded --------------------------------------------------------------------------------------------
+
+
 def record(
+    looks: Looks,
     splits: Splits,
     data: Publication,
     adapters: Sequence[Adapter],
@@ -66,113 +94,90 @@ def record(
     predictions_sha256: str,
 ) -> dict[str, Any]:
     """What a report takes over from other stages: not derived from predictions, so recorded with its evidence."""
-    dumped = recipe.model_dump(mode="json", by_alias=True)
     first = [adapter for adapter in adapters if adapter.seed == recipe.train.seeds[0]]
-    training = read_json(first[0].path / "training.json")
-    base, _, revision = first[0].base.rpartition("@")
     return {
         "leakage": read_json(splits.path / "audit.json"),
         "balance": read_json(splits.path / "balance.json"),
-        "adapter": {
-            "parameters": training["parameters"],
-            "bytes": (first[0].path / "adapter_model.safetensors").stat().st_size,
-            "sha256": {f"fold {adapter.fold}": sha256(adapter.path / "adapter_model.safetensors") for adapter in first},
-        },
-        "gate": {
-            "asked": recipe.train.gate.accuracy,
-            "on_fail": recipe.train.gate.on_fail,
-            "train_accuracy": {f"seed {a.seed}, fold {a.fold}": a.train_accuracy for a in adapters},
-            "passed": all(a.train_accuracy >= recipe.train.gate.accuracy for a in adapters),
-        },
-        "looks": None,
+        "adapter": adapter_facts(first),
+        "gate": gate_facts(adapters, recipe),
+        "looks": looks.model_dump() | {"ledger": "kept in this home, append-only, not tamper-proof"},
         "provenance": {
-            "repo": f"{recipe.publish.namespace}/{recipe.publish.adapter}",
-            "study": recipe.name,
-            "recipe_sha256": digest(dumped),
-            "dataset": {"repo": data.repo, "sha": data.sha, "licence": recipe.dataset.licence},
-            "base": {"repo": base, "revision": revision},
-            "bases": [{"repo": published.repo, "sha": published.sha} for published in bases],
-            "adapter": {"fingerprint": first[0].fingerprint, "seed": first[0].seed},
-            "licence": recipe.publish.licence,
-            "prompt": recipe.prompt,
-            "classes": list(recipe.classes),
-            "answers": list(recipe.answers),
-            "protocol": recipe.dataset.splits.protocol,
-            "seeds": list(recipe.train.seeds),
+            **asked(recipe),
+            **parents(first, data, bases, recipe),
+            **environment(first),
             "folds": splits.folds,
-            "quantization": recipe.train.quantization,
-            "lora": recipe.train.lora,
-            "scope": recipe.train.scope,
-            "loss_on": recipe.train.loss_on,
-            "dtype": training["dtype"],
-            "device": training["device"],
-            "code": code_digest(("flows.run_study", *CHILDREN)),
-            "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
             "predictions_sha256": predictions_sha256,
-            "settings": {
-                "classes": list(recipe.classes),
-                "detector": "adapter",
-                "seed": recipe.train.seeds[0],
-                "threshold": recipe.evaluate.threshold,
-                "n_boot": recipe.evaluate.n_boot,
-                "bootstrap_seed": recipe.evaluate.seed,
-            },
+            "settings": settings(recipe),
         },
+    }
+
+
+def adapter_facts(adapters: Sequence[Adapter]) -> dict[str, Any]:
+    """Size and weights of the published adapter, one a fold."""
+    training = read_json(adapters[0].path / "training.json")
+    return {
+        "parameters": training["parameters"],
+        "bytes": (adapters[0].path / "adapter_model.safetensors").stat().st_size,
+        "sha256": {f"fold {adapter.fold}": sha256(adapter.path / "adapter_model.safetensors") for adapter in adapters},
+    }
+
+
+def gate_facts(adapters: Sequence[Adapter], recipe: StudyRecipe) -> dict[str, Any]:
+    """What the gate asked of every adapter, and what each reached on its training clips."""
+    gate = recipe.train.gate
+    return {
+        "asked": gate.accuracy,
+        "on_fail": gate.on_fail,
+        "train_accuracy": {f"seed {a.seed}, fold {a.fold}": a.train_accuracy for a in adapters},
+        "passed": all(a.train_accuracy >= gate.accuracy for a in adapters),
+    }
+
+
+def asked(recipe: StudyRecipe) -> dict[str, Any]:
+    """The parts of the recipe a reader of the report looks for, and the digest of the whole."""
+    whole = json.dumps(recipe.model_dump(mode="json", by_alias=True), sort_keys=True)
+    train = recipe.train
+    return {
+        "study": recipe.name, "recipe_sha256": hashlib.sha256(whole.encode()).hexdigest(),
+        "prompt": recipe.prompt, "classes": list(recipe.classes), "answers": list(recipe.answers),
+        "protocol": recipe.dataset.splits.protocol, "seeds": list(train.seeds), "quantization": train.quantization,
+        "lora": train.lora, "scope": train.scope, "loss_on": train.loss_on,
     }  # fmt: skip
 
 
-def digest(content: Any) -> str:
-    """SHA-256 of a JSON value."""
-    import hashlib
-
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def write_report(document: Document, folder: Path) -> dict[str, bytes]:
-    """report.json, its schema, figures/, tables/ and report.html; the figures it drew, by name."""
-    write_json(folder / "report.json", document.model_dump(mode="json"))
-    write_json(folder / "report.schema.json", Document.model_json_schema())
-    (folder / "figures").mkdir()
-    (folder / "tables").mkdir()
-    drawn = figures(document)
-    for name, png in drawn.items():
-        (folder / "figures" / f"{name}.png").write_bytes(png)
-    pd.DataFrame(evaluation_rows(document)).to_csv(folder / "tables" / "detectors.csv", index=False)
-    template = (ROOT / "hub_cards" / "report.html.j2").read_text(encoding="utf-8")
-    uris = {name: f"data:image/png;base64,{base64.b64encode(png).decode()}" for name, png in drawn.items()}
-    page = fill(template, {"report": document.model_dump(mode="json"), "figures": uris}, html=True)
-    (folder / "report.html").write_text(page, encoding="utf-8")
-    return drawn
+def parents(
+    adapters: Sequence[Adapter], data: Publication, bases: Sequence[Publication], recipe: StudyRecipe
+) -> dict[str, Any]:
+    """Repositories and revisions that this one comes from, and its own name and licence."""
+    base, _, revision = adapters[0].base.rpartition("@")
+    return {
+        "repo": f"{recipe.publish.namespace}/{recipe.publish.adapter}",
+        "licence": recipe.publish.licence,
+        "dataset": {"repo": data.repo, "sha": data.sha, "licence": recipe.dataset.licence},
+        "base": {"repo": base, "revision": revision},
+        "bases": [{"repo": published.repo, "sha": published.sha} for published in bases],
+        "adapter": {"fingerprint": adapters[0].fingerprint, "seed": adapters[0].seed},
+    }
 
 
-def evaluation_rows(document: Document) -> list[dict[str, Any]]:
-    """One row a detector: what the run's page, the terminal and tables/detectors.csv show."""
-    rows = []
-    others = sorted(name for name in document.detectors if name != document.detector)
-    for name in (document.detector, *others):
-        detector = document.detectors[name]
-        row: dict[str, Any] = {"detector": name, "clips": detector.n.clips, "groups": detector.n.groups}
-        for metric in ("balanced_accuracy", "roc_auc", "accuracy"):
-            stated = detector.metrics[metric]
-            row[metric] = None if stated.value is None else round(stated.value, 3)
-            row[f"{metric}_ci95"] = "-" if stated.ci95 is None else f"{stated.ci95[0]:.3f} to {stated.ci95[1]:.3f}"
-        rows.append(row)
-    return rows
+def environment(adapters: Sequence[Adapter]) -> dict[str, Any]:
+    """Code, libraries and what it was trained on."""
+    training = read_json(adapters[0].path / "training.json")
+    return {
+        "dtype": training["dtype"],
+        "device": training["device"],
+        "code": code_digest(("flows.run_study", *CHILDREN)),
+        "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+    }
 
 
-def summary(report: Report) -> str:
-    """The short table a command ends with: the headline detector first, n in groups, intervals over groups."""
-    document = Document.model_validate_json((report.path / "report.json").read_text(encoding="utf-8"))
-    groups = ", ".join(f"{count.groups} {label} groups" for label, count in document.n.by_label.items())
-    lines = [
-        "",
-        *document.verdict_lines,
-        "",
-        f"test: {groups}, {document.n.clips} clips; 95 % intervals over groups",
-        "",
-    ]
-    lines.append(f"{'detector':<16}{'balanced accuracy':<30}{'AUC':<30}")
-    for row in evaluation_rows(document):
-        cells = [f"{row[name]} ({row[f'{name}_ci95']})" for name in ("balanced_accuracy", "roc_auc")]
-        lines.append(f"{row['detector']:<16}{cells[0]:<30}{cells[1]:<30}")
-    return "\n".join(lines)
+def settings(recipe: StudyRecipe) -> dict[str, Any]:
+    """Arguments of `build_report`: with them and predictions.parquet anyone builds the same report."""
+    return {
+        "classes": list(recipe.classes),
+        "detector": "adapter",
+        "seed": recipe.train.seeds[0],
+        "threshold": recipe.evaluate.threshold,
+        "n_boot": recipe.evaluate.n_boot,
+        "bootstrap_seed": recipe.evaluate.seed,
+    }

@@ -32,12 +32,23 @@ LEAKAGE = {
 }
 DATA: dict[str, Any] = {
     "repo": "earshot/demo-clips", "name": "demo", "description": "Short and noisy.", "licence": "cc0-1.0",
-    "licences": ["CC0-1.0", "GPL-3.0+"], "classes": ["SPEECH", "NONSPEECH"], "folds": None, "clips": 40,
+    "licences": {"content": {"CC0-1.0": 30, "GPL-3.0+": 10}, "noise": {"generated": 20}, "rooms": {}},
+    "classes": ["SPEECH", "NONSPEECH"], "folds": None, "clips": 40,
     "parts": [{"name": "train", "file": "data/train.parquet"}, {"name": "test", "file": "data/test.parquet"}],
     "counts": [{"part": "train", "label": "SPEECH", "clips": 20, "groups": 4, "supergroups": 4}],
-    "factors": {"duration_ms": [40.0, 80.0], "snr_db": [-5.0, None], "room": [None]}, "audit": LEAKAGE,
-    "balance": {"largest_imbalance": 0}, "sources": [{"kind": "espeak", "label": "SPEECH"}, {"kind": "rooms"}],
-    "clips_recipe": {"normalise": "peak", "context": None}, "splits_recipe": {"protocol": "group"}, "fingerprint": "9" * 16,
+    "factors": {"duration_ms": [40.0, 80.0], "snr_db": [-5.0, None], "band": ["clean", "phone"], "room": ["anechoic"],
+        "context": ["none"]},
+    "bands": {"clean": [None, None], "phone": [300.0, 3400.0]}, "conditions": 8, "cells": [], "hygiene": None,
+    "audit": LEAKAGE, "balance": {"largest_imbalance": 0}, "splits_recipe": {"protocol": "group"}, "fingerprint": "9" * 16,
+    "sources": [
+        {"kind": "espeak", "role": "content", "label": "SPEECH", "left_out": ""},
+        {"kind": "esc50", "role": "content", "label": "NONSPEECH", "left_out": "the human group"},
+        {"kind": "rooms", "role": "room", "left_out": ""},
+    ],
+    "clips_recipe": {
+        "design": "factorial", "per_cell": {"train": 5, "test": 5}, "per_class": None, "normalise": "peak", "context": None,
+        "balance_families": [], "reference": {"duration_ms": 1000.0, "snr_db": None, "band": "clean", "room": None},
+    },
 }  # fmt: skip
 
 
@@ -169,8 +180,81 @@ def test_data_card_names_its_files_and_counts_groups() -> None:
     assert splits == [{"split": part["name"], "path": part["file"]} for part in DATA["parts"]]
     assert "| train | SPEECH | 4 | 4 | 20 |" in card
     assert "Verdict: **clean**, protocol `group`" in card
-    assert "| snr_db | -5.0, none |" in card
-    assert "CC0-1.0, GPL-3.0+" in card
+    assert "| snr_db | -5, none |" in card
+    assert "| content | GPL-3.0+ | 10 |" in card
+
+
+def data_card(**changes: Any) -> str:
+    """The card of a data set, its header read first."""
+    card = fill(read("dataset_card.md.j2"), {"data": DATA | changes})
+    assert card.startswith("---\n")
+    assert header(card)["license"] == "cc0-1.0"
+    assert "\n\n\n\n" not in card
+    return card
+
+
+def test_data_card_states_bands_rooms_context_and_licences_by_what_is_heard() -> None:
+    card = data_card()
+    assert "| band | clean, phone (300 to 3400 Hz) |" in card
+    assert "| room | anechoic |" in card
+    assert "Context: none, the waveform is the clip." in card
+    assert "| content | GPL-3.0+ | 10 |\n| noise | generated | 20 |\n\n" in card, "no rooms, no line for them"
+    assert "- esc50, role content, NONSPEECH; leaves out the human group\n- rooms, role room\n" in card
+    noisy = {"context": {"kind": "noise", "total_ms": 2000.0}}
+    assert "in the middle of 2000 ms of noise, the noise that was mixed" in data_card(
+        clips_recipe=DATA["clips_recipe"] | noisy
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {},
+            "Factorial: each of the 8 combinations of the levels has 5 (train), 5 (test) clips of each class in a part.",
+        ),
+        (
+            {"design": "margins", "per_class": 30},
+            "Even margins: 30 clips of each class in a part, spread over the 8 comb",
+        ),
+        (
+            {"design": "one_at_a_time", "per_class": {"train": 7, "test": 3}},
+            "the same 7 (train), 3 (test) cuts of each class in a part, rendered in 8 conditions. `varied` names the factor "
+            "that a condition was made for; the others stay at 1000 ms, `snr_db` none, `band` clean, `room` anechoic.",
+        ),
+        ({"balance_families": ["music", "noise"]}, "NONSPEECH comes in equal shares from music, noise."),
+    ],
+)
+def test_data_card_says_how_the_conditions_come_together(changes: dict[str, Any], said: str) -> None:
+    assert said in data_card(clips_recipe=DATA["clips_recipe"] | changes)
+
+
+def test_data_card_of_even_margins_shows_its_cells() -> None:
+    cells = {"columns": ["test", "0 dB", "no noise", "all"], "data": [["40 ms", 2, 3, 5], ["all", 2, 3, 5]]}
+    card = data_card(clips_recipe=DATA["clips_recipe"] | {"design": "margins", "per_class": 5}, cells=[cells])
+    assert (
+        "\n\n| test | 0 dB | no noise | all |\n|---|---|---|---|\n| 40 ms | 2 | 3 | 5 |\n| all | 2 | 3 | 5 |\n\n"
+        in card
+    )
+
+
+def test_data_card_of_a_random_split_claims_no_separation() -> None:
+    assert "no voice, noise file or room stands on two parts" in data_card()
+    leaky = data_card(splits_recipe={"protocol": "random"}, audit=LEAKAGE | {"verdict": "leaky", "protocol": "random"})
+    assert "stands on two parts" not in leaky
+    assert "dealt anew at random" in leaky
+    assert "Verdict: **leaky**" in leaky
+
+
+def test_data_card_counts_what_hygiene_dropped_or_says_that_nobody_listened() -> None:
+    assert "None: labels are those of the sources, and no detector has checked them." in data_card()
+    counts = {
+        "class": "SPEECH", "rule": "at least 0.7", "recordings": 30, "dropped": 4, "groups": 9, "groups_left": 8,
+    }  # fmt: skip
+    card = data_card(hygiene={"detector": "Silero, frames of probability 0.5 and more", "counts": [counts]})
+    assert "| SPEECH | at least 0.7 | 30 | 4 | 9 | 8 |" in card
+    assert "listened to at the level of a clip (Silero, frames of probability 0.5 and more)" in card
+    assert "the one that chose them most of all" in card
 
 
 def test_data_card_of_folds_says_how_they_turn() -> None:

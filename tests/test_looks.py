@@ -5,6 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tasks.hub import rehearsal
 from tasks.looks import Look, looks_of, note_looks, read_ledger
 from tasks.store import Predictions, Splits, draft
 
@@ -13,7 +14,8 @@ def table(p: float = 0.7, *, detector: str = "adapter", prompt: str | None = "A 
     """Predictions of one detector: one dev and two test clips."""
     rows = [("c0", "dev"), ("c1", "test"), ("c2", "test")]
     frame = pd.DataFrame(rows, columns=["clip_id", "split"]).assign(p_speech=p, prediction="SPEECH", method="forward")
-    return frame.assign(detector=detector, prompt=prompt, seed=pd.array([seed] * 3, dtype="Int64"))
+    frame = frame.assign(detector=detector, prompt=prompt, seed=pd.array([seed] * 3, dtype="Int64"))
+    return frame.assign(protocol="group")
 
 
 def predictions(frame: pd.DataFrame) -> Predictions:
@@ -51,6 +53,22 @@ def test_the_same_answers_under_another_name_of_the_same_audio_are_no_new_test_s
     assert note(table()).count == 1
     assert note(table(), on=splits("other audio")).count == 1, "other clips are another test set"
     assert len(read_ledger()) == 2
+
+
+def test_what_was_trained_under_random_folds_is_another_model(home):
+    assert note(table(), table(p=0.9).assign(protocol="random")).count == 2
+
+
+def test_a_rehearsal_counts_and_leaves_the_home_as_it_was(home):
+    with rehearsal():
+        planned = note(table())
+    assert not (home / "looks.jsonl").exists()
+    assert (note(table()), planned.count) == (planned, 1)
+    before = (home / "looks.jsonl").read_bytes()
+    (home / "looks.jsonl").write_bytes(before + b'{"half')
+    with rehearsal():
+        assert note(table(p=0.1)).count == 2
+    assert (home / "looks.jsonl").read_bytes() == before + b'{"half'
 
 
 def test_dev_scores_are_no_look(home):

@@ -237,6 +237,35 @@ def test_dev_rows_that_are_test_rows_choose_no_threshold(column: str) -> None:
         build(table, threshold="dev")
 
 
+def test_dev_scores_of_a_forward_pass_serve_test_answers_that_were_generated() -> None:
+    """A study asks dev by one forward pass only: a threshold from dev must still be found."""
+    table = shifted_folds()
+    table["method"] = np.where(table["split"] == "dev", "forward", "generate")
+    report = build(table, threshold="dev")
+    assert (report.threshold.chosen_on, report.metrics["balanced_accuracy"].value) == ("dev", 1)
+    with pytest.raises(ValueError, match="needs dev rows"):
+        build(table.assign(method=np.where(table["split"] == "dev", "open", "generate")), threshold="dev")
+
+
+def test_folds_have_thresholds_and_temperatures_of_their_own() -> None:
+    fitted = build(shifted_folds()).calibration
+    assert fitted is not None
+    assert fitted.dev is not None
+    assert list(fitted.dev.folds) == ["0", "1"]
+    assert fitted.dev.folds["0"].threshold < 0.3 < 0.7 < fitted.dev.folds["1"].threshold
+    assert fitted.dev.calibrated is not None
+    values = [which["balanced_accuracy"].value for which in (fitted.dev.raw, fitted.dev.calibrated)]
+    assert values == [0.5, 1]
+
+
+def test_without_a_seed_all_of_them_are_the_headline(predictions: pd.DataFrame, report: Report) -> None:
+    pooled = build(predictions, seed=None)
+    assert pooled.seed is None
+    assert [one.published for one in pooled.seeds] == [False, False]
+    assert pooled.metrics["accuracy"] == report.seeds_pooled["accuracy"]  # type: ignore[index]
+    assert (pooled.n.clips, pooled.errors.answers) == (report.n.clips, 2 * report.n.clips)
+
+
 def test_threshold_from_dev_needs_dev_rows() -> None:
     table = shifted_folds()
     with pytest.raises(ValueError, match="needs dev rows"):

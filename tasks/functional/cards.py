@@ -1,9 +1,10 @@
 """Cards: templates filled from a report or from the facts of a data set, and refused where a claim has no evidence."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 
 from tasks.functional.report import Report, publication_refusals
 
@@ -20,7 +21,13 @@ def render_model_card(template: str, report: Report) -> str:
 
 def fill(template: str, context: Mapping[str, Any], *, html: bool = False) -> str:
     """A filled template, escaped where it is `html`. A name the context lacks raises jinja2.UndefinedError."""
+    return _compiled(template, html).render(context)
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(template: str, html: bool) -> Template:
+    """Compiling takes longer than filling, and a report fills its page twice."""
     environment = Environment(
         undefined=StrictUndefined, autoescape=html, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    return environment.from_string(template).render(context)
+    return environment.from_string(template)

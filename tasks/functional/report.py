@@ -1,41 +1,37 @@
 """A report from one predictions table: every detector beside the headline, and what forbids publishing it."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
-from tasks.functional.intervals import paired_difference
-from tasks.functional.metrics import is_correct
-from tasks.functional.predictions import decide, headline_rows
+from tasks.functional import report_sections
+from tasks.functional.comparisons import compare
+from tasks.functional.errors import error_analysis
+from tasks.functional.predictions import Decided, decide, headline_protocol, headline_rows
 from tasks.functional.predictions import validate_predictions as validate_predictions
+from tasks.functional.report_calibration import calibration_section
+from tasks.functional.report_document import DetectorReport
+from tasks.functional.report_document import Report as Report
 from tasks.functional.report_metrics import (
     Rule,
-    calibration_of,
+    ThresholdRule,
     cells_of,
     design_effect_of,
     detector_section,
-    interval_of,
     main_metrics_of,
     resamples_of,
     size_of,
 )
-from tasks.functional.report_schema import Agreement, Comparison, Detector, Metric, Seed
-from tasks.functional.report_schema import Report as Report
-from tasks.functional.significance import adjust_pvalues, leakage_inflation, mcnemar_test
+from tasks.functional.report_schema import Agreement, Metric, Section, Seed
+from tasks.functional.verdict import BEATS, verdict_lines
 
 FACTORS = ("duration_ms", "snr_db", "rt60_s", "band", "room", "context", "family", "category", "source")
+MOST_LEVELS = 500
 RECORDED = (
     "adapter", "balance", "gate", "leakage", "listening", "looks", "provenance", "shortcuts", "supersedes",
 )  # fmt: skip
-PLAIN_NAMES = {  # how the verdict speaks of a detector, in the verdict's order
-    "mel_statistics": "a logistic regression over log-mel statistics",
-    "loudness": "a loudness threshold",
-    "majority": "always naming the majority class",
-    "base": "the base model without the adapter",
-}
-Beats = Literal["yes", "no", "undecided"]
-ThresholdRule = Literal["fixed", "dev"]
 
 
 def build_report(
@@ -49,14 +45,19 @@ def build_report(
     bootstrap_seed: int = 0,
     recorded: Mapping[str, Any] | None = None,
     factors: Sequence[str] | None = None,
+    by: Sequence[str] = (),
+    against: Mapping[str, pd.DataFrame] | None = None,
 ) -> Report:
     """The report on `detector`: its test rows of the published `seed`, beside every other detector.
 
     predictions: DESIGN's table, all detectors, seeds, protocols and methods, dev and test. Folds are pooled, each clip
-    once. The protocol is "group" wherever there is one. threshold "dev" is Youden's on each fold's dev rows.
-    `recorded` is copied into its keys as it is. factors: columns of the by-tables, by default the known that vary.
+    once; without a `seed` so are the seeds, groups being resampled with the clips of all of them. The protocol is
+    "group" wherever there is one. threshold "dev" is Youden's on each fold's dev rows. `recorded` is copied into its
+    keys as it is. factors: columns of the by-tables, by default the known that vary, and in any case those of `by`.
+    against: name -> another such table; its detectors are compared on the clips they share with the headline.
     Raises ValueError for a table that `validate_predictions` refuses, no rows of `detector` or of `seed`, an unknown
-    key of `recorded`, a factor that is no column, and a detector that was not scored on the same clips.
+    key of `recorded`, a factor that is no column or has over 500 levels, a detector of `predictions` that was not
+    scored on the same clips, and one of `against` that shares none or gives them other labels or groups.
     """
     recorded = recorded or {}
     if unknown := sorted(set(recorded) - set(RECORDED)):
@@ -64,28 +65,63 @@ def build_report(
     rule = Rule((classes[0], classes[1]), n_boot, bootstrap_seed)
     table = validate_predictions(predictions, classes)
     table["detector"] = table["detector"].replace("", detector)
-    protocol = _headline_protocol(table, detector)
-    names = [detector, *sorted(set(table.loc[table["split"] == "test", "detector"]) - {detector})]
-    decided = {name: decide(headline_rows(table, name, seed, protocol), classes, threshold) for name in names}
-    _check_headline(decided[detector].rows, decided[detector].chosen_on, seed, threshold)
+    protocol = headline_protocol(table, detector)
+    rows = headline_rows(table, detector, seed, protocol)
+    decided = {detector: decide(rows, classes, threshold)}
+    _check_headline(decided[detector], detector, seed, threshold)
     test = decided[detector].rows
-    shown = _factors(test, factors)
-    detectors = {name: detector_section(decided[name], shown, rule) for name in names}
+    shown = _factors(test, factors, by)
+    decided |= _beside(table, detector, seed, protocol, threshold, rule)
+    decided |= _against(against or {}, decided, protocol, threshold, rule)
+    rows_of = {name: one.rows for name, one in decided.items()}
+    comparisons = compare(rows_of, shown, rule)
+    detectors = {
+        name: _detector(table, name, _on_clips_of(test, one, shown), shown, threshold, rule)
+        for name, one in decided.items()
+    }
     headline = detectors[detector]
-    comparisons = _comparisons({name: decided[name].rows for name in names}, rule)
-    beats = {name: _beats(comparison) for name, comparison in comparisons.items()}
-    runs = table[(table["detector"] == detector) & (table["method"] == (headline.method or ""))]
-    seeds, pooled = _seeds(runs[runs["protocol"].isin([protocol, ""])], headline.seed, threshold, rule)
+    seeds, pooled = _seeds(table, detector, headline.seed, protocol, threshold, rule)
+    beyond = {
+        "interaction": report_sections.interaction(test, rule),
+        "power": report_sections.power(detector, rows_of, comparisons, rule),
+    }
     return Report(
         detector=detector, classes=rule.classes, protocol=protocol or None, seed=headline.seed,
-        verdict_lines=[*_warnings(headline, recorded), *_unbeaten(detectors, comparisons, beats)],
-        beats=beats, n=headline.n, threshold=headline.threshold, resamples=resamples_of(rule), metrics=headline.metrics,
-        majority_baseline=float(test["label"].value_counts(normalize=True).max()),
+        verdict_lines=verdict_lines(detector, headline, comparisons, recorded),
+        beats={name: BEATS[one.verdict] for name, one in comparisons.items()},
+        n=headline.n, test=_digest(test), threshold=headline.threshold, resamples=resamples_of(rule),
+        metrics=headline.metrics, majority_baseline=float(test["label"].value_counts(normalize=True).max()),
         design_effect=design_effect_of(test, rule), confusion=headline.confusion, by=headline.by,
-        cells=cells_of(test), calibration=calibration_of(test, rule), comparisons=comparisons, detectors=detectors,
-        seeds=seeds, seeds_pooled=pooled, agreement=_agreement(table, protocol, headline.seed),
-        inflation=_inflation(runs, rule), **recorded,
+        cells=cells_of(test, rule), calibration=calibration_section(rows, rule),
+        errors=error_analysis(test, shown, rule.classes), psychometric=headline.psychometric, inflation=headline.inflation,
+        **_there(beyond), absent=headline.absent | _absent(beyond), comparisons=comparisons, detectors=detectors,
+        seeds=seeds, seeds_pooled=pooled, agreement=_agreement(table, protocol, headline.seed), **recorded,
     )  # fmt: skip
+
+
+def _detector(
+    table: pd.DataFrame, name: str, decided: Decided, factors: Sequence[str], threshold: ThresholdRule, rule: Rule
+) -> DetectorReport:
+    sections = {
+        "psychometric": report_sections.psychometrics(decided.rows, rule),
+        "inflation": report_sections.inflation(table, name, threshold, rule),
+    }
+    core = dict(detector_section(decided, factors, rule))
+    return DetectorReport.model_validate({**core, **_there(sections), "absent": _absent(sections)})
+
+
+def _there(sections: Mapping[str, Section | str]) -> dict[str, Any]:
+    return {name: None if isinstance(found, str) else found for name, found in sections.items()}
+
+
+def _absent(sections: Mapping[str, Section | str]) -> dict[str, str]:
+    return {name: why for name, why in sections.items() if isinstance(why, str)}
+
+
+def _digest(test: pd.DataFrame) -> str:
+    """The first 16 hex digits of the SHA-256 over the test clips' ids and labels."""
+    clips = sorted(set(zip(test["clip_id"], test["label"], strict=True)))
+    return hashlib.sha256("".join(f"{clip}\0{label}\0" for clip, label in clips).encode()).hexdigest()[:16]
 
 
 def publication_refusals(report: Report) -> list[str]:
@@ -117,57 +153,53 @@ def publication_refusals(report: Report) -> list[str]:
 # --- the headline ------------------------------------------------------------------------------------------------
 
 
-def _headline_protocol(table: pd.DataFrame, detector: str) -> str:
-    mine = table[(table["detector"] == detector) & (table["split"] == "test")]
-    if mine.empty:
-        raise ValueError(f"no test rows of {detector!r}; the table's detectors are {sorted(set(table['detector']))}")
-    there = set(mine["protocol"])
-    return next((known for known in ("group", "", "random") if known in there), min(there))
-
-
-def _check_headline(test: pd.DataFrame, chosen_on: str, seed: int | None, threshold: ThresholdRule) -> None:
-    there = set(test["seed"].dropna())
+def _check_headline(decided: Decided, detector: str, seed: int | None, threshold: ThresholdRule) -> None:
+    there = set(decided.rows["seed"].dropna())
     if there and seed is not None and seed not in there:
         raise ValueError(f"the published seed {seed} has no rows, there are {sorted(there)}")
-    if threshold == "dev" and chosen_on != "dev":
-        raise ValueError("threshold 'dev' needs dev rows of both classes, with p_speech that varies, in every fold")
+    if threshold == "dev" and decided.chosen_on != "dev" and not decided.flags:
+        if decided.rows["p_speech"].isna().all():
+            raise ValueError(f"{detector!r} gives no p_speech on test: a threshold from dev has nothing to decide")
+        raise ValueError("threshold 'dev' needs dev rows of both classes, with p_speech, in every fold")
 
 
-def _factors(test: pd.DataFrame, factors: Sequence[str] | None) -> list[str]:
-    if unknown := [name for name in factors or () if name not in test]:
-        raise ValueError(f"no column {unknown[0]!r} to report by; the table has {list(test.columns)}")
-    if factors is not None:
-        return list(factors)
-    return [name for name in FACTORS if name in test and test[name].nunique(dropna=False) > 1]
+def _factors(test: pd.DataFrame, factors: Sequence[str] | None, by: Sequence[str]) -> list[str]:
+    """The columns to report by; the known ones that vary unless others are given, and those of `by`."""
+    known = [name for name in FACTORS if name in test and test[name].nunique(dropna=False) > 1]
+    shown = list(dict.fromkeys([*(known if factors is None else factors), *by]))
+    for name in shown:
+        if name not in test:
+            raise ValueError(f"no column {name!r} to report by; the table has {list(test.columns)}")
+        if (levels := test[name].nunique()) > MOST_LEVELS:
+            raise ValueError(
+                f"{name} has {levels:,} levels, at most {MOST_LEVELS} make a table: bin it into a new column"
+            )
+    return shown
 
 
 def _seeds(
-    rows: pd.DataFrame, published: int | None, threshold: ThresholdRule, rule: Rule
+    table: pd.DataFrame, detector: str, published: int | None, protocol: str, threshold: ThresholdRule, rule: Rule
 ) -> tuple[list[Seed], dict[str, Metric] | None]:
     """Every seed by itself, and all together: groups are resampled with the clips of all their seeds."""
-    runs = rows.groupby("seed", dropna=False, sort=True)
-    each = [(run["seed"].iloc[0], decide(run, rule.classes, threshold).rows) for _, run in runs]
+    test = headline_rows(table, detector, None, protocol).query("split == 'test'")
+    numbers = sorted(test["seed"].dropna().unique().tolist()) or [None]
+    each = {n: decide(headline_rows(table, detector, n, protocol), rule.classes, threshold).rows for n in numbers}
     seeds = [
-        Seed(
-            seed=None if pd.isna(seed) else int(seed),
-            published=published is None if pd.isna(seed) else seed == published,
-            n=size_of(test, rule),
-            metrics=main_metrics_of(test, rule),
-        )
-        for seed, test in each
-        if len(test)
+        Seed(seed=n, published=n == published, n=size_of(rows, rule), metrics=main_metrics_of(rows, rule))
+        for n, rows in each.items()
     ]
-    return seeds, main_metrics_of(pd.concat([test for _, test in each]), rule) if len(seeds) > 1 else None
+    return seeds, main_metrics_of(pd.concat(each.values()), rule) if len(seeds) > 1 else None
 
 
 def _agreement(table: pd.DataFrame, protocol: str, seed: int | None) -> dict[str, Agreement] | None:
     """Constrained generation against one forward pass, for every detector that was scored in both ways."""
     rows = table[(table["split"] == "test") & table["protocol"].isin([protocol, ""])]
-    rows = rows[rows["seed"].isna() | (rows["seed"] == seed)]
+    if seed is not None:
+        rows = rows[(rows["seed"] == seed).fillna(True)]
     found = {}
     for name, mine in rows.groupby("detector"):
         generate, forward = (mine[mine["method"] == method] for method in ("generate", "forward"))
-        both = generate.merge(forward, on=["clip_id", "prompt"], suffixes=("", "_forward"))
+        both = generate.merge(forward, on=["clip_id", "prompt", "seed"], suffixes=("", "_forward"))
         if both.empty:
             continue
         flips = both["prediction"].fillna("unanswered") != both["prediction_forward"].fillna("unanswered")
@@ -177,91 +209,59 @@ def _agreement(table: pd.DataFrame, protocol: str, seed: int | None) -> dict[str
     return found or None
 
 
-def _inflation(runs: pd.DataFrame, rule: Rule) -> dict[str, Any] | None:
-    """What the random protocol adds on the same clips, where the table holds both protocols."""
-    test = runs[(runs["split"] == "test") & runs["seed"].notna() & runs["p_speech"].notna()]
-    if not {"group", "random"} <= set(test["protocol"]):
-        return None
-    found = leakage_inflation(test, n_boot=rule.n_boot, seed=rule.seed, positive=rule.classes[0])
-    return {
-        "value": found.value, "ci95": [found.low, found.high], "se": found.se,
-        "per_seed": {str(seed): value for seed, value in found.per_seed.items()},
-    }  # fmt: skip
+# --- the others --------------------------------------------------------------------------------------------------
 
 
-# --- against the others ------------------------------------------------------------------------------------------
-
-
-def _comparisons(rows: Mapping[str, pd.DataFrame], rule: Rule) -> dict[str, Comparison]:
-    """The first detector against each of the others, on the same clips; Holm over all of them."""
-    (headline, mine), *others = rows.items()
-    if not others:
-        return {}
-    positive = rule.classes[0]
-    right = {name: is_correct(test["prediction"], test["label"], positive=positive) for name, test in rows.items()}
-    tests, differences = {}, {}
-    for name, theirs in others:
-        if set(mine["clip_id"]) != set(theirs["clip_id"]):
+def _beside(
+    table: pd.DataFrame, detector: str, seed: int | None, protocol: str, threshold: ThresholdRule, rule: Rule
+) -> dict[str, Decided]:
+    """The other detectors of the headline's own table, which must have been scored on the same clips."""
+    mine = set(headline_rows(table, detector, seed, protocol).query("split == 'test'")["clip_id"])
+    found = {}
+    for name in sorted(set(table.loc[table["split"] == "test", "detector"]) - {detector}):
+        found[name] = decide(headline_rows(table, name, seed, protocol), rule.classes, threshold)
+        if (theirs := set(found[name].rows["clip_id"])) != mine:
             raise ValueError(
-                f"{headline!r} was scored on {len(mine)} test clips and {name!r} on {len(theirs)}, and they are not "
+                f"{detector!r} was scored on {len(mine)} test clips and {name!r} on {len(theirs)}, and they are not "
                 "the same: score every detector on the whole test split"
             )
-        order = [pd.Series(right[each], index=rows[each]["clip_id"]).sort_index() for each in (headline, name)]
-        tests[name] = [mcnemar_test(*order, method=method) for method in ("exact", "midp")]
-        differences[name] = paired_difference(
-            mine, theirs, "balanced_accuracy", n_boot=rule.n_boot, seed=rule.seed, positive=positive
-        )
-    holm = adjust_pvalues([exact.p_value for exact, _ in tests.values()], method="holm")
-    return {
-        name: Comparison(
-            n=len(mine), b=exact.b, c=exact.c, difference=differences[name].value, ci95=interval_of(differences[name]),
-            method=None if differences[name].method == "none" else differences[name].method,
-            reason=differences[name].reason, p_exact=exact.p_value, p_midp=midp.p_value, p_holm=float(adjusted),
-        )
-        for (name, (exact, midp)), adjusted in zip(tests.items(), holm, strict=True)
-    }  # fmt: skip
+    return found
 
 
-def _beats(comparison: Comparison) -> Beats:
-    if comparison.ci95 is None or comparison.ci95[0] <= 0 <= comparison.ci95[1]:
-        return "undecided"
-    return "yes" if comparison.difference > 0 else "no"
+def _against(
+    tables: Mapping[str, pd.DataFrame],
+    own: Mapping[str, Decided],
+    protocol: str,
+    threshold: ThresholdRule,
+    rule: Rule,
+) -> dict[str, Decided]:
+    """The detectors of other tables, seeds pooled, under their `names_beside`."""
+    valid = {source: validate_predictions(given, rule.classes) for source, given in tables.items()}
+    named = {source: table.assign(detector=table["detector"].replace("", source)) for source, table in valid.items()}
+    found = {}
+    for (source, detector), name in names_beside(own, named).items():
+        judged_by = protocol or headline_protocol(named[source], detector)
+        found[name] = decide(headline_rows(named[source], detector, None, judged_by), rule.classes, threshold)
+    return found
 
 
-def _unbeaten(
-    detectors: Mapping[str, Detector], comparisons: Mapping[str, Comparison], beats: Mapping[str, Beats]
-) -> list[str]:
-    """A sentence for every detector that the headline is not shown to beat; the baselines first."""
-    headline = next(iter(detectors))
-    lines = []
-    for name in sorted(comparisons, key=lambda name: ([*PLAIN_NAMES, name].index(name), name)):
-        if beats[name] == "yes":
-            continue
-        other = PLAIN_NAMES.get(name, f"the detector {name}")
-        claim = "does not beat" if beats[name] == "no" else "is not shown to beat"
-        ours, theirs = (detectors[each].metrics["balanced_accuracy"].value for each in (headline, name))
-        compared = comparisons[name]
-        between = "no interval: " + (compared.reason or "") if compared.ci95 is None else (
-            f"95 % CI [{compared.ci95[0]:.3f}, {compared.ci95[1]:.3f}]"
-        )  # fmt: skip
-        lines.append(
-            f"The {headline} {claim} {other}: balanced accuracy {ours:.3f} against {theirs:.3f} "
-            f"(difference {compared.difference:+.3f}, {between})."
-        )
-    return lines
+def names_beside(own: Collection[str], tables: Mapping[str, pd.DataFrame]) -> dict[tuple[str, str], str]:
+    """(table, detector with test rows) -> its name in a report whose own table has the detectors `own`.
+
+    A detector goes by its own name, by its table's where it has none, and by both where another has that name.
+    """
+    names: dict[tuple[str, str], str] = {}
+    for source, table in tables.items():
+        for detector in sorted(set(table.loc[table["split"] == "test", "detector"].replace("", source))):
+            taken = detector in own or detector in names.values()
+            names[source, detector] = f"{source}: {detector}" if taken else detector
+    return names
 
 
-def _warnings(headline: Detector, recorded: Mapping[str, Any]) -> list[str]:
-    """What a reader must know before any number: a leak, a failed gate, too few groups."""
-    lines = []
-    if (verdict := (recorded.get("leakage") or {}).get("verdict", "clean")) != "clean":
-        lines.append(f"The leakage audit says {verdict!r}: these numbers are not of unheard recordings.")
-    gate = recorded.get("gate") or {}
-    if gate.get("passed") is False:
-        lines.append(
-            f"The adapter failed its training gate: accuracy on train {min(gate['train_accuracy'].values()):.3f}, "
-            f"{gate['asked']:.3f} was asked."
-        )
-    if reason := headline.metrics["balanced_accuracy"].reason:
-        lines.append(f"The interval of the headline: {reason}.")
-    return lines
+def _on_clips_of(test: pd.DataFrame, other: Decided, factors: Sequence[str]) -> Decided:
+    """The other's answers to the clips of `test`, with the factors that its own table lacks."""
+    lacking = [name for name in factors if name not in other.rows]
+    shared = other.rows[other.rows["clip_id"].isin(test["clip_id"])]
+    if lacking:
+        shared = shared.merge(test[["clip_id", *lacking]].drop_duplicates("clip_id"), on="clip_id")
+    return other._replace(rows=shared)

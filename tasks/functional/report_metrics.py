@@ -3,12 +3,13 @@
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import pandas as pd
 
 from tasks.functional.calibration import calibration_error, reliability
 from tasks.functional.intervals import ClusteredInterval, clustered_interval
+from tasks.functional.levels import ascending, level_names, varied
 from tasks.functional.metrics import OF_SCORES, is_correct
 from tasks.functional.predictions import FIXED_THRESHOLD, Decided
 from tasks.functional.report_schema import (
@@ -24,12 +25,13 @@ from tasks.functional.report_schema import (
     Size,
     Threshold,
 )
+from tasks.functional.score_curves import score_curves
 from tasks.functional.significance import design_effect
 
-ABSENT_LEVEL = {"duration_ms": "not set", "snr_db": "no noise", "rt60_s": "anechoic"}
 OF_BOTH_CLASSES = ("balanced_accuracy", "d_prime", "criterion", "roc_auc", "average_precision")
-MOST_RESAMPLES = {"average_precision": 1000, "by": 2000}  # report_schema.Resamples says why
+MOST_RESAMPLES = {"average_precision": 1000, "by": 2000, "thresholds": 1000}  # report_schema.Resamples says why
 N_BINS = 15
+ThresholdRule = Literal["fixed", "dev"]
 
 
 class Rule(NamedTuple):
@@ -51,12 +53,13 @@ def detector_section(decided: Decided, factors: Sequence[str], rule: Rule) -> De
     rows, first = decided.rows, decided.rows.iloc[0]
     return Detector(
         method=first["method"] or None,
-        seed=None if pd.isna(first["seed"]) else int(first["seed"]),
+        seed=None if pd.isna(first["seed"]) or rows["seed"].nunique() > 1 else int(first["seed"]),
         n=size_of(rows, rule),
-        threshold=_threshold(decided),
+        threshold=_threshold(decided, rule),
         metrics=metrics_of(rows, rule),
-        by={factor: by_level(rows, factor, rule) for factor in factors if factor in rows},
+        by={factor: by_level(varied(rows, factor), factor, rule) for factor in factors if factor in rows},
         confusion=_confusion(rows, rule),
+        curves=score_curves(rows, rule.classes),
     )
 
 
@@ -65,10 +68,10 @@ def size_of(rows: pd.DataFrame, rule: Rule) -> Size:
 
     def count(some: pd.DataFrame) -> Count:
         supergroups = some["supergroup_id"].nunique() if "supergroup_id" in some else None
-        return Count(clips=len(some), groups=some["group_id"].nunique(), supergroups=supergroups)
+        return Count(clips=some["clip_id"].nunique(), groups=some["group_id"].nunique(), supergroups=supergroups)
 
     return Size(
-        clips=len(rows),
+        clips=rows["clip_id"].nunique(),
         base_clips=rows["base_clip_id"].nunique(),
         groups=rows["group_id"].nunique(),
         by_label={name: count(rows[rows["label"] == name]) for name in rule.classes},
@@ -78,10 +81,22 @@ def size_of(rows: pd.DataFrame, rule: Rule) -> Size:
 
 def metrics_of(rows: pd.DataFrame, rule: Rule) -> dict[str, Metric]:
     """Every metric of the report over these rows, with intervals by group and, where known, by supergroup."""
+    ranking = {name: _metric(_narrow(rows), name, rule) for name in ("roc_auc", "average_precision")}
+    return decision_metrics_of(rows, rule) | ranking | probability_metrics_of(rows, rule)
+
+
+def decision_metrics_of(rows: pd.DataFrame, rule: Rule) -> dict[str, Metric]:
+    """What is a function of the answers, as in `metrics_of`."""
     more = [f"{kind}_{label.lower()}" for kind in ("precision", "f1") for label in rule.classes]
-    rows = _narrow(rows)
-    others = {name: _metric(rows, name, rule) for name in (*more, "d_prime", "criterion", *OF_SCORES)}
-    return main_metrics_of(rows, rule) | others | _confidence(rows, rule)
+    narrow = _narrow(rows)
+    return main_metrics_of(narrow, rule) | {
+        name: _metric(narrow, name, rule) for name in (*more, "d_prime", "criterion")
+    }
+
+
+def probability_metrics_of(rows: pd.DataFrame, rule: Rule) -> dict[str, Metric]:
+    """What takes p_speech at its word, as in `metrics_of`."""
+    return {name: _metric(_narrow(rows), name, rule) for name in ("brier", "log_loss")} | _confidence(rows, rule)
 
 
 def main_metrics_of(rows: pd.DataFrame, rule: Rule) -> dict[str, Metric]:
@@ -96,7 +111,8 @@ def main_metrics_of(rows: pd.DataFrame, rule: Rule) -> dict[str, Metric]:
 
 def _narrow(rows: pd.DataFrame) -> pd.DataFrame:
     """Only what intervals need, so that taking rows of it stays cheap."""
-    return rows[[name for name in ("label", "prediction", "p_speech", "group_id", "supergroup_id") if name in rows]]
+    needed = ("clip_id", "label", "prediction", "p_speech", "group_id", "supergroup_id")
+    return rows[[name for name in needed if name in rows]]
 
 
 def _metric(rows: pd.DataFrame, statistic: str, rule: Rule) -> Metric:
@@ -122,22 +138,23 @@ def by_level(rows: pd.DataFrame, factor: str, rule: Rule) -> dict[str, Level]:
     """Metrics at each level of a factor, levels ascending, the one without a value last and by its plain name."""
     rule, levels = rule._replace(n_boot=resamples_of(rule).by), {}
     narrow = _narrow(rows).drop(columns="supergroup_id", errors="ignore")
-    for level, at in narrow.groupby(rows[factor], dropna=False, sort=True, observed=True):
-        levels[_level_name(level, factor)] = Level(
-            clips=len(at), groups=at["group_id"].nunique(), **main_metrics_of(at, rule)
+    for level, at in narrow.groupby(level_names(rows[factor], factor)):
+        levels[str(level)] = Level(
+            clips=at["clip_id"].nunique(), groups=at["group_id"].nunique(), **main_metrics_of(at, rule)
         )  # fmt: skip
-    return levels
+    return ascending(levels)
 
 
-def cells_of(rows: pd.DataFrame) -> list[Cell]:
+def cells_of(rows: pd.DataFrame, rule: Rule) -> list[Cell]:
     """Balanced accuracy in each cell of duration x SNR where both vary, also in cells that are empty."""
     factors = ["duration_ms", "snr_db"]
     if any(name not in rows or rows[name].nunique(dropna=False) < 2 for name in factors):
         return []
     there = [cell for _, cell in rows.groupby(factors, dropna=False)]
     clips = {tuple(_ordered(cell[name])[0] for name in factors): cell for cell in there}
-    every = itertools.product(*(_ordered(rows[name]) for name in factors))
-    return [_cell(clips.get(at, rows.iloc[:0]), *at) for at in every]
+    durations, snrs = (_ordered(rows[name]) for name in factors)
+    rule, nothing = rule._replace(n_boot=resamples_of(rule).by), rows.iloc[:0]
+    return [_cell(clips.get(at, nothing), *at, rule) for at in itertools.product(durations, snrs)]
 
 
 def calibration_of(rows: pd.DataFrame, rule: Rule) -> Calibration | None:
@@ -176,10 +193,19 @@ def _interval(rows: pd.DataFrame, statistic: str, group: str, rule: Rule) -> Clu
     return clustered_interval(rows, statistic, group=group, n_boot=n_boot, seed=rule.seed, positive=rule.classes[0])
 
 
-def _threshold(decided: Decided) -> Threshold:
+def _threshold(decided: Decided, rule: Rule) -> Threshold:
+    if decided.chosen_on == "fixed" and not _follows(decided.rows, FIXED_THRESHOLD, rule):
+        return Threshold(value=None, chosen_on="own", flags=dict(decided.flags))
     values = set(decided.by_fold.values()) or {FIXED_THRESHOLD}
     value = values.pop() if len(values) == 1 else None
     return Threshold(value=value, chosen_on=decided.chosen_on, by_fold=decided.by_fold, flags=dict(decided.flags))
+
+
+def _follows(rows: pd.DataFrame, threshold: float, rule: Rule) -> bool:
+    """Whether every answer is the one that p_speech gives at the threshold."""
+    said = rows[rows["prediction"].notna()]
+    positive = said["prediction"] == rule.classes[0]
+    return bool(said["p_speech"].notna().all() and (positive == (said["p_speech"] >= threshold)).all())
 
 
 def _undefined(rows: pd.DataFrame, statistic: str, rule: Rule) -> str | None:
@@ -232,23 +258,15 @@ def _confusion(rows: pd.DataFrame, rule: Rule) -> dict[str, dict[str, int]]:
     return {truth: {answer: counts[truth, answer] for answer in answers} for truth in rule.classes}
 
 
-def _level_name(level: Any, factor: str) -> str:
-    if pd.isna(level):
-        return ABSENT_LEVEL.get(factor, "none")
-    return f"{level:g}" if isinstance(level, int | float) else str(level)
-
-
 def _ordered(levels: pd.Series) -> list[float | None]:
     known = sorted(float(level) for level in levels.dropna().unique())
     return [*known, *([None] if levels.isna().any() else [])]
 
 
-def _cell(at: pd.DataFrame, duration_ms: float | None, snr_db: float | None) -> Cell:
-    recalls = (at["prediction"] == at["label"]).groupby(at["label"]).mean()
+def _cell(at: pd.DataFrame, duration_ms: float | None, snr_db: float | None, rule: Rule) -> Cell:
+    narrow = _narrow(at).drop(columns="supergroup_id", errors="ignore")
+    stated = _metric(narrow, "balanced_accuracy", rule) if len(at) else Metric(value=None, reason="no clips here")
     return Cell(
-        duration_ms=duration_ms,
-        snr_db=snr_db,
-        clips=len(at),
-        groups=at["group_id"].nunique(),
-        balanced_accuracy=float(recalls.mean()) if len(recalls) == 2 else None,
-    )
+        duration_ms=duration_ms, snr_db=snr_db, clips=at["clip_id"].nunique(), groups=at["group_id"].nunique(),
+        balanced_accuracy=stated.value, ci95=stated.ci95, reason=stated.reason,
+    )  # fmt: skip

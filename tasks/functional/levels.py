@@ -1,0 +1,50 @@
+"""Levels of a factor: their names in a report, and the order in which they stand."""
+
+import math
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+
+ABSENT = {"duration_ms": "not set", "snr_db": "no noise", "rt60_s": "anechoic"}
+T = TypeVar("T")
+
+
+def level_names(column: pd.Series, factor: str) -> pd.Series:
+    """Every row's level by name, as plain strings."""
+    names = {level: level_name(level, factor) for level in column.dropna().unique()}
+    return column.astype(object).map(names).where(column.notna(), ABSENT.get(factor, "none"))
+
+
+def level_name(level: Any, factor: str) -> str:
+    """One level by name: null by what it means, whole numbers without a point, others with all their digits."""
+    if pd.isna(level):
+        return ABSENT.get(factor, "none")
+    if isinstance(level, bool | np.bool_) or not isinstance(level, int | float | np.number):
+        return str(level)
+    return str(int(level)) if float(level).is_integer() else str(level)
+
+
+def varied(rows: pd.DataFrame, factor: str) -> pd.DataFrame:
+    """The rows that were made to vary the factor, where the table says of its rows which one they vary, else all.
+
+    A design that varies one factor at a time holds the others at a reference level: at that level of one factor stand
+    the clips of all others too, which are harder.
+    """
+    if "varied" not in rows:
+        return rows
+    own = rows["varied"] == factor
+    return rows[own] if own.any() else rows
+
+
+def ascending(levels: dict[str, T]) -> dict[str, T]:
+    """Levels by number, those that are none behind them: a file that sorts its keys would put "1000" before "40"."""
+
+    def place(level: str) -> tuple[float, str]:
+        try:
+            number = float(level)
+        except ValueError:
+            number = math.inf
+        return math.inf if math.isnan(number) else number, level
+
+    return {level: levels[level] for level in sorted(levels, key=place)}

@@ -1,0 +1,116 @@
+"""Several reports side by side: a row each, and what keeps their numbers from being compared."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from tasks.functional.report_document import Report
+from tasks.functional.report_schema import Metric
+from tasks.functional.timing import Timing
+
+FLOOR = "mel_statistics"
+METRICS = ("balanced_accuracy", "roc_auc")
+
+
+def series_rows(reports: Mapping[str, Report], timing: Mapping[str, Mapping[str, Timing]]) -> list[dict[str, Any]]:
+    """A row a report, in their order: what it rests on, its scores, thresholds, size and time.
+
+    reports: name -> report; timing: name -> timing of that report's detectors.
+    """
+    return [
+        {
+            "report": name, "detector": one.detector, "protocol": one.protocol or "", "test": one.test,
+            "groups": one.n.groups, "clips": one.n.clips,
+            **{key: value for metric in METRICS for key, value in _stated(metric, one.metrics[metric]).items()},
+            "floor": _value(one.detectors[FLOOR].metrics["balanced_accuracy"]) if FLOOR in one.detectors else None,
+            "beats_floor": one.beats.get(FLOOR), **_threshold("dt75_ms", one, "duration_ms", "DT75"),
+            **_threshold("snr75_db", one, "snr_db", "SNR75"), "trainable_parameters": trainable_parameters(one),
+            "adapter_bytes": adapter_bytes(one), "latency_ms": _latency(timing.get(name, {}), one.detector),
+        }
+        for name, one in reports.items()
+    ]  # fmt: skip
+
+
+def series_remarks(reports: Mapping[str, Report]) -> list[str]:
+    """What a reader must know before comparing the rows, a sentence each."""
+    by_test: dict[str, list[str]] = {}
+    for name, one in reports.items():
+        by_test.setdefault(one.test, []).append(name)
+    lines = []
+    if len(by_test) > 1:
+        sets = "; ".join(", ".join(names) for names in by_test.values())
+        lines.append(
+            f"These {len(reports)} reports rest on {len(by_test)} different sets of test clips ({sets}): between sets a "
+            "difference is one of clips as much as of detectors."
+        )
+    lines += [
+        f"{name}: {why}."
+        for name, one in reports.items()
+        for why in (
+            "protocol 'random' exists to measure leakage, its score is no headline"
+            if one.protocol == "random"
+            else "",
+            "the leakage audit is not clean" if (one.leakage or {}).get("verdict", "clean") != "clean" else "",
+        )
+        if why
+    ]
+    if any(len(names) > 1 for names in by_test.values()):
+        lines.append(
+            "Intervals here are each report's own. Whether two differ is told by pairing their clips: "
+            "earshot report PREDICTIONS --against OTHER."
+        )
+    return lines
+
+
+def series_lines(rows: Sequence[Mapping[str, Any]], remarks: Sequence[str]) -> list[str]:
+    """The table for a terminal."""
+    width = max(18, *(len(row["report"]) + 2 for row in rows))
+    lines = [
+        "",
+        f"{'report':<{width}}{'detector':<18}{'groups':>7}{'clips':>8}  {'balanced accuracy':<25}{'DT75 ms':>8}",
+    ]
+    for row in rows:
+        ends = [row[f"balanced_accuracy_{end}"] for end in ("low", "high")]
+        value = "-" if row["balanced_accuracy"] is None else f"{row['balanced_accuracy']:.3f}"
+        between = "" if None in ends else f" ({ends[0]:.3f} to {ends[1]:.3f})"
+        dt75 = "-" if row["dt75_ms"] is None else f"{row['dt75_ms']:.3g}"
+        score = f"{value + between:<25}{dt75:>8}"
+        lines.append(f"{row['report']:<{width}}{row['detector']:<18}{row['groups']:>7}{row['clips']:>8}  {score}")
+    return lines + [line for remark in remarks for line in ("", remark)]
+
+
+def trainable_parameters(report: Report) -> int | None:
+    """Of the adapter, all parts together; None where the report is of none."""
+    parts = (report.adapter or {}).get("parameters")
+    return sum(parts.values()) if parts else None
+
+
+def adapter_bytes(report: Report) -> int | None:
+    """Size of one adapter; None where the report is of none."""
+    return (report.adapter or {}).get("bytes")
+
+
+# --- parts -------------------------------------------------------------------------------------------------------
+
+
+def _stated(name: str, metric: Metric) -> dict[str, float | None]:
+    low, high = metric.ci95 or (None, None)
+    return {name: metric.value, f"{name}_low": low, f"{name}_high": high}
+
+
+def _value(metric: Metric) -> float | None:
+    return metric.value
+
+
+def _threshold(
+    key: str, report: Report, factor: Literal["duration_ms", "snr_db"], name: str
+) -> dict[str, float | None]:
+    """A threshold within the tested levels with its interval; None where it lies elsewhere or there is none."""
+    curves = getattr(report.psychometric, factor) if report.psychometric else None
+    at = curves.correct.thresholds.get(name) if curves and curves.correct else None
+    inside = at is not None and at.value is not None and not at.censored
+    low, high = (at.ci95 or (None, None)) if at and inside else (None, None)
+    return {key: at.value if at and inside else None, f"{key}_low": low, f"{key}_high": high}
+
+
+def _latency(timing: Mapping[str, Timing], detector: str) -> float | None:
+    return timing[detector].median_ms if detector in timing else None

@@ -1,0 +1,239 @@
+"""A report as tables: what lies in tables/*.csv, and the few lines a terminal shows."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from tasks.functional.report_document import Report
+from tasks.functional.report_psychometric import Curves, CurveThreshold, Psychometric
+from tasks.functional.report_schema import Comparison, Metric
+
+
+def csv_tables(report: Report) -> dict[str, pd.DataFrame]:
+    """Every table by its file's name; one that would have no row is left out."""
+    tables = {
+        "detectors": evaluation_rows(report),
+        "metrics": list(_metrics(report)),
+        "levels": list(_levels(report)),
+        "cells": [cell.model_dump() for cell in report.cells],
+        "comparisons": list(_comparisons(report)),
+        "comparison_levels": list(_comparison_levels(report)),
+        "seeds": [
+            {"seed": s.seed, "published": s.published, **row} for s in report.seeds for row in _stated(s.metrics)
+        ],
+        "reliability": [one.model_dump() for one in report.calibration.bins] if report.calibration else [],
+        "thresholds": list(_thresholds(report)),
+        "psychometric_levels": list(_curve_levels(report)),
+        "interaction": list(_interaction(report)),
+        "power": [report.power.model_dump()] if report.power else [],
+        "inflation": list(_inflation(report)),
+        **_errors(report),
+    }
+    return {name: pd.DataFrame(rows) for name, rows in tables.items() if rows}
+
+
+def evaluation_rows(report: Report) -> list[dict[str, Any]]:
+    """One row a detector, the headline first: what the run's page, the terminal and detectors.csv show."""
+    rows = []
+    others = sorted(name for name in report.detectors if name != report.detector)
+    for name in (report.detector, *others):
+        detector = report.detectors[name]
+        row: dict[str, Any] = {"detector": name, "clips": detector.n.clips, "groups": detector.n.groups}
+        for metric in ("balanced_accuracy", "roc_auc", "accuracy"):
+            stated = detector.metrics[metric]
+            row[metric] = None if stated.value is None else round(stated.value, 3)
+            row[f"{metric}_ci95"] = "-" if stated.ci95 is None else f"{stated.ci95[0]:.3f} to {stated.ci95[1]:.3f}"
+        rows.append(row)
+    return rows
+
+
+def summary_lines(report: Report) -> list[str]:
+    """The verdict, then detectors and comparisons: n in groups, intervals over groups."""
+    groups = ", ".join(f"{count.groups} {label} groups" for label, count in report.n.by_label.items())
+    rows = evaluation_rows(report)
+    width = max(16, *(len(row["detector"]) + 2 for row in rows))
+    lines = ["", *report.verdict_lines, "", f"test: {groups}, {report.n.clips} clips; 95 % intervals over groups", ""]
+    lines.append(f"{'detector':<{width}}{'balanced accuracy':<30}{'AUC':<30}".rstrip())
+    for row in rows:
+        cells = [
+            "-" if row[name] is None else f"{row[name]} ({row[f'{name}_ci95']})"
+            for name in ("balanced_accuracy", "roc_auc")
+        ]
+        lines.append(f"{row['detector']:<{width}}{cells[0]:<30}{cells[1]:<30}".rstrip())
+    return lines + _compared_lines(report, width) + _threshold_lines(report) + _absent_lines(report)
+
+
+def _compared_lines(report: Report, width: int) -> list[str]:
+    lines = (
+        ["", f"{'against':<{width}}{'difference':<30}{'McNemar p, Holm':<22}{'pairs':<8}"]
+        if report.comparisons
+        else []
+    )
+    for name, one in report.comparisons.items():
+        difference = f"{one.difference:+.3f} ({_ends(one.ci95)})"
+        p = "-" if one.p_exact is None else f"{one.p_exact:.3g}, {one.p_holm:.3g}"
+        lines.append(f"{name:<{width}}{difference:<30}{p:<22}{one.n:<8}{one.verdict}{_would_decide(one)}")
+    return lines
+
+
+def _threshold_lines(report: Report) -> list[str]:
+    """The headline's thresholds over duration and over SNR, the random folds' gift, and what the test set can show."""
+    found, lines = report.psychometric, []
+    for curves in (found.duration_ms, found.snr_db) if found else ():
+        if curves:
+            of_curves = [curve for curve in (curves.correct, curves.hit_rate) if curve]
+            stated = [pair for curve in of_curves for pair in curve.thresholds.items()]
+            lines += [f"{name}  {threshold_in_words(at, curves.unit)}" for name, at in stated]
+    if report.inflation:
+        one = report.inflation
+        leaky = f"{one.leaky:.3f} under random folds, {one.value:+.3f} ({_ends(one.ci95)})"
+        lines.append(f"leakage: balanced accuracy {one.clean:.3f} under folds by group, {leaky}")
+    if report.power and report.power.smallest_detectable_difference is not None:
+        lines.append(
+            f"power: the smallest difference shown with 80 % power is {report.power.smallest_detectable_difference:.3f}"
+        )
+    return ["", *lines] if lines else []
+
+
+def threshold_in_words(at: CurveThreshold, unit: str) -> str:
+    """A threshold with its interval, where it lies if outside the levels, or why there is none."""
+    if at.value is None:
+        return f"none: {at.reason}"
+    ends = ["open" if end is None else three_digits(end) for end in at.ci95 or ()]
+    outside = f", {at.censored} the tested levels: extrapolated" if at.censored else ""
+    return f"{three_digits(at.value)} {unit}{f' ({ends[0]} to {ends[1]})' if ends else ''}{outside}"
+
+
+def three_digits(value: float) -> str:
+    """A level with three digits, or all there are before the point."""
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _absent_lines(report: Report) -> list[str]:
+    """Metrics of the headline without a value, by their reason."""
+    reasons: dict[str, list[str]] = {}
+    for name, metric in report.metrics.items():
+        if metric.value is None:
+            reasons.setdefault(metric.reason or "", []).append(name)
+    return [line for reason, names in reasons.items() for line in ("", f"no {', '.join(names)}: {reason}")]
+
+
+def _would_decide(one: Comparison) -> str:
+    if one.verdict != "not distinguishable" or one.needed.clips is None:
+        return ""
+    return f"; some {one.needed.clips:,} clips of {one.needed.groups:,} groups would decide"
+
+
+def _ends(ci95: tuple[float, float] | None) -> str:
+    return "-" if ci95 is None else f"{ci95[0]:+.3f} to {ci95[1]:+.3f}"
+
+
+# --- rows of the files -------------------------------------------------------------------------------------------
+
+
+def _stated(metrics: Mapping[str, Metric]) -> Iterator[dict[str, Any]]:
+    for name, metric in metrics.items():
+        low, high = metric.ci95 or (None, None)
+        yield {"metric": name, "value": metric.value, "low": low, "high": high, "method": metric.method,
+               "reason": metric.reason}  # fmt: skip
+
+
+def _metrics(report: Report) -> Iterator[dict[str, Any]]:
+    for name, detector in report.detectors.items():
+        for row in _stated(detector.metrics):
+            yield {"detector": name, **row}
+
+
+def _levels(report: Report) -> Iterator[dict[str, Any]]:
+    for name, detector in report.detectors.items():
+        for factor, levels in detector.by.items():
+            for level, at in levels.items():
+                known = {"detector": name, "factor": factor, "level": level, "clips": at.clips, "groups": at.groups}
+                stated = {"accuracy": at.accuracy, "balanced_accuracy": at.balanced_accuracy, **(at.model_extra or {})}
+                yield from ({**known, **row} for row in _stated(stated))
+
+
+def _comparisons(report: Report) -> Iterator[dict[str, Any]]:
+    for name, one in report.comparisons.items():
+        row = one.model_dump(exclude={"by", "overlap", "needed", "ci95"})
+        low, high = one.ci95 or (None, None)
+        shared = {f"overlap_{key}": value for key, value in one.overlap.model_dump().items()}
+        needed = {f"needed_{key}": value for key, value in one.needed.model_dump().items()}
+        yield {"against": name, **row, "low": low, "high": high, **shared, **needed}
+
+
+def _comparison_levels(report: Report) -> Iterator[dict[str, Any]]:
+    for name, one in report.comparisons.items():
+        for factor, levels in one.by.items():
+            for level, at in levels.items():
+                low, high = at.ci95 or (None, None)
+                row = at.model_dump(exclude={"ci95"})
+                yield {"against": name, "factor": factor, "level": level, **row, "low": low, "high": high}
+
+
+def _every_curve(report: Report) -> Iterator[tuple[dict[str, Any], Curves]]:
+    """The curves of every detector, with what they are of."""
+    for name, detector in report.detectors.items():
+        for factor, held, curves in _curves_of(detector.psychometric) if detector.psychometric else ():
+            yield {"detector": name, "factor": factor, "at": held}, curves
+
+
+def _curves_of(found: Psychometric) -> Iterator[tuple[str, str, Curves]]:
+    for factor, curves in (("duration_ms", found.duration_ms), ("snr_db", found.snr_db)):
+        if curves:
+            yield factor, "all", curves
+    for duration, curves in found.snr_db_by_duration.items():
+        yield "snr_db", f"{duration} ms", curves
+
+
+def _thresholds(report: Report) -> Iterator[dict[str, Any]]:
+    for what, curves in _every_curve(report):
+        for curve in (curves.correct, curves.hit_rate):
+            if curve is None:
+                continue
+            fit = curve.model_dump(exclude={"thresholds", "points"})
+            for name, at in curve.thresholds.items():
+                low, high = at.ci95 or (None, None)
+                row = at.model_dump(exclude={"ci95", "ci95_supergroup"})
+                yield {**what, "threshold": name, "unit": curves.unit, **row, "low": low, "high": high, **fit}
+
+
+def _curve_levels(report: Report) -> Iterator[dict[str, Any]]:
+    for what, curves in _every_curve(report):
+        yield from ({**what, **level.model_dump()} for level in curves.levels)
+
+
+def _interaction(report: Report) -> Iterator[dict[str, Any]]:
+    for of, fit in report.interaction.fits.items() if report.interaction else ():
+        for name, at in fit.coefficients.items():
+            low, high = at.ci95 or (None, None)
+            known = {"of": of, "clips": fit.clips, "groups": fit.groups, "term": name}
+            yield {**known, "value": at.value, "se": at.se, "low": low, "high": high, "p": at.p, "reason": fit.reason}
+
+
+def _inflation(report: Report) -> Iterator[dict[str, Any]]:
+    for name, detector in report.detectors.items():
+        if one := detector.inflation:
+            low, high = one.ci95 or (None, None)
+            row = one.model_dump(exclude={"ci95", "per_seed", "folds"})
+            seeds, k = len(one.per_seed), max(one.folds.values())
+            yield {"detector": name, **row, "low": low, "high": high, "seeds": seeds, "k": k}
+
+
+def _errors(report: Report) -> dict[str, list[dict[str, Any]]]:
+    errors = report.errors
+    return {
+        "error_rates": [
+            {"factor": factor, "level": level, **at.model_dump()}
+            for factor, levels in errors.by.items()
+            for level, at in levels.items()
+        ],
+        "false_alarms_by_family": [
+            {"family": name, **at.model_dump()} for name, at in errors.false_alarms_by_family.items()
+        ],
+        **{
+            name: [{**one.model_dump(exclude={"factors"}), **one.factors} for one in listed]
+            for name, listed in (("missed", errors.missed), ("false_alarms", errors.false_alarms))
+        },
+    }

@@ -1,0 +1,49 @@
+"""How long detectors take a clip: measured times, which enter no report and no fingerprint, and who is worth waiting for."""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+
+class Timing(NamedTuple):
+    """Latency of the timed test clips of one detector, in ms a clip."""
+
+    clips: int
+    p05_ms: float
+    median_ms: float
+    p95_ms: float
+
+
+def timings(table: pd.DataFrame) -> dict[str, Timing]:
+    """Timing of each detector of a predictions table that has `latency_ms`, over its timed test rows.
+
+    Raises ValueError, naming the clip, for a latency that is no finite number above 0.
+    """
+    if "latency_ms" not in table:
+        return {}
+    test = table[(table["split"] == "test") & table["latency_ms"].notna()]
+    latency = pd.to_numeric(test["latency_ms"], errors="coerce").astype(float)
+    bad = ~((latency > 0) & (latency < np.inf))
+    if bad.any():
+        first, n = test[bad].iloc[0], int(bad.sum())
+        rows = "1 row is" if n == 1 else f"{n:,} rows are"
+        raise ValueError(
+            f"clip {first['clip_id']!r} has latency_ms {first['latency_ms']}, and {rows} so: give ms above 0, or null "
+            "where it was not timed"
+        )
+    return {
+        str(name): Timing(len(its), *(float(q) for q in its.quantile([0.05, 0.5, 0.95])))
+        for name, its in latency.groupby(test["detector"])
+    }
+
+
+def frontier(spots: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Names, fastest first, of which none is at once faster and better: name -> (time, score). Pareto's, for two aims."""
+    best, found = -math.inf, list[str]()
+    for name, (_, score) in sorted(spots.items(), key=lambda item: (item[1][0], -item[1][1], item[0])):
+        if score > best:
+            best, found = score, [*found, name]
+    return found

@@ -1,0 +1,112 @@
+"""What a reader must know before any number: leaks, failed gates, too few groups, and what is not beaten."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from tasks.functional.report_schema import Comparison, Detector, Metric
+
+PLAIN_NAMES = {  # how the verdict speaks of a detector, in the verdict's order
+    "mel_statistics": "a logistic regression over log-mel statistics",
+    "six_cues": "gradient boosting over six trivial cues",
+    "loudness": "a loudness threshold",
+    "webrtc": "WebRTC's voice activity detector",
+    "silero": "Silero's voice activity detector at a threshold chosen on dev",
+    "silero_default": "Silero at its vendor's threshold",
+    "majority": "always naming the majority class",
+    "base": "the base model without the adapter",
+}
+WITH_ARTICLE = ("adapter", "base")
+DEV_FLAGS = {
+    "separable": "separates the classes without a mistake: its threshold is one of many that do",
+    "inverted": "scores the classes the wrong way round: its threshold is worth nothing",
+    "constant": "gives one score to every dev clip: there is no threshold to choose, and 0.5 stays",
+}
+Beats = Literal["yes", "no", "undecided"]
+BEATS: dict[str, Beats] = {"better": "yes", "worse": "no", "not distinguishable": "undecided"}
+
+
+def verdict_lines(
+    headline: str, detector: Detector, comparisons: Mapping[str, Comparison], recorded: Mapping[str, Any]
+) -> list[str]:
+    """Sentences that open report and card: what is wrong with the numbers, what they do not beat, what to mind."""
+    return [
+        *_warnings(headline, detector, recorded),
+        *_pairing(headline, comparisons),
+        *_unbeaten(headline, comparisons),
+        *_remarks(detector),
+    ]
+
+
+def _subject(headline: str) -> str:
+    return f"The {headline}" if headline in WITH_ARTICLE else headline
+
+
+def _warnings(headline: str, detector: Detector, recorded: Mapping[str, Any]) -> list[str]:
+    lines = []
+    if (verdict := (recorded.get("leakage") or {}).get("verdict", "clean")) != "clean":
+        lines.append(f"The leakage audit says {verdict!r}: these numbers are not of unheard recordings.")
+    gate = recorded.get("gate") or {}
+    if gate.get("passed") is False:
+        lines.append(
+            f"The adapter failed its training gate: accuracy on train {min(gate['train_accuracy'].values()):.3f}, "
+            f"{gate['asked']:.3f} was asked."
+        )
+    stated = detector.metrics["balanced_accuracy"]
+    if stated.reason and not _only_short(stated):
+        lines.append(_of_interval(headline, stated))
+    for flag in sorted(set(detector.threshold.flags.values())):
+        folds = [fold for fold, its in detector.threshold.flags.items() if its == flag]
+        where = "on dev" if folds == ["0"] else f"on dev of fold {', '.join(folds)}"
+        lines.append(f"{_subject(headline)}, {where}, {DEV_FLAGS[flag]}.")
+    return lines
+
+
+def _of_interval(headline: str, stated: Metric) -> str:
+    """Why the balanced accuracy has no value or interval, or why its interval is not to be relied on."""
+    reason = (stated.reason or "").removesuffix(": no interval").removesuffix(": unreliable")
+    if stated.value is None:
+        return f"{_subject(headline)} has no balanced accuracy: {reason}."
+    if stated.ci95 is None:
+        return f"The balanced accuracy has no interval: {reason}."
+    return f"The interval of the balanced accuracy is not to be relied on: {reason}."
+
+
+def _only_short(stated: Metric) -> bool:
+    """Whether all that is against the interval is that resampled groups give a shorter one than Student's t."""
+    return stated.method == "bootstrap" and (stated.reason or "").startswith("a t interval")
+
+
+def _remarks(detector: Detector) -> list[str]:
+    stated = detector.metrics["balanced_accuracy"]
+    if not _only_short(stated):
+        return []
+    reason = (stated.reason or "").removesuffix(": unreliable")
+    return [f"Mind that the interval of the balanced accuracy may be too short: {reason}."]
+
+
+def _pairing(headline: str, comparisons: Mapping[str, Comparison]) -> list[str]:
+    return [
+        f"{_subject(headline)} and {name} have {one.n:,} clips in common, of {one.n_this:,} and {one.n_other:,}: they are "
+        "compared on those alone."
+        for name, one in comparisons.items()
+        if not one.n == one.n_this == one.n_other
+    ]
+
+
+def _unbeaten(headline: str, comparisons: Mapping[str, Comparison]) -> list[str]:
+    """A sentence for every detector that the headline is not shown to beat; the baselines first."""
+    lines = []
+    for name in sorted(comparisons, key=lambda name: ([*PLAIN_NAMES, name].index(name), name)):
+        one = comparisons[name]
+        if one.verdict == "better":
+            continue
+        claim = "does not beat" if one.verdict == "worse" else "is not shown to beat"
+        between = "no interval: " + (one.reason or "") if one.ci95 is None else (
+            f"95 % CI [{one.ci95[0]:.3f}, {one.ci95[1]:.3f}]"
+        )  # fmt: skip
+        lines.append(
+            f"{_subject(headline)} {claim} {PLAIN_NAMES.get(name, f'the detector {name}')}: "
+            f"{one.statistic.replace('_', ' ')} {one.value:.3f} against {one.other:.3f} "
+            f"(difference {one.difference:+.3f}, {between})."
+        )
+    return lines
