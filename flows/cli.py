@@ -1,6 +1,7 @@
 """The command line: `earshot run study/demo` and everything around it."""
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -13,11 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.arguments import DryRun, Overrides, Refresh, Study
+from flows.compare_detectors import compare_command
+from flows.fetch import fetching
+from flows.lineage import lineage_command
+from flows.power import power_command
+from flows.report import report_command
 from flows.stages import Stage
 from flows.tools import print_plan, tools
 
 if TYPE_CHECKING:
     from flows.run_study import StudyRun
+    from recipes.schema import StudyRecipe
 
 app = typer.Typer(
     name="earshot",
@@ -29,6 +36,11 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(tools)
+app.add_typer(report_command)
+app.add_typer(compare_command)
+app.add_typer(power_command)
+app.add_typer(fetching)
+app.add_typer(lineage_command)
 
 
 def command(name: str, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -57,6 +69,8 @@ def main() -> None:
         if hasattr(error, "format_message"):  # click's own: unknown option, missing argument
             fail(error.format_message(), 2)
         raise
+    finally:
+        gc.freeze()  # else the interpreter goes through all that was imported before it leaves
 
 
 def fail(message: str, code: int) -> None:
@@ -127,14 +141,19 @@ def run_until(study: str, overrides: list[str] | None, until: Stage, refresh: St
     """Check the recipe, then run it against a Prefect server, one command at a time on one home."""
     from flows.server import server, wait_until_stored
     from recipes.schema import load_study
+    from tasks.hub import published_recipe
 
-    load_study(study, overrides or [])
+    recipe = load_study(study, overrides or [], published_recipe)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     _print_progress()
-    with only_command(study), server() as prefect:
+    with only_command(study), server() as prefect, warm(recipe, until) as warm_up:
+        gc.disable()  # while so much is imported, collections only take time
         from flows.run_study import run_study
+        from tasks.cache import when_not_served
 
+        gc.enable()
+        when_not_served.append(warm_up)
         prefect.wait()
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
@@ -154,6 +173,23 @@ def run_until(study: str, overrides: list[str] | None, until: Stage, refresh: St
                 wait_until_stored(ended())
         print(f"{study}: {len(ended())} task runs in {time.monotonic() - begin:.1f} s", file=sys.stderr)
     return result
+
+
+@contextlib.contextmanager
+def warm(recipe: "StudyRecipe", until: Stage) -> Iterator[Callable[[], None]]:
+    """Inside, the process that imports what jobs on a CPU need: at once in an empty home, else by a call of what this
+    yields."""
+    from tasks import forkserver
+    from tasks.models.jobs import warm_up
+    from tasks.store import home
+
+    needed = until != "build" and (recipe.train.device == "cpu" or recipe.train.base == "tiny")
+    if needed and not (home() / "store").exists():
+        warm_up()
+    try:
+        yield warm_up if needed else lambda: None
+    finally:
+        forkserver.stop()
 
 
 @contextlib.contextmanager

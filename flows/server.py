@@ -1,8 +1,11 @@
 """The Prefect server a command brings along: its own database in the home, gone when every task run is stored."""
 
 import contextlib
+import gc
+import importlib.metadata
 import os
 import socket
+import sqlite3
 import sys
 import time
 import urllib.error
@@ -18,6 +21,7 @@ from tasks.store import make_home
 if TYPE_CHECKING:
     import subprocess
 
+SCHEMA = Path(__file__).with_name("prefect_database.sql")
 STARTS_WITHIN_S = 90
 STORED_WITHIN_S = 60
 # Services that only schedules, workers and automations need; the command's own server serves one run.
@@ -92,14 +96,36 @@ def settings(folder: Path, url: str) -> dict[str, str]:
 
 def server_settings(folder: Path, ui: bool) -> dict[str, str]:
     """What only the server reads."""
-    database = str(folder / "prefect.db").replace("%", "%25").replace("?", "%3F").replace("#", "%23")
+    file = folder / "prefect.db"
+    database = str(file).replace("%", "%25").replace("?", "%3F").replace("#", "%23")
     services = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in IDLE_SERVICES if not ui}
     return {
         "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{database}",
+        "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": str(not at_newest_revision(file)).lower(),
+        "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": str(ui).lower(),  # no run of ours keeps anything in a block
         "PREFECT_SERVER_UI_ENABLED": str(ui).lower(),
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
         **services,
     }
+
+
+def at_newest_revision(database: Path, schema: Path = SCHEMA) -> bool:
+    """Whether the database is what the installed Prefect would migrate it to; where there is none, an empty one is made.
+
+    Prefect makes it in one migration after another; `schema` is what they come to.
+    """
+    script = schema.read_text(encoding="utf-8")
+    if f" Prefect {importlib.metadata.version('prefect')} " not in script.splitlines()[0]:
+        return False
+    if not database.exists():
+        draft = database.with_name(f"{database.name}.draft")
+        draft.unlink(missing_ok=True)
+        with contextlib.closing(sqlite3.connect(draft)) as connection:
+            connection.executescript(script)
+        draft.rename(database)
+    with contextlib.closing(sqlite3.connect(database)) as connection, contextlib.suppress(sqlite3.Error):
+        return any(f"'{row[0]}'" in script for row in connection.execute("SELECT version_num FROM alembic_version"))
+    return False
 
 
 def free_port() -> int:
@@ -137,10 +163,14 @@ def wait_until_stored(task_runs: Sequence[UUID]) -> None:
 def serve(port: int) -> None:
     """In the child: the server itself, until the parent is gone."""
     child.hold_lifeline()
+    gc.disable()  # while so much is imported, collections only take time
     import uvicorn
+    from prefect.server.api.server import create_app
 
+    gc.freeze()
+    gc.enable()
     uvicorn.run(
-        "prefect.server.api.server:create_app", factory=True, host="127.0.0.1", port=port, log_level="warning",
+        create_app, factory=True, host="127.0.0.1", port=port, log_level="warning",
         timeout_keep_alive=5,
     )  # fmt: skip
 

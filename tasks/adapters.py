@@ -1,14 +1,17 @@
 """Bases and adapters: trained in a child process, gated, named by their weights."""
 
-from collections.abc import Sequence
+import re
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from recipes.schema import CheckFailed, GateBlock, PretrainBlock, TrainMethod
-from tasks import child
 from tasks.cache import cached, task
-from tasks.functional.plots import training_curve
-from tasks.models.jobs import PretrainingJob, Question, TrainingJob, base_at
+from tasks.functional.plot_training import training_curve
+from tasks.hub import pinned, pull
+from tasks.models.jobs import LAUNCH, PretrainingJob, Question, TrainingJob, base_at
+from tasks.repo_checks import Tensor, check_adapter, read_header
 from tasks.run_page import HOOKS, say, show_picture
 from tasks.store import Adapter, Base, Clips, Publication, Splits, draft, read_json, write_timing
 
@@ -23,8 +26,8 @@ def make_base(clips: Sequence[Clips], block: PretrainBlock, question: Question, 
             clips=tuple(str(part.path / "clips.parquet") for part in clips), steps=block.steps, batch_size=block.batch_size,
             learning_rate=block.learning_rate, seed=block.seed, device="cpu", question=question, output=str(folder),
         )  # fmt: skip
-        command = child.python("-m", "tasks.models.pretraining")
-        seconds = job.run(command, what="pre-training the tiny base", on_line=say, timeout_min=timeout_min)
+        module, what = "tasks.models.pretraining", "pre-training the tiny base"
+        seconds = job.run(module, what=what, on_line=say, timeout_min=timeout_min)
         base = Base.of(folder, parameters=count_parameters(folder / "model.safetensors"))
     write_timing(base, {"train_s": seconds})
     return base
@@ -54,7 +57,7 @@ def train_adapter(
     fold: int,
     timeout_min: float,
 ) -> Adapter:
-    """One adapter by SFTTrainer under `accelerate launch`, on the clips of `parts`."""
+    """One adapter by SFTTrainer on the clips of `parts`; under `accelerate launch` unless the recipe says `device: cpu`."""
     at = base_at(method.base, tiny, published)
     with draft(Adapter) as folder:
         job = TrainingJob(
@@ -63,7 +66,8 @@ def train_adapter(
             scope=method.scope, clips=tuple(str(splits.path / "data" / f"{part}.parquet") for part in parts),
             loss_on=method.loss_on, training=method.training, seed=seed,
         )  # fmt: skip
-        seconds = job.launch(what=f"training with seed {seed}", on_line=say, timeout_min=timeout_min)
+        module, what = "tasks.models.training", f"training with seed {seed}"
+        seconds = job.run(module, what=what, on_line=say, timeout_min=timeout_min, launcher=LAUNCH)
         facts = read_json(folder / "training.json")
         adapter = Adapter.of(
             folder,
@@ -90,6 +94,87 @@ def check_gate(adapters: Sequence[Adapter], gate: GateBlock) -> None:
             if gate.on_fail == "stop":
                 raise CheckFailed(finding)
             say(finding)
+
+
+# --- published by somebody else ----------------------------------------------------------------------------------
+
+CARDS = ("README.md", "files.json")  # what publishing adds to a base
+OF_AN_ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "training.json")
+
+
+@task(task_run_name="base of {published.repo}, fold {fold}", **cached(libraries=("safetensors",)))
+def pull_base(published: Publication, data: Publication, fold: int) -> tuple[Base, Publication]:
+    """The tiny base that a published adapter names, and its publication. `data`: the audited data set of the study.
+
+    Raises CheckFailed where the adapter was made from another data set: its test clips may have been heard in training.
+    """
+    folder = pull("model", published.repo, published.sha)
+    check_data(folder, published, data)
+    config = read_json(place_of(folder, fold) / "adapter_config.json")
+    named = pinned("model", f"{config['base_model_name_or_path']}@{config['revision']}")
+    source = pull("model", named.repo, named.sha)
+    with draft(Base) as copy:
+        shutil.copytree(source, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*CARDS))
+        return Base.of(copy, parameters=count_parameters(copy / "model.safetensors")), named
+
+
+@task(task_run_name="adapter of {published.repo}, fold {fold}", **cached(libraries=("safetensors",)))
+def pull_adapter(
+    published: Publication, data: Publication, method: TrainMethod, tiny: Base | None, base: Publication | None,
+    seed: int, fold: int,
+) -> Adapter:  # fmt: skip
+    """A published adapter, checked against the base of the study.
+
+    Raises CheckFailed where it was made from another data set, ValueError where it is for another base, does not fit it,
+    or is of another seed.
+    """
+    folder = pull("model", published.repo, published.sha)
+    check_data(folder, published, data)
+    at, source = base_at(method.base, tiny, base), place_of(folder, fold)
+    shapes = as_loaded(read_header(tiny.path / "model.safetensors")) if tiny else None
+    try:
+        check_adapter(source, f"{at.name}@{at.public_revision}", shapes)
+    except ValueError as error:
+        raise ValueError(f"{published.repo}@{published.sha}, fold {fold}: {error}") from error
+    if (theirs := read_json(folder / "report.json")["provenance"]["adapter"]["seed"]) != seed:
+        raise ValueError(
+            f"{published.repo}@{published.sha} has seed {theirs}, the study {seed}: set train.seeds=[{theirs}]"
+        )
+    with draft(Adapter) as copy:
+        for name in OF_AN_ADAPTER:
+            shutil.copyfile(source / name, copy / name)
+        accuracy = float(read_json(copy / "training.json")["train_accuracy"])
+        return Adapter.of(copy, base=f"{at.name}@{at.public_revision}", seed=seed, fold=fold, train_accuracy=accuracy)
+
+
+def as_loaded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a saved Qwen2-Audio under the names its modules have once it is loaded."""
+    names = {r"^language_model\.model\.": "model.language_model.", r"^audio_tower\.": "model.audio_tower."}
+
+    def name_of(name: str) -> str:
+        for saved, loaded in names.items():
+            name = re.sub(saved, loaded, name)
+        return name
+
+    return {name_of(name): tensor for name, tensor in tensors.items()}
+
+
+def check_data(folder: Path, published: Publication, data: Publication) -> None:
+    """Raise CheckFailed unless a published adapter was made from this very data set."""
+    named = read_json(folder / "report.json")["provenance"]["dataset"]
+    if named["sha"] != data.sha:
+        raise CheckFailed(
+            f"{published.repo}@{published.sha} was trained on {named['repo']}@{named['sha']}, the study has {data.repo}@"
+            f"{data.sha}: it may have heard these test clips. Set dataset={named['repo']}@{named['sha']}"
+        )
+
+
+def place_of(folder: Path, fold: int) -> Path:
+    """Where a published repository holds the adapter of one fold. Raises ValueError where it holds none."""
+    place = folder / f"fold-{fold}" if fold else folder
+    if not (place / "adapter_config.json").is_file():
+        raise ValueError(f"{folder} holds no adapter of fold {fold}")
+    return place
 
 
 def show_training(adapter: Adapter, facts: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 from prefect import Task
 from prefect.cache_policies import CachePolicy
@@ -31,6 +31,9 @@ R = TypeVar("R")
 # Arguments that bound or steer a task without touching its result.
 IGNORED = ("timeout_min",)
 
+when_not_served: list[Callable[[], None]] = []  # called whenever a task finds no record and will run
+_read: dict[tuple[Callable[..., Any], Path | None, bytes], Any] = {}
+
 
 @dataclass
 class Unchanged(CachePolicy):
@@ -46,6 +49,9 @@ class Unchanged(CachePolicy):
         """The key of a call that is about to run; a damaged record under it is forgotten first."""
         key = self.key_of(task_ctx.task, inputs)
         forget_damaged(results() / key)
+        if not (results() / key).exists():
+            for call in when_not_served:
+                call()
         return key
 
     def key_of(self, task: Task[..., Any], arguments: Mapping[str, Any]) -> str:
@@ -205,7 +211,7 @@ def code_digest(modules: tuple[str, ...]) -> str:
     """SHA-256 over the syntax trees, without docstrings, of these modules and all of ours they reach."""
     digest = hashlib.sha256()
     for module in sorted(reachable(modules)):
-        digest.update(f"{module}\n{_bare_syntax(_file(module))}\n".encode())
+        digest.update(f"{module}\n{_once(_bare_syntax, _file(module))}\n".encode())
     return digest.hexdigest()
 
 
@@ -217,8 +223,16 @@ def reachable(modules: Sequence[str]) -> set[str]:
         module = queue.pop()
         if module not in found:
             found.add(module)
-            queue += _imports(_file(module))
+            queue += _once(_imports, _file(module))
     return found
+
+
+def _once(read: Callable[[Path | None], R], path: Path | None) -> R:
+    """`read(path)`, done once a process for each content: the digests of a study's tasks share most files."""
+    key = read, path, path.read_bytes() if path else b""
+    if key not in _read:
+        _read[key] = read(path)
+    return cast(R, _read[key])
 
 
 def _imports(path: Path | None) -> list[str]:

@@ -1,6 +1,7 @@
 """Long work in a process of its own that ends with its parent, whatever ends the parent, and takes its memory along."""
 
 import contextlib
+import importlib
 import os
 import signal
 import subprocess
@@ -9,12 +10,27 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, Protocol
 
 LIFELINE = "EARSHOT_LIFELINE"
 REFUSAL = "refused: "  # opens the line in which a child says why it cannot do its job
 GRACE_S = 5.0
-_working: "set[subprocess.Popen[str]]" = set()
+
+
+class Process(Protocol):
+    """A process that leads its own group: a `subprocess.Popen`, or one that a fork server made."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def stdout(self) -> IO[str] | None: ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit status, minus a signal's number where one ended it. Raises subprocess.TimeoutExpired."""
+
+
+_working: set[Process] = set()
 
 
 def python(*arguments: str) -> list[str]:
@@ -23,19 +39,18 @@ def python(*arguments: str) -> list[str]:
 
 
 def run(
-    command: Sequence[str],
+    starting: contextlib.AbstractContextManager[Process],
     *,
     what: str,
     on_line: Callable[[str], None],
     timeout_min: float,
-    environment: Mapping[str, str] | None = None,
 ) -> None:
-    """Run a command to its end in its own process group, handing each line it prints to `on_line`.
+    """Start a process and see it to its end, handing each line it prints to `on_line`.
 
     Raises ValueError with the child's last line where it exits non-zero, TimeoutError where it runs too long. On any
     way out, an interrupt included, no process of the group is left.
     """
-    with started(command, environment=environment, output=subprocess.PIPE) as process, _at_work(process):
+    with starting as process, at_work(process):
         overdue = threading.Event()
 
         def end() -> None:
@@ -50,7 +65,8 @@ def run(
         timer.daemon = True
         timer.start()
         # A launcher that is killed leaves what it launched, which keeps the pipe below open: end that as well.
-        threading.Thread(target=end_the_rest, daemon=True).start()
+        rest = threading.Thread(target=end_the_rest, daemon=True)
+        rest.start()
         last = refusal = ""
         try:
             assert process.stdout is not None
@@ -63,6 +79,8 @@ def run(
             code = process.wait()
         finally:
             timer.cancel()
+            end_group(process)
+            rest.join()
     if overdue.is_set():
         raise TimeoutError(f"{what} ran longer than {timeout_min:g} minutes and was stopped; raise `timeout_min`")
     if code < 0:
@@ -73,20 +91,22 @@ def run(
 
 @contextlib.contextmanager
 def started(
-    command: Sequence[str], *, environment: Mapping[str, str] | None = None, output: int | IO[str] = subprocess.DEVNULL
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str] | None = None,
+    input: Any = subprocess.PIPE,
+    output: int | IO[str] = subprocess.PIPE,
 ) -> Iterator["subprocess.Popen[str]"]:
     """A process in its own group, whose standard input is held open by us alone: when we die it reads the end of it."""
-    root = str(Path(__file__).resolve().parent.parent)
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     process = subprocess.Popen(
         list(command),
-        stdin=subprocess.PIPE,
+        stdin=input,
         stdout=output,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
         start_new_session=True,
-        env={**os.environ, **(environment or {}), LIFELINE: "stdin", "PYTHONPATH": os.pathsep.join(paths)},
+        env=environment_of(environment),
     )
     try:
         yield process
@@ -94,8 +114,17 @@ def started(
         end_group(process)
 
 
+def environment_of(changes: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What a child finds in its environment: ours, the changes, and this clone before any other and before any folder
+    that happens to be the current one."""
+    paths = [str(Path(__file__).resolve().parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    ours = {LIFELINE: "stdin", "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
+    return {**os.environ, **(changes or {}), **ours}
+
+
 @contextlib.contextmanager
-def _at_work(process: "subprocess.Popen[str]") -> Iterator[None]:
+def at_work(process: Process) -> Iterator[None]:
+    """Inside, `end_all` ends this process as well."""
     _working.add(process)
     try:
         yield
@@ -109,7 +138,7 @@ def end_all() -> None:
         end_group(process)
 
 
-def end_group(process: "subprocess.Popen[str]") -> None:
+def end_group(process: Process) -> None:
     """End a process and all it started: ask, wait a little, then kill."""
     for number, patience_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, GRACE_S)):
         with contextlib.suppress(ProcessLookupError):
@@ -131,18 +160,25 @@ def _group_lives(group: int) -> bool:
     return True
 
 
-def serve(job: Callable[[str], None], path: str) -> None:
-    """In the child: do the job in the file at `path`; what a user can mend leaves as a sentence, not a traceback."""
+# --- in the child ------------------------------------------------------------------------------------------------
+
+
+def serve(module: str, path: str) -> int:
+    """Do the job in the file at `path` by a module's `main`; the exit status.
+
+    What a user can mend leaves as a sentence, not as a traceback.
+    """
     hold_lifeline()
     try:
-        job(path)
+        importlib.import_module(module).main(path)
     except (ValueError, FileNotFoundError) as error:
         print(REFUSAL + " ".join(str(error).split()), flush=True)
-        sys.exit(2)
+        return 2
+    return 0
 
 
 def hold_lifeline() -> None:
-    """In the child: end the whole process group once the parent is gone. Does nothing where no parent holds a line.
+    """End the whole process group once the parent is gone. Does nothing where no parent holds a line.
 
     The line is standard input, which launchers between parent and child pass on; a pipe's end needs no signal, so
     it works after kill -9 and on every platform.
@@ -156,3 +192,7 @@ def hold_lifeline() -> None:
         os.killpg(os.getpgid(0), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True, name="lifeline").start()
+
+
+if __name__ == "__main__":
+    sys.exit(serve(*sys.argv[1:]))

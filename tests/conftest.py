@@ -24,6 +24,8 @@ os.environ.update(
 import pytest  # noqa: E402
 
 from tests.commands import Command, Done  # noqa: E402
+from tests.hub_clients import Clients, clients  # noqa: E402
+from tests.local_hub import LocalHub, local_hub  # noqa: E402
 
 
 @pytest.fixture
@@ -59,6 +61,26 @@ def tiny_base(processor: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny.make_model(processor, seed=3).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def hub_clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clients]:
+    """A Hub on the loopback, and one process with its clients."""
+    with local_hub() as hub, clients(hub, tmp_path_factory.mktemp("hub clients")) as started:
+        yield started
+
+
+@pytest.fixture
+def client(hub_clients: Clients) -> Clients:
+    """Clients of a Hub as it is on its first day."""
+    hub_clients.hub.clear()
+    return hub_clients
+
+
+@pytest.fixture
+def hub(client: Clients) -> LocalHub:
+    """The Hub they are clients of."""
+    return client.hub
 
 
 class Smoke(NamedTuple):

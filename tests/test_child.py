@@ -1,30 +1,33 @@
-"""A child ends with its parent, whatever ends the parent, and takes all it started along."""
+"""A child ends with its parent, whatever ends the parent, and takes all it started along; however it was made."""
 
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tasks import child
+from tasks import child, forkserver
 
 ROOT = Path(__file__).parent.parent
-GRANDPARENT = """
+MODULES = ("tests.child_program",)
+STARTS_ANOTHER = """
 import subprocess, sys, time
+another = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+open({pids!r}, "a").write(f"{{another.pid}}\\n")
 print("up", flush=True)
-subprocess.run([sys.executable, "-c", {inner!r}])
-"""
-INNER = """
-import os, sys, time
-sys.path.insert(0, {root!r})
-from tasks.child import hold_lifeline
-hold_lifeline()
-open({pid!r}, "w").write(str(os.getpid()))
 time.sleep(60)
+"""
+PARENT = """
+import sys; sys.path.insert(0, {root!r})
+from tasks import child, forkserver
+{starting}
+child.run(starting, what="x", on_line=lambda line: print(line, flush=True), timeout_min=1)
 """
 
 
@@ -45,55 +48,157 @@ def wait_for(condition, seconds=10.0) -> bool:
     return False
 
 
-def launcher(pid_file: Path) -> list[str]:
-    """A launcher that starts the process which holds the line, as accelerate does."""
-    inner = INNER.format(root=str(ROOT), pid=str(pid_file))
-    return [sys.executable, "-c", GRANDPARENT.format(inner=inner)]
+def pids(file: Path) -> list[int]:
+    """The processes that a job wrote down, one a line."""
+    return [int(line) for line in file.read_text().split()] if file.exists() else []
 
 
-def test_lines_arrive_and_the_last_one_explains_a_failure():
-    lines = []
-    with pytest.raises(ValueError, match="counting failed: out of numbers"):
-        child.run(
-            child.python("-c", "print('one'); print('out of numbers'); raise SystemExit(3)"),
-            what="counting", on_line=lines.append, timeout_min=1,
+KINDS = ["process", pytest.param("forked", marks=pytest.mark.skipif(not forkserver.FORKS, reason="no fork here"))]
+
+
+class Kind:
+    """One of the two ways to make a child: a process of its own, or one forked by a server."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name, self.folder = name, folder
+
+    def __call__(self, program: str, environment: dict[str, str] | None = None):
+        """A child that is about to run `program`."""
+        file = str(self.write(program))
+        if self.name == "forked":
+            return forkserver.forked(MODULES[0], file, MODULES, environment or {})
+        return child.started(child.python("-m", "tasks.child", MODULES[0], file), environment=environment)
+
+    def write(self, program: str) -> Path:
+        file = self.folder / f"{len(list(self.folder.glob('*.py')))}.py"
+        file.write_text(textwrap.dedent(program), encoding="utf-8")
+        return file
+
+    def parent(self, program: str) -> "subprocess.Popen[str]":
+        """A process that runs a child over `program`, and prints its lines."""
+        file = str(self.write(program))
+        starting = (
+            f"starting = forkserver.forked({MODULES[0]!r}, {file!r}, {MODULES!r}, {{}})" if self.name == "forked"
+            else f"starting = child.started(child.python('-m', 'tasks.child', {MODULES[0]!r}, {file!r}))"
         )  # fmt: skip
+        source = PARENT.format(root=str(ROOT), starting=starting)
+        return subprocess.Popen(
+            [sys.executable, "-c", source], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+
+@pytest.fixture(params=KINDS)
+def kind(request, tmp_path) -> Iterator[Kind]:
+    yield Kind(request.param, tmp_path)
+    forkserver.stop()
+
+
+def run(starting, what="counting", on_line=lambda line: None, timeout_min=1.0) -> None:
+    child.run(starting, what=what, on_line=on_line, timeout_min=timeout_min)
+
+
+def test_lines_arrive_and_the_last_one_explains_a_failure(kind):
+    lines = []
+    with pytest.raises(ValueError, match=r"^counting failed: out of numbers$"):
+        run(kind("import os; print('one'); print('out of numbers'); os._exit(3)"), on_line=lines.append)
     assert lines == ["one", "out of numbers"]
+
+
+def test_a_fault_of_ours_arrives_as_the_last_line_of_its_traceback(kind):
+    with pytest.raises(ValueError, match=r"^counting failed: KeyError: 'seven'$"):
+        run(kind("raise KeyError('seven')"))
+
+
+def test_what_a_user_can_mend_arrives_as_one_sentence(kind):
+    lines = []
+    with pytest.raises(ValueError, match=r"^counting failed: no such number; try another$"):
+        run(kind("raise ValueError('no such number;\\n  try another')"), on_line=lines.append)
+    assert lines == []
 
 
 def test_a_refusal_outlives_the_traceback_of_the_launcher():
     program = "print('refused: no GPU here'); print('Traceback'); print('CalledProcessError'); raise SystemExit(1)"
     lines = []
     with pytest.raises(ValueError, match=r"^training failed: no GPU here$"):
-        child.run(child.python("-c", program), what="training", on_line=lines.append, timeout_min=1)
+        run(child.started(child.python("-c", program)), what="training", on_line=lines.append)
     assert lines == []
 
 
-def test_a_child_that_runs_too_long_is_stopped_with_all_it_started(tmp_path):
-    with pytest.raises(TimeoutError, match=r"waiting ran longer than 0\.02 minutes"):
-        child.run(launcher(tmp_path / "pid"), what="waiting", on_line=lambda line: None, timeout_min=0.02)
-    assert wait_for(lambda: not lives(int((tmp_path / "pid").read_text())))
+def test_a_child_that_runs_too_long_is_stopped_with_all_it_started(kind, tmp_path):
+    noted = tmp_path / "pids"
+    with pytest.raises(TimeoutError, match=r"^waiting ran longer than 0\.03 minutes and was stopped"):
+        run(kind(STARTS_ANOTHER.format(pids=str(noted))), what="waiting", timeout_min=0.03)
+    assert pids(noted)
+    assert wait_for(lambda: not any(map(lives, pids(noted))))
 
 
-def test_a_killed_child_says_which_signal(tmp_path):
-    with pytest.raises(ValueError, match="training was killed by SIGKILL"):
-        child.run(
-            child.python("-c", "import os; os.kill(os.getpid(), 9)"), what="training", on_line=print, timeout_min=1
-        )
+def test_a_killed_child_says_which_signal(kind):
+    for number in (signal.SIGKILL, signal.SIGSEGV):
+        with pytest.raises(ValueError, match=f"^training was killed by {number.name}; run the same command again"):
+            run(kind(f"import os; os.kill(os.getpid(), {int(number)})"), what="training")
 
 
-@pytest.mark.parametrize("victim", ["parent", "launcher"])
-def test_no_orphan_is_left_after_kill_9(tmp_path, victim):
-    program = textwrap.dedent(f"""
-        import sys; sys.path.insert(0, {str(ROOT)!r})
-        from tasks import child
-        child.run({launcher(tmp_path / "pid")!r}, what="x", on_line=lambda line: None, timeout_min=1)
-    """)
-    parent = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
-    assert wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
-    inner = int((tmp_path / "pid").read_text())
-    assert lives(inner)
-    os.kill(parent.pid if victim == "parent" else os.getpgid(inner), signal.SIGKILL)
-    assert wait_for(lambda: not lives(inner)), "the process that held the line outlived its parent"
-    parent.kill()
-    parent.wait()
+def test_a_child_has_a_group_of_its_own_and_leaves_nobody_in_it(kind, tmp_path):
+    noted, lines = tmp_path / "pids", []
+    program = STARTS_ANOTHER.format(pids=str(noted)).removesuffix("time.sleep(60)\n")
+    for _ in range(2):
+        run(kind(program + "import os; print(os.getpgid(0))"), on_line=lines.append)
+    groups = [int(line) for line in lines if line != "up"]
+    assert len({*groups, os.getpgid(0)}) == 3
+    assert len(pids(noted)) == 2
+    assert wait_for(lambda: not any(map(lives, pids(noted))))
+
+
+def test_each_child_finds_its_own_environment(kind, monkeypatch):
+    program = "import os; print(os.environ.get('GREETING'), os.environ.get('OURS'))"
+    lines = []
+    monkeypatch.setenv("OURS", "1")
+    run(kind(program, {"GREETING": "hello"}), on_line=lines.append)
+    monkeypatch.setenv("OURS", "2")
+    run(kind(program), on_line=lines.append)
+    assert lines == ["hello 1", "None 2"]
+
+
+@pytest.mark.parametrize("where", ["current folder", "path"])
+def test_a_child_runs_this_clone_whatever_else_is_called_tasks(kind, tmp_path, monkeypatch, where):
+    other = tmp_path / "other"
+    (other / "tasks").mkdir(parents=True)
+    for name in ("__init__", "child", "forkserver"):
+        (other / "tasks" / f"{name}.py").write_text("raise SystemExit('another tasks')")
+    monkeypatch.chdir(other)
+    if where == "path":
+        monkeypatch.setenv("PYTHONPATH", str(other))
+    lines = []
+    run(kind("import tasks; print(tasks.__file__)"), on_line=lines.append)
+    assert lines == [str(ROOT / "tasks" / "__init__.py")]
+
+
+@pytest.mark.parametrize("victim", ["parent", "group leader"])
+def test_no_orphan_is_left_after_kill_9(kind, tmp_path, victim):
+    noted = tmp_path / "pids"
+    parent = kind.parent(STARTS_ANOTHER.format(pids=str(noted)))
+    assert parent.stdout.readline() == "up\n"
+    (another,) = pids(noted)
+    leader = os.getpgid(another)
+    os.kill(parent.pid if victim == "parent" else leader, signal.SIGKILL)
+    assert wait_for(lambda: not lives(another)), "what the child started outlived its parent"
+    assert not lives(leader)
+    _, said = parent.communicate(timeout=20)
+    assert victim == "parent" or "ValueError: x was killed by SIGKILL" in said
+
+
+def test_ending_all_frees_whoever_waits(kind, tmp_path):
+    noted, found, up = tmp_path / "pids", [], threading.Event()
+
+    def wait() -> None:
+        with pytest.raises(ValueError, match=r"^waiting was killed by SIGTERM;") as raised:
+            run(kind(STARTS_ANOTHER.format(pids=str(noted))), what="waiting", on_line=lambda line: up.set())
+        found.append(raised)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    assert up.wait(20)
+    child.end_all()
+    thread.join(10)
+    assert found
+    assert not any(map(lives, pids(noted)))

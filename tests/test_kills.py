@@ -2,15 +2,34 @@
 
 import pytest
 
-from tests.bench.bench_kills import finish, holdings, kill_at, orphans
+from tests.bench.bench_kills import finish, finishes_without, holdings, kill_at, orphans
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """What a home holds after a run that nobody disturbed."""
+    home = tmp_path_factory.mktemp("unbroken")
+    finish(home)
+    return holdings(home)
 
 
 @pytest.mark.slow
-def test_three_kills_then_the_same_bytes(tmp_path):
-    broken, unbroken = tmp_path / "broken", tmp_path / "unbroken"
-    for point, victim in (("splits of smoke", "command"), ("step 2/4", "child"), ("dev, forward", "command")):
+def test_three_kills_then_the_same_bytes(tmp_path, unbroken):
+    broken = tmp_path / "broken"
+    for point, victim in (
+        ("splits of smoke", "command"),
+        ("trainable parameters", "job"),
+        ("dev, forward", "command"),
+    ):
         assert kill_at(broken, point, victim), f"the run never came to {point!r}"
         assert not orphans(broken)
     assert "cached" in finish(broken)
-    finish(unbroken)
-    assert holdings(broken) == holdings(unbroken)
+    assert holdings(broken) == unbroken
+
+
+@pytest.mark.slow
+def test_a_run_whose_forking_process_is_killed_ends_with_the_same_bytes(tmp_path, unbroken):
+    home = tmp_path / "home"
+    assert finishes_without(home, "tiny base"), "nothing was killed"
+    assert not orphans(home)
+    assert holdings(home) == unbroken

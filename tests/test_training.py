@@ -15,13 +15,12 @@ from recipes.schema import TrainMethod
 from tasks.audio_files import encode_flac
 from tasks.models import qwen2_audio as family
 from tasks.models import training
-from tasks.models.frames import audio_tokens, trimmed_frames
+from tasks.models.frames import audio_tokens
 from tasks.models.jobs import Question, TrainingJob
 from tasks.models.training import IGNORED, Collator, add_lora, fit, read_clips, restricted_accuracy, save
 
 ANSWERS = {"SPEECH": "A", "NONSPEECH": "B"}
 PROMPT = "Choose one: A) SPEECH B) NONSPEECH."
-FRAMES = trimmed_frames(3200)
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 
 
@@ -47,7 +46,7 @@ def clips(tmp_path_factory):
 
 
 def collator(processor, clips, loss_on="answer") -> Collator:
-    return Collator(processor, clips, PROMPT, ANSWERS, loss_on, FRAMES)
+    return Collator(processor, clips, PROMPT, ANSWERS, loss_on)
 
 
 def job(tiny_base, output, **changes) -> TrainingJob:
@@ -62,9 +61,7 @@ def job(tiny_base, output, **changes) -> TrainingJob:
 
 def fresh(tiny_base, quantization=None):
     quantised = training.with_dtype(quantization, torch.float32)
-    return family.load(
-        tiny_base, revision=None, frames=FRAMES, quantization=quantised, dtype=torch.float32, device="cpu"
-    )
+    return family.load(tiny_base, revision=None, quantization=quantised, dtype=torch.float32, device="cpu")
 
 
 def trained(tiny_base, processor, clips, folder, steps=2, **changes):
@@ -115,7 +112,8 @@ def test_rows_may_come_in_any_order(processor, clips):
     collate = collator(processor, clips)
     batch = collate([clips[i] for i in (7, 0, 3)])
     assert processor.batch_decode(batch["labels"][:, -1:]) == ["A", "B", "A"]
-    assert torch.equal(batch["input_features"][1], collate.clips[0].features)
+    features = collate.clips[0].features
+    assert torch.equal(batch["input_features"][1, :, : features.shape[1]], features)
 
 
 def test_prompts_are_the_batch_without_its_answers(processor, clips):
@@ -132,7 +130,7 @@ def test_an_answer_that_is_one_token_only_after_a_space_is_refused(processor, cl
     spaced = copy.copy(processor)
     spaced.tokenizer = tokenizer
     with pytest.raises(ValueError, match=r"'maybe' is [2-9] tokens at the start of a turn"):
-        Collator(spaced, clips, PROMPT, {"SPEECH": "A", "NONSPEECH": "maybe"}, "answer", FRAMES)
+        Collator(spaced, clips, PROMPT, {"SPEECH": "A", "NONSPEECH": "maybe"}, "answer")
 
 
 def test_clips_of_several_files_keep_their_order(tmp_path):
@@ -166,6 +164,14 @@ def test_the_first_loss_is_the_cross_entropy_of_the_answers(tiny_base, processor
     assert entry["loss"] == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_run_shorter_than_its_logging_interval_still_has_a_history(tiny_base, processor, clips, tmp_path):
+    collate = collator(processor, clips)
+    model = add_lora(fresh(tiny_base), job(tiny_base, tmp_path))
+    training = {"max_steps": 2, "per_device_train_batch_size": 4, "logging_steps": 50}
+    history = fit(model, processor, clips, collate, training, seed=1, output=str(tmp_path / "out"), device="cpu")
+    assert [entry["step"] for entry in history] == [2]
+
+
 def test_only_the_adapter_changes(tiny_base, processor, clips, tmp_path):
     before = fresh(tiny_base).state_dict()
     model, log, _ = trained(tiny_base, processor, clips, tmp_path / "out", steps=3)
@@ -197,6 +203,23 @@ def test_nf4_trains_on_a_cpu_and_leaves_its_base_quantised(tiny_base, processor,
     assert layer.lora_B["default"].weight.abs().max() > 0
     assert np.isfinite([entry["loss"] for entry in log]).all()
     assert log[-1]["loss"] < log[0]["loss"]
+
+
+def test_4_bit_layers_answer_on_a_cpu_for_which_bitsandbytes_packs_them_anew(tiny_base, processor, clips):
+    model, collate = fresh(tiny_base, NF4).eval(), collator(processor, clips)
+    expected = logits_of(training.alike_on_every_cpu(model), collate)
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = True
+    assert torch.equal(logits_of(training.alike_on_every_cpu(model), collate), expected)
+    model.model.language_model.layers[0].self_attn.q_proj.support_avx512bf16_for_cpu = True
+    with pytest.raises(RuntimeError, match="invalid for input of size"):
+        logits_of(model, collate)
+
+
+def logits_of(model, collate) -> torch.Tensor:
+    with torch.inference_mode():
+        return family.last_logits(model, collate.prompts(range(8)))
 
 
 def test_a_loss_that_is_no_number_stops_the_run():

@@ -1,5 +1,6 @@
 """What a parent tells a child that trains or scores: a JSON file, checked on both sides, without torch."""
 
+import contextlib
 import re
 import shutil
 import time
@@ -9,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks import child
+from tasks import child, forkserver
 from tasks.hub import content_sha
 from tasks.models.frames import SAMPLE_RATE_HZ, trimmed_frames
 from tasks.store import Base, Publication
@@ -40,9 +41,11 @@ class BaseAt(NamedTuple):
 
 
 def base_at(base: str, tiny: Base | None, published: Publication | None) -> BaseAt:
-    """The tiny base by its publication, a Hub id by its pinned revision, a folder by its content."""
+    """The tiny base by its publication (a leaky one has none), a Hub id by its revision, a folder by its content."""
     if tiny and published:
         return BaseAt(str(tiny.path), None, published.repo, published.sha)
+    if tiny:
+        return BaseAt(str(tiny.path), None, "unpublished/tiny-base", content_sha(tiny.path))
     if match := re.fullmatch(r"(.+)@([0-9a-f]{40})", base):
         return BaseAt(match[1], match[2], match[1], match[2])
     folder = Path(base).expanduser()
@@ -61,6 +64,28 @@ QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "PYTHONWARNINGS": "ignore",
 }  # fmt: skip
+# On a CPU also: as many threads everywhere, none that an import starts (pyarrow's allocator would), and no CUDA, since
+# neither lives on in a fork.
+ON_CPU = {
+    **QUIET,
+    "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false",
+    "CUDA_VISIBLE_DEVICES": "",
+}  # fmt: skip
+# Imported once for all jobs of a run on a CPU, the libraries by name so that their server can leave in between.
+WARM = (
+    "torch", "datasets", "transformers", "peft", "trl", "transformers.models.qwen2_audio.modeling_qwen2_audio",
+    "tasks.models.pretraining", "tasks.detectors.audio_llm",
+)  # fmt: skip
+LAUNCH = (
+    "-m", "accelerate.commands.accelerate_cli", "launch", "--num_machines", "1", "--num_processes", "1",
+    "--num_cpu_threads_per_process", "2", "--mixed_precision", "no", "--dynamo_backend", "no",
+)  # fmt: skip
+
+
+def warm_up() -> None:
+    """Start importing what jobs on a CPU need, in a process of its own, where that is how they are made."""
+    if forkserver.FORKS:
+        forkserver.start(WARM, ON_CPU)
 
 
 class Job(BaseModel):
@@ -72,17 +97,38 @@ class Job(BaseModel):
     device: Literal["auto", "cpu", "cuda"]
     output: str  # an empty folder
 
-    def run(self, command: Sequence[str], *, what: str, on_line: Callable[[str], None], timeout_min: float) -> float:
-        """Run a child over this job, each line it prints handed to `on_line`; the seconds it took."""
+    def run(
+        self,
+        module: str,
+        *,
+        what: str,
+        on_line: Callable[[str], None],
+        timeout_min: float,
+        launcher: Sequence[str] = (),
+    ) -> float:
+        """Let `main` of a module do this job in a child, each line it prints handed to `on_line`; the seconds it took."""
         file = Path(f"{self.output}.job.json")
         file.write_text(self.model_dump_json(), encoding="utf-8")
         begin = time.perf_counter()
         try:
-            child.run([*command, str(file)], what=what, on_line=on_line, timeout_min=timeout_min, environment=QUIET)
+            starting = self.starting(module, str(file), launcher)
+            child.run(starting, what=what, on_line=on_line, timeout_min=timeout_min)
         finally:
             file.unlink(missing_ok=True)
             shutil.rmtree(f"{self.output}.trainer", ignore_errors=True)
         return time.perf_counter() - begin
+
+    def starting(
+        self, module: str, file: str, launcher: Sequence[str]
+    ) -> contextlib.AbstractContextManager[child.Process]:
+        """The child: forked on a CPU where that can be; a process of its own elsewhere, under the launcher where a GPU
+        may come into it."""
+        job = ("-m", "tasks.child", module, file)
+        if self.device != "cpu":
+            return child.started(child.python(*launcher, *job), environment=QUIET)
+        if forkserver.FORKS:
+            return forkserver.forked(module, file, WARM, ON_CPU)
+        return child.started(child.python(*job), environment=ON_CPU)
 
 
 class PretrainingJob(Job):
@@ -115,22 +161,6 @@ class TrainingJob(ModelJob):
     training: dict[str, Any]
     seed: int
 
-    def launch(self, **options: Any) -> float:
-        """`run` under accelerate: one process on a CPU."""
-        command = child.python("-m", "accelerate.commands.accelerate_cli", "launch", "--num_machines", "1")
-        command += [
-            "--num_processes",
-            "1",
-            "--num_cpu_threads_per_process",
-            "2",
-            "--mixed_precision",
-            "no",
-            "--dynamo_backend",
-            "no",
-        ]
-        command += ["--cpu"] if self.device == "cpu" else []
-        return self.run([*command, "-m", "tasks.models.training"], **options)
-
 
 class ScoringJob(ModelJob):
     """Every clip of some files by one model, with or without an adapter."""
@@ -138,4 +168,4 @@ class ScoringJob(ModelJob):
     adapter: str | None
     clips: dict[str, tuple[str, ...]]  # split -> files
     generate_on: tuple[str, ...]  # splits that are also answered by constrained generation
-    batch_size: int
+    batch_size: int | None  # None: what the device's memory takes

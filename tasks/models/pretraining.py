@@ -1,12 +1,10 @@
-"""The child process that makes a tiny base: `python -m tasks.models.pretraining JOB.json`."""
+"""The child process that makes a tiny base."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from tasks.child import serve
 from tasks.models import qwen2_audio as family
 from tasks.models import tiny
 from tasks.models.jobs import PretrainingJob
@@ -20,22 +18,16 @@ def main(path: str) -> None:
     processor = tiny.make_processor()
     clips = read_clips(job.clips)
     answers = dict(zip(job.question.classes, job.question.answers, strict=True))
-    collate = Collator(processor, clips, job.question.prompt, answers, "answer", job.question.frames)
-    heard = np.concatenate([clip.features[:, : clip.frames].T.numpy() for clip in collate.clips])
+    collate = Collator(processor, clips, job.question.prompt, answers, "answer")
+    features = [clip.features[:, : clip.frames] for clip in collate.clips if isinstance(clip, family.Clip)]
+    heard = np.concatenate([its.T.numpy() for its in features])
     model = tiny.make_model(processor, job.seed, heard)
-    positions = model.model.audio_tower.embed_positions
-    model = family.prepare(model, job.question.frames).to(device)
+    model = family.prepare(model).to(device)
     training = {
         "max_steps": job.steps, "per_device_train_batch_size": job.batch_size, "learning_rate": job.learning_rate,
         "lr_scheduler_type": "cosine", "warmup_steps": 20, "weight_decay": 0.01,
     }  # fmt: skip
     fit(model, processor, clips, collate, training, seed=job.seed, output=job.output, device=device)
     print(f"base: {restricted_accuracy(model, collate):.2f} of its clean training clips answered right", flush=True)
-    model.model.audio_tower.embed_positions = positions
-    model.model.audio_tower.config.max_source_positions = positions.num_embeddings
     model.to(torch.float32).save_pretrained(job.output, safe_serialization=True)
     processor.save_pretrained(job.output)
-
-
-if __name__ == "__main__":
-    serve(main, sys.argv[1])

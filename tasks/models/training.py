@@ -1,7 +1,6 @@
-"""The child process that trains one adapter with TRL: `accelerate launch -m tasks.models.training JOB.json`."""
+"""The child process that trains one adapter with TRL; where a GPU may come into it, under `accelerate launch`."""
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from transformers import AutoProcessor, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from tasks.audio_files import decode_flac
-from tasks.child import serve
 from tasks.functional.decoding import answer_scores, answers_token_ids
 from tasks.models import qwen2_audio as family
+from tasks.models.encoding import Encoder, kept_encodings
 from tasks.models.jobs import TrainingJob
 
 IGNORED = -100
@@ -35,23 +34,19 @@ def main(path: str) -> None:
     model = family.load(
         job.base,
         revision=job.revision,
-        frames=job.question.frames,
         quantization=with_dtype(job.quantization, dtype),
         dtype=dtype,
         device=device,
     )
-    model = add_lora(model, job)
+    clips = read_clips(job.clips)
+    # Before LoRA, which comes with layers cast to float32: as scoring encodes, so that both find each other's vectors.
+    encoded = encode_once(model, processor, clips) if job.scope == "language_model" else None
+    model = add_lora(alike_on_every_cpu(model), job)
     parts = family.trainable_by_part(model)
     print("trainable parameters: " + ", ".join(f"{part} {count:,}" for part, count in parts.items()), flush=True)
-    clips = read_clips(job.clips)
-    collate = Collator(
-        processor,
-        clips,
-        job.question.prompt,
-        dict(zip(job.question.classes, job.question.answers, strict=True)),
-        job.loss_on,
-        job.question.frames,
-    )
+    answers = dict(zip(job.question.classes, job.question.answers, strict=True))
+    frozen = not parts["encoder"] + parts["projector"]
+    collate = Collator(processor, clips, job.question.prompt, answers, job.loss_on, encoded if frozen else None)
     history = fit(model, processor, clips, collate, job.training, seed=job.seed, output=job.output, device=device)
     accuracy = restricted_accuracy(model, collate)
     save(model, job)
@@ -82,6 +77,18 @@ def with_dtype(quantization: dict[str, Any] | None, dtype: torch.dtype) -> dict[
     return {"bnb_4bit_compute_dtype": str(dtype).removeprefix("torch."), **quantization}
 
 
+def alike_on_every_cpu(model: nn.Module) -> nn.Module:
+    """The model with 4-bit layers that answer by the weights they were trained with.
+
+    On a CPU with AVX512-BF16 bitsandbytes would pack them anew for inference: another rounding, and an error where the
+    width of a layer is no multiple of its blocks, as in the tiny base.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
 def add_lora(model: nn.Module, job: TrainingJob) -> nn.Module:
     """The model with fresh adapters on its scope, seeded."""
     from peft import get_peft_model, prepare_model_for_kbit_training
@@ -104,11 +111,28 @@ def read_clips(files: Sequence[str]) -> Dataset:
     return rows.add_column("row", list(range(len(rows))))
 
 
+def encode_once(model: nn.Module, processor: Any, clips: Dataset) -> list[family.Encoded]:
+    """What a frozen encoder makes of the clips, for every epoch; kept in the home for other seeds and evaluations."""
+    cache = kept_encodings(model)
+    encoded = Encoder(model, processor, cache).encode_all([audio["bytes"] for audio in clips["audio"]])
+    print(f"{len(encoded)} training clips encoded once", flush=True)
+    return encoded
+
+
 class Collator:
-    """Rows -> a left-padded batch with labels on the answer, the turn or the whole sequence; -100 elsewhere."""
+    """Rows -> a left-padded batch with labels on the answer, the turn or the whole sequence; -100 elsewhere.
+
+    Clips are what a frozen encoder made of them, in `encoded`, or features that are computed here.
+    """
 
     def __init__(
-        self, processor: Any, clips: Dataset, prompt: str, answers: dict[str, str], loss_on: str, frames: int
+        self,
+        processor: Any,
+        clips: Dataset,
+        prompt: str,
+        answers: dict[str, str],
+        loss_on: str,
+        encoded: Sequence[family.Encoded] | None = None,
     ) -> None:
         tokenizer = processor.tokenizer
         self.prompt = family.tokenise_prompt(processor, prompt)
@@ -125,7 +149,9 @@ class Collator:
         self.completions = {label: [*ids, *end] for label, ids in bare.items()}
         self.labels = list(clips["label"])
         # Features are computed once a clip, not once an epoch; the audio itself is only a few KB of FLAC a row.
-        self.clips = [family.extract(processor, decode_flac(audio["bytes"]), frames) for audio in clips["audio"]]
+        self.clips: Sequence[family.Clip | family.Encoded] = encoded or family.extract(
+            processor, (decode_flac(audio["bytes"]) for audio in clips["audio"])
+        )
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         index = [row["row"] for row in rows]
@@ -178,7 +204,12 @@ def fit(
 
 
 class Progress(TrainerCallback):
-    """One line a log step for the parent, which passes it to the run's log. A loss that is no number stops the run."""
+    """One line a log step for the parent, which passes it to the run's log; the last step is always logged. A loss that
+    is no number stops the run."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_log = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         if logs and "loss" in logs:
@@ -215,7 +246,3 @@ def save(model: nn.Module, job: TrainingJob) -> None:
         config.target_modules = sorted(config.target_modules)  # a set: its order differs from process to process
     model.save_pretrained(job.output, safe_serialization=True)
     Path(job.output, "README.md").unlink(missing_ok=True)
-
-
-if __name__ == "__main__":
-    serve(main, sys.argv[1])

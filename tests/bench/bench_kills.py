@@ -1,12 +1,14 @@
-"""Kill `earshot run study/smoke` with SIGKILL, the command or its training child, and count what the rerun finds.
+"""Kill `earshot run study/smoke` with SIGKILL, the command or a job of its, and count what the rerun finds.
 
 python -m tests.bench.bench_kills --kills 25
 
 Every kill lands on another line of progress, so that the points are spread over all stages. After each kill no process
 of the run may be alive; after the last one the study is run to its end and must hold the same bytes as an unbroken run.
+The process that forks the jobs is killed as well, once a stage that needs it: that run must end as if nothing had been.
 """
 
 import argparse
+import itertools
 import os
 import signal
 import subprocess
@@ -22,6 +24,7 @@ POINTS = (
     "tiny base", "trainable parameters", "step 2/4", "step 4/4", "adapter, seed", "majority", "dev, forward",
     "test, forward", "test, generate", "base, fold", "adapter, fold", "report of smoke",
 )  # fmt: skip
+FORKS_FROM = ("clips of train", "tiny base", "gate of")  # before the jobs that pre-train, train and score
 EARSHOT = (sys.executable, "-m", "flows.cli", "run", "study/smoke")
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,25 +44,49 @@ def finish(home: Path) -> str:
 
 
 def kill_at(home: Path, point: str, victim: str) -> bool:
-    """Start a run and kill the command, or its newest child, at the first line with `point`; whether it came to it."""
-    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL}
-    run = subprocess.Popen(EARSHOT, env=environment(home), text=True, cwd=ROOT, **pipes)
-    assert run.stderr is not None
-    reached = False
-    for line in run.stderr:
-        if point in line and "cached" not in line:
-            reached = True
-            target = newest_child(home) if victim == "child" else run.pid
-            os.kill(target or run.pid, signal.SIGKILL)
-            break
-    run.stderr.read()
-    run.wait()
+    """Start a run and kill the command, or its newest job, at the first line with `point`; whether it came to it."""
+    run = start(home)
+    reached = waits_for(run, point)
+    if reached:
+        os.kill(newest_job(home) or run.pid if victim == "job" else run.pid, signal.SIGKILL)
+    run.communicate()
     return reached
 
 
-def newest_child(home: Path) -> int | None:
-    """The youngest process of the home that trains or scores."""
-    return max((pid for pid, command in alive(home).items() if ".job.json" in command), default=None)
+def finishes_without(home: Path, point: str) -> bool:
+    """Start a run, kill the process that forks jobs at the first line with `point`; whether the run ended well."""
+    run = start(home)
+    servers = forkers(home) if waits_for(run, point) else []
+    if servers:
+        os.kill(servers[0], signal.SIGKILL)
+    _, said = run.communicate()
+    if run.returncode:
+        raise AssertionError(
+            f"without the process that forks jobs the run ended with {run.returncode}:\n{said[-3000:]}"
+        )
+    return bool(servers)
+
+
+def start(home: Path) -> "subprocess.Popen[str]":
+    """The study's command, its lines of progress to be read."""
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+    return subprocess.Popen(EARSHOT, env=environment(home), text=True, cwd=ROOT, **pipes)
+
+
+def waits_for(run: "subprocess.Popen[str]", point: str) -> bool:
+    """Read to the first line with `point` that tells of work; whether there is one."""
+    assert run.stderr is not None
+    return any(point in line and "cached" not in line for line in run.stderr)
+
+
+def forkers(home: Path) -> list[int]:
+    """The process that forks jobs, then what it has forked, eldest first."""
+    return sorted(pid for pid, command in alive(home).items() if "tasks.forkserver" in command)
+
+
+def newest_job(home: Path) -> int | None:
+    """The youngest process that trains or scores."""
+    return max(forkers(home)[1:], default=None)
 
 
 def alive(home: Path) -> Mapping[int, str]:
@@ -89,6 +116,14 @@ def holdings(home: Path) -> dict[str, set[str]]:
     return store | hub
 
 
+def tell(number: int, victim: str, point: str, reached: bool, home: Path) -> None:
+    """One line a kill. Raises AssertionError where a process outlived it."""
+    left = orphans(home)
+    how = "killed" if reached else "not reached any more, the run ended"
+    print(f"{number:3}  {victim:8} at {point!r}: {how}, {len(left)} orphans", flush=True)
+    assert not left, left
+
+
 def main() -> None:
     """Print, kill by kill, whether it landed, and at the end whether the bytes are the same."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -98,22 +133,25 @@ def main() -> None:
         unbroken = Path(folder) / "unbroken"
         finish(unbroken)
         landed = 0
-        for number in range(kills):
+        for number in itertools.count():
             home = Path(folder) / f"killed{number // len(POINTS)}"
-            point = POINTS[number % len(POINTS)]
-            victim = ("command", "child")[number % 2]
+            point, victim = POINTS[number % len(POINTS)], ("command", "job")[number % 2]
             reached = kill_at(home, point, victim)
-            left = orphans(home)
             landed += reached
-            how = "killed" if reached else "not reached"
-            print(f"{number + 1:3}  {victim:8} at {point!r}: {how}, {len(left)} orphans", flush=True)
-            assert not left, left
+            tell(landed, victim, point, reached, home)
+            if landed == kills:
+                break
+        for number, point in enumerate(FORKS_FROM, kills + 1):
+            home = Path(folder) / f"killed without {point}"
+            tell(number, "forker", point, finishes_without(home, point), home)
         for home in sorted(Path(folder).glob("killed*")):
             finish(home)
             same = holdings(home) == holdings(unbroken)
             print(f"{home.name}: {'the same bytes as an unbroken run' if same else 'DIFFERENT bytes'}")
             assert same, (holdings(home), holdings(unbroken))
-        print(f"{landed} of {kills} kills landed; no orphan, no lock, no difference")
+        print(
+            f"{kills} kills landed, and {len(FORKS_FROM)} of the process that forks; no orphan, no lock, no difference"
+        )
 
 
 if __name__ == "__main__":
