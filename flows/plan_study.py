@@ -8,8 +8,9 @@ from flows.stages import Stage, stages_from, stages_to
 from flows.train_adapters import train_adapters
 from recipes.schema import CheckFailed, StudyRecipe, load_study
 from tasks.cache import Calls, NotCached, looking_up
-from tasks.hub import rehearsal
-from tasks.planning import Found, describe
+from tasks.clips import check_cells
+from tasks.hub import published_recipe, rehearsal
+from tasks.planning import Found, describe, find_sides
 
 
 def plan_study(
@@ -17,12 +18,15 @@ def plan_study(
 ) -> list[str]:
     """What running a study up to a stage would do, hold and be able to decide, line by line; nothing is run.
 
-    Raises ValueError or FileNotFoundError where the recipe or a source of it is wrong.
+    Raises ValueError or FileNotFoundError where the recipe or a source of it is wrong, and where a level of a part has
+    no recording.
     """
-    recipe = load_study(study, overrides)
+    recipe = load_study(study, overrides, published_recipe)
     stages, refreshed = stages_to(until), stages_from(refresh)
     found = look_up(recipe, [stage for stage in stages if stage not in refreshed])
-    lines = describe(recipe, found, stages, refreshed)
+    sides = find_sides(recipe, found)
+    check_cells(sides, {part: recipe.dataset.clips_of(part) for part in recipe.dataset.splits.parts}, recipe.classes)
+    lines = describe(recipe, sides, found, stages, refreshed)
     return [f"{study}, up to {until}: the recipe is right, nothing was run", *lines]
 
 

@@ -13,7 +13,10 @@ from flows.publish import publish
 from flows.stages import Stage, stages_from, stages_to
 from flows.train_adapters import TrainedFold, train_adapters
 from recipes.schema import StudyRecipe, load_study
+from tasks import detectors
 from tasks.diagnosis import gpus
+from tasks.hub import published_recipe
+from tasks.hub_client import demand_token
 from tasks.store import Publication, Report
 
 
@@ -39,7 +42,10 @@ def run_study(
     From the stage `refresh` on nothing is taken from the cache. Raises ValueError, before anything runs, where the
     recipe says what it may not.
     """
-    recipe = load_study(study, overrides or [])
+    recipe = load_study(study, overrides or [], published_recipe)
+    demand_extras(recipe, until)
+    if recipe.publish.to == "hub":
+        demand_token()
     demand_gpu(recipe, until, refresh)
     with cache_of("build", refresh):
         data = build_dataset(recipe)
@@ -55,6 +61,14 @@ def run_study(
         return StudyRun(data=data, folds=folds, report=report)
     publication = publish(recipe, data, folds, report)
     return StudyRun(data=data, folds=folds, report=report, publication=publication)
+
+
+def demand_extras(recipe: StudyRecipe, until: Stage) -> None:
+    """Raise ValueError, with the command that installs it, where hygiene or a baseline needs a library that is not there."""
+    if hygiene := recipe.dataset.hygiene:
+        detectors.demand([hygiene.detector], "dataset.hygiene", "set dataset.hygiene=null")
+    if "evaluate" in stages_to(until):
+        detectors.demand(recipe.evaluate.baselines)
 
 
 def demand_gpu(recipe: StudyRecipe, until: Stage, refresh: Stage | None) -> None:

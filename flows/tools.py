@@ -49,7 +49,8 @@ def inspect(
         typer.Argument(help="NAMESPACE/NAME[@sha] in the home, or a folder with data/*.parquet.", metavar="DATASET"),
     ],
     n: Annotated[
-        int, typer.Option("--n", min=1, help="Clips on the listening sheet, balanced over the conditions.")
+        int,
+        typer.Option("--n", min=1, help="Clips of each class on the listening sheet, balanced over the conditions."),
     ] = 100,
     out: Annotated[
         Path | None, typer.Option("--out", help="Where listening.html goes; by default into the home.")

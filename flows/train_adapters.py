@@ -3,18 +3,21 @@
 from prefect import flow
 from pydantic import BaseModel, ConfigDict
 
-from flows.build_dataset import BuiltDataset, render_parts
+from flows.build_dataset import BuiltDataset, deal_sources, render_parts
 from recipes.schema import StudyRecipe
-from tasks.adapters import check_gate, make_base, train_adapter
+from tasks.adapters import check_gate, make_base, pull_adapter, pull_base, train_adapter
 from tasks.cards import publish_base
+from tasks.hub import pinned
 from tasks.models.jobs import Question
-from tasks.store import Adapter, Base, Publication
+from tasks.splits import check_dealt, shuffle_clips
+from tasks.store import Adapter, Base, Clips, Publication, Recordings, Sides, Splits
 
 
 class TrainedFold(BaseModel):
-    """The base and the adapters (one a seed) that never heard the test part of one fold."""
+    """The base and the adapters (one a seed) that never heard the test part of one fold of some splits."""
 
     model_config = ConfigDict(frozen=True)
+    splits: Splits
     fold: int
     tiny: Base | None
     published: Publication | None
@@ -23,27 +26,61 @@ class TrainedFold(BaseModel):
 
 @flow(name="train adapters", flow_run_name="train {recipe.name}")
 def train_adapters(recipe: StudyRecipe, data: BuiltDataset) -> list[TrainedFold]:
-    """One fold after another: each has the machine to itself."""
-    folds = [train_fold(recipe, data, fold) for fold in range(data.splits.folds)]
+    """One fold after another: each has the machine to itself. Leaky folds, where there are any, come last."""
+    if recipe.adapter:
+        folds = [pull_fold(recipe, data, recipe.adapter, fold) for fold in range(data.splits.folds)]
+        check_gate([adapter for fold in folds for adapter in fold.adapters], recipe.train.gate)
+        return folds
+    protocols = [data.splits, *([data.leaky] if data.leaky else [])]
+    folds = [train_fold(recipe, data, splits, fold) for splits in protocols for fold in range(splits.folds)]
     check_gate([adapter for fold in folds for adapter in fold.adapters], recipe.train.gate)
     return folds
 
 
-def train_fold(recipe: StudyRecipe, data: BuiltDataset, fold: int) -> TrainedFold:
+def train_fold(recipe: StudyRecipe, data: BuiltDataset, splits: Splits, fold: int) -> TrainedFold:
     """A tiny base from clean clips of this fold's training parts where the recipe wants one, then the adapters."""
     train, question = recipe.train, question_of(recipe)
     parts = [part for part, side in recipe.dataset.splits.sides(fold).items() if side == "train"]
     tiny = published = None
     if train.base == "tiny":
-        blocks = dict.fromkeys(parts, train.pretrain.clips_block(len(parts)))
-        clean = render_parts(data.recordings, data.sides, blocks, recipe.classes)
-        tiny = make_base(clean, train.pretrain, question, fold, train.timeout_min)
-        published = publish_base(tiny, recipe.publish, data.publication, fold)
+        tiny = make_base(clean_clips(recipe, data, splits, parts), train.pretrain, question, fold, train.timeout_min)
+        if splits.verdict == "clean":
+            published = publish_base(tiny, recipe.publish, data.publication, fold)
     adapters = tuple(
-        train_adapter(data.splits, parts, train.method, question, tiny, published, seed, fold, train.timeout_min)
+        train_adapter(splits, parts, train.method, question, tiny, published, seed, fold, train.timeout_min)
         for seed in train.seeds
     )
-    return TrainedFold(fold=fold, tiny=tiny, published=published, adapters=adapters)
+    return TrainedFold(splits=splits, fold=fold, tiny=tiny, published=published, adapters=adapters)
+
+
+def pull_fold(recipe: StudyRecipe, data: BuiltDataset, name: str, fold: int) -> TrainedFold:
+    """A published adapter of one fold and the tiny base it names, where that is what the recipe wants."""
+    source, train = pinned("model", name), recipe.train
+    tiny = base = None
+    if train.base == "tiny":
+        tiny, base = pull_base(source, data.publication, fold)
+    adapter = pull_adapter(source, data.publication, train.method, tiny, base, train.seeds[0], fold)
+    return TrainedFold(splits=data.splits, fold=fold, tiny=tiny, published=base, adapters=(adapter,))
+
+
+def dealt(recipe: StudyRecipe, data: BuiltDataset) -> tuple[tuple[Recordings, ...], Sides]:
+    """The recordings and their parts: those the data set was built from, or, where it was pulled, those of this machine."""
+    if data.sides:
+        return data.recordings, data.sides
+    recordings, sides, _ = deal_sources(recipe.dataset, recipe.classes)
+    check_dealt(sides, data.splits)
+    return recordings, sides
+
+
+def clean_clips(recipe: StudyRecipe, data: BuiltDataset, splits: Splits, parts: list[str]) -> list[Clips]:
+    """Clean clips of the training parts; under the random protocol of as many of all parts, dealt like the others."""
+    block = recipe.train.pretrain.clips_block(len(parts))
+    recordings, sides = dealt(recipe, data)
+    if splits.verdict == "clean":
+        return render_parts(recordings, sides, dict.fromkeys(parts, block), recipe.classes)
+    every = dict.fromkeys(recipe.dataset.splits.parts, block)
+    clips = render_parts(recordings, sides, every, recipe.classes)
+    return [its for its in shuffle_clips(clips, recipe.dataset.splits.seed) if its.part in parts]
 
 
 def question_of(recipe: StudyRecipe) -> Question:

@@ -13,27 +13,35 @@ import yaml
 
 from recipes.schema import CheckFailed, DatasetRecipe, PublishBlock, StudyRecipe
 from tasks.cache import ROOT, task
+from tasks.functional.audio import BANDS
 from tasks.functional.cards import fill, render_model_card
+from tasks.functional.design import cross_durations_and_snrs
 from tasks.functional.report import Report as Document
-from tasks.hub import publish
+from tasks.hub import newest, publish
+from tasks.hub_client import Wish
 from tasks.run_page import HOOKS, say, show_markdown
-from tasks.store import Adapter, Base, Publication, Report, Splits, file_digests, home, read_json, write_json
+from tasks.store import Adapter, Base, Hygiene, Publication, Report, Splits, file_digests, home, read_json, write_json
 
 TEMPLATES = ROOT / "hub_cards"
+FACTORS = ("duration_ms", "snr_db", "band", "room", "context")
+LICENCES = {"content": "licence", "noise": "noise_licence", "rooms": "room_licence"}  # what is heard -> its column
+COUNTED = ("part", "label", "clip_id", "group_id", "supergroup_id")
 
 
 @task(task_run_name="publish data set {block.dataset}", **HOOKS)
 def publish_dataset(
-    splits: Splits, recipe: DatasetRecipe, classes: tuple[str, str], block: PublishBlock
+    splits: Splits, recipe: DatasetRecipe, classes: tuple[str, str], block: PublishBlock, hygiene: Hygiene | None
 ) -> Publication:
-    """The audited parquets with their card, before anything is trained on them."""
+    """The audited parquets with their card and what hygiene dropped, before anything is trained on them."""
     repo = f"{block.namespace}/{block.dataset}"
     with workbench() as folder:
         shutil.copytree(splits.path, folder, dirs_exist_ok=True)
-        write_json(folder / "card.json", dataset_facts(splits, recipe, classes, repo))
+        if hygiene:
+            shutil.copy(hygiene.path / "hygiene.csv", folder)
+        write_json(folder / "card.json", dataset_facts(splits, recipe, classes, repo, hygiene))
         facts = read_json(folder / "card.json")  # rendered from the file, as verification does
         card = fill((TEMPLATES / "dataset_card.md.j2").read_text(encoding="utf-8"), {"data": facts})
-        publication = finish(folder, "dataset", repo, card)
+        publication = finish(folder, "dataset", repo, card, block)
     show_markdown(f"card-{block.dataset}", without_header(card), f"Card of {repo}")
     return publication
 
@@ -52,7 +60,7 @@ def publish_base(base: Base, block: PublishBlock, data: Publication, fold: int) 
             "data": data.model_dump(),
         }
         card = fill((TEMPLATES / "base_card.md.j2").read_text(encoding="utf-8"), {"base": facts})
-        return finish(folder, "model", repo, card)
+        return finish(folder, "model", repo, card, block)
 
 
 @task(task_run_name="publish adapter {recipe.publish.adapter}", **HOOKS)
@@ -62,13 +70,15 @@ def publish_adapter(adapters: Sequence[Adapter], report: Report, splits: Splits,
     Raises CheckFailed where the report may not be published, with every reason.
     """
     repo = f"{recipe.publish.namespace}/{recipe.publish.adapter}"
-    document = Document.model_validate_json((report.path / "report.json").read_text(encoding="utf-8"))
+    stated = as_of_now(read_json(report.path / "report.json"))
+    document = Document.model_validate(stated)
     try:
         card = render_model_card((TEMPLATES / "model_card.md.j2").read_text(encoding="utf-8"), document)
     except ValueError as error:
         raise CheckFailed(str(error)) from error
     with workbench() as folder:
         shutil.copytree(report.path, folder, dirs_exist_ok=True)
+        write_json(folder / "report.json", stated)
         for adapter in adapters:
             place = folder / f"fold-{adapter.fold}" if adapter.fold else folder
             shutil.copytree(adapter.path, place, dirs_exist_ok=True)
@@ -77,37 +87,35 @@ def publish_adapter(adapters: Sequence[Adapter], report: Report, splits: Splits,
             shutil.copy(splits.path / name, folder / "evidence" / name)
         text = yaml.safe_dump(recipe.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
         (folder / "recipe.yaml").write_text(text, encoding="utf-8")
-        publication = finish(folder, "model", repo, card)
+        publication = finish(folder, "model", repo, card, recipe.publish)
     show_markdown(f"card-{recipe.publish.adapter}", without_header(card), f"Model card of {repo}")
     return publication
 
 
-def finish(folder: Path, kind: Any, repo: str, card: str) -> Publication:
+def as_of_now(report: dict[str, Any]) -> dict[str, Any]:
+    """A report that names what was published under the name of its data set since, where that is another one."""
+    data = report["provenance"]["dataset"]
+    later = newest("dataset", data["repo"])
+    if later in (None, data["sha"]):
+        return report
+    return {**report, "provenance": {**report["provenance"], "dataset": {**data, "superseded_by": later}}}
+
+
+def finish(folder: Path, kind: Any, repo: str, card: str, block: PublishBlock) -> Publication:
     """Card, list of files with their hashes, and into the hub."""
     (folder / "README.md").write_text(card, encoding="utf-8")
     write_json(folder / "files.json", dict(sorted(file_digests(folder).items())))
-    publication = publish(folder, kind, repo)
+    publication = publish(folder, kind, repo, block.to, Wish(block.private, block.create_pr))
     say(f"{kind} {repo}@{publication.sha}")
     return publication
 
 
-def dataset_facts(splits: Splits, recipe: DatasetRecipe, classes: tuple[str, str], repo: str) -> dict[str, Any]:
-    """What the card of a data set says, all counted from its parquets."""
+def dataset_facts(
+    splits: Splits, recipe: DatasetRecipe, classes: tuple[str, str], repo: str, hygiene: Hygiene | None
+) -> dict[str, Any]:
+    """What the card of a data set says, all counted from its parquets but for what the recipe asked for."""
     parts = list(splits.clips)
-    columns = [
-        "part",
-        "label",
-        "clip_id",
-        "group_id",
-        "supergroup_id",
-        "duration_ms",
-        "snr_db",
-        "band",
-        "room",
-        "context",
-        "licence",
-        "noise_licence",
-    ]
+    columns = [*COUNTED, *FACTORS, *LICENCES.values()]
     tables = [pq.read_table(splits.path / "data" / f"{part}.parquet", columns=columns).to_pandas() for part in parts]
     clips = pd.concat(tables, ignore_index=True)
     counted = clips.groupby(["part", "label"], sort=False).agg(
@@ -118,16 +126,26 @@ def dataset_facts(splits: Splits, recipe: DatasetRecipe, classes: tuple[str, str
         "name": recipe.name,
         "description": recipe.description,
         "licence": recipe.licence,
-        "licences": sorted({*clips["licence"].dropna(), *clips["noise_licence"].dropna()}),
+        "licences": {heard: clips[column].value_counts().to_dict() for heard, column in LICENCES.items()},
         "classes": list(classes),
         "folds": recipe.splits.folds,
         "parts": [{"name": part, "file": f"data/{part}.parquet"} for part in parts],
         "clips": len(clips),
         "counts": counted.reset_index().to_dict("records"),
-        "factors": {name: levels(clips[name]) for name in ("duration_ms", "snr_db", "band", "room", "context")},
+        "factors": {name: levels(clips[name]) for name in FACTORS},
+        "conditions": recipe.clips.conditions,
+        "cells": [
+            cross_durations_and_snrs(its[its["label"] == classes[0]])
+            .rename(columns={"duration": part})
+            .to_dict("split")
+            for part, its in clips.groupby("part", sort=False)
+            if recipe.clips.design == "margins"
+        ],
+        "bands": {name: BANDS[name] for name in recipe.clips.bands},
+        "hygiene": read_json(hygiene.path / "hygiene.json") if hygiene else None,
         "audit": read_json(splits.path / "audit.json"),
         "balance": read_json(splits.path / "balance.json"),
-        "sources": [source.model_dump(mode="json") for source in recipe.sources],
+        "sources": [source.model_dump(mode="json") | {"left_out": source.left_out} for source in recipe.sources],
         "clips_recipe": recipe.clips.model_dump(mode="json"),
         "splits_recipe": recipe.splits.model_dump(mode="json"),
         "fingerprint": splits.fingerprint,

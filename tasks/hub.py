@@ -1,7 +1,8 @@
-"""The home's own hub, in the Hub's cache layout, read through huggingface_hub: one way in, one way out."""
+"""Publications: in the home's own hub, in the Hub's cache layout, or on the Hub; one way in, one way out."""
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -9,46 +10,60 @@ import tempfile
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from tasks.store import Publication, file_digests, home, make_home
+from tasks.hub_client import CALLED, OTHER, Kind, Wish, fetch, is_same, push
+from tasks.repo_checks import check_folder
+from tasks.store import Publication, file_digests, home, make_home, read_json
 
-Kind = Literal["dataset", "model"]
-ALLOWED = {
-    "dataset": ["README.md", "*.parquet", "*.json", "*.csv"],
-    "model": ["README.md", "*.safetensors", "*.json", "*.jinja", "*.txt", "*.parquet", "*.png", "*.html", "*.csv"],
-}
+Place = Literal["home", "hub"]
+ALLOWED = ("*.md", "*.safetensors", "*.json", "*.yaml", "*.parquet", "*.csv", "*.png", "*.html", "*.jinja", "*.txt")
+PRIVATELY = Wish(private=True, create_pr=False)
 _rehearsing: ContextVar[bool] = ContextVar("rehearsing", default=False)
 
 
-def publish(folder: Path, kind: Kind, repo: str) -> Publication:
-    """Put a finished folder into the home's hub as one commit and point `main` at it. The same files give the same sha.
+def publish(folder: Path, kind: Kind, repo: str, to: Place = "home", wish: Wish = PRIVATELY) -> Publication:
+    """Publish a finished folder as one commit and point the home's `main` at it. The same files give the same sha.
 
-    The folder is copied aside and renamed into place, so a snapshot is whole or absent.
+    Raises ValueError where the name is taken by another kind, or the Hub refuses.
     """
-    shelf = _shelf(kind, repo)
-    sha = content_sha(folder)
+    if (_shelf(OTHER[kind], repo) / "refs" / "main").is_file():
+        raise ValueError(f"{repo} is a {CALLED[OTHER[kind]]} in {hub()} already: give the {CALLED[kind]} another name")
+    content = content_sha(folder)
+    known = _shelf(kind, repo) / "refs" / f"content-{content[:12]}"  # on the Hub, under which sha
     if _rehearsing.get():
+        sha = known.read_text(encoding="utf-8") if to == "hub" and known.is_file() else content
         return Publication(kind=kind, repo=repo, sha=sha)
-    snapshot = shelf / "snapshots" / sha
-    if not snapshot.is_dir() or content_sha(snapshot) != sha:
+    if to == "hub":
+        sha = push(folder, kind, repo, known.name, wish)
         make_home()
-        snapshot.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(dir=snapshot.parent, prefix=".draft-"))
-        try:
-            shutil.copytree(folder, draft / "files")
-            if snapshot.exists():  # damaged since
-                snapshot.rename(draft / "damaged")
-            (draft / "files").rename(snapshot)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-    _point(shelf / "refs" / "main", sha)
+        _point(known, sha)
+    else:
+        sha = content
+        _shelve(folder, _shelf(kind, repo) / "snapshots" / sha)
+    _point(_shelf(kind, repo) / "refs" / "main", sha)
     return Publication(kind=kind, repo=repo, sha=sha)
+
+
+def _shelve(folder: Path, snapshot: Path) -> None:
+    """Copy a folder aside and rename it into place: a snapshot is whole or absent."""
+    if snapshot.is_dir() and content_sha(snapshot) == snapshot.name:
+        return
+    make_home()
+    snapshot.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=snapshot.parent, prefix=".draft-"))
+    try:
+        shutil.copytree(folder, draft / "files")
+        if snapshot.exists():  # damaged since
+            snapshot.rename(draft / "damaged")
+        (draft / "files").rename(snapshot)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def rehearsal() -> Iterator[None]:
-    """Inside, `publish` says what it would publish and leaves the hub as it is."""
+    """Inside, what would be published or entered in a ledger is only said: the home stays as it is."""
     token = _rehearsing.set(True)
     try:
         yield
@@ -56,24 +71,47 @@ def rehearsal() -> Iterator[None]:
         _rehearsing.reset(token)
 
 
+def rehearsing() -> bool:
+    """Whether this is within `rehearsal`."""
+    return _rehearsing.get()
+
+
 def pull(kind: Kind, repo: str, sha: str) -> Path:
-    """The folder of one commit. Raises ValueError unless `sha` is a whole one, FileNotFoundError where it is not here."""
+    """The folder of one commit, from the home or else from the Hub.
+
+    Raises ValueError unless `sha` is a whole one and what lies there may be read, FileNotFoundError where it is nowhere.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     if not re.fullmatch(r"[0-9a-f]{40}", sha):
         raise ValueError(f"{repo}@{sha}: a revision is pinned by all 40 hex digits of its sha")
+    shelf = _shelf(kind, repo)
+    if (_shelf(OTHER[kind], repo) / "snapshots" / sha).is_dir():
+        raise ValueError(f"{repo}@{sha} is a {CALLED[OTHER[kind]]}, a {CALLED[kind]} is needed")
     try:
-        path = snapshot_download(
-            repo, repo_type=kind, revision=sha, cache_dir=hub(), allow_patterns=ALLOWED[kind], local_files_only=True
+        path = Path(
+            snapshot_download(
+                repo,
+                repo_type=kind,
+                revision=sha,
+                cache_dir=hub(),
+                allow_patterns=list(ALLOWED),
+                local_files_only=True,
+            )
         )
-    except LocalEntryNotFoundError as error:
-        raise FileNotFoundError(f"{kind} {repo}@{sha} is not in {hub()}; run the study that publishes it") from error
-    return Path(path)
+    except LocalEntryNotFoundError:
+        make_home()
+        try:
+            path = fetch(kind, repo, sha, hub(), ALLOWED)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{kind} {repo}@{sha} is not in {hub()}; {error}") from error
+    check_folder(path, shelf, f"{repo}@{sha}")
+    return path
 
 
 def find(name: str) -> tuple[Path, str]:
-    """The folder and sha of `NAMESPACE/NAME` or `NAMESPACE/NAME@sha` in the home's hub, model or data set."""
+    """The folder and sha of `NAMESPACE/NAME` in the home, or of `NAMESPACE/NAME@sha` there or on the Hub, of any kind."""
     repo, _, revision = name.partition("@")
     kinds: tuple[Kind, ...] = ("model", "dataset")
     for kind in kinds:
@@ -81,10 +119,50 @@ def find(name: str) -> tuple[Path, str]:
         if ref.is_file():
             sha = revision or ref.read_text().strip()
             return pull(kind, repo, sha), sha
+    nowhere = [""]
+    for kind in kinds if revision else ():
+        try:
+            return pull(kind, repo, revision), revision
+        except FileNotFoundError as error:
+            nowhere = [f"; {error}"]
     there = sorted("/".join(shelf.name.split("--")[1:]) for shelf in hub().glob("*s--*"))
     raise FileNotFoundError(
-        f"{name} is neither a folder nor in {hub()}, which holds {', '.join(there) or 'nothing yet'}"
+        f"{name} is neither a folder nor in {hub()}, which holds {', '.join(there) or 'nothing yet'}{nowhere[0]}"
     )
+
+
+def published_recipe(name: str) -> dict[str, Any]:
+    """The recipe that lies in a published data set, NAMESPACE/NAME@sha. Raises ValueError where it holds none."""
+    repo, _, sha = name.partition("@")
+    file = pull("dataset", repo, sha) / "recipe.json"
+    if not file.is_file() or not isinstance(recipe := read_json(file), dict):
+        raise ValueError(
+            f"{name} holds no recipe.json, so Earshot did not publish it: read it by a source, kind: datasets"
+        )
+    return recipe
+
+
+def newest(kind: Kind, repo: str) -> str | None:
+    """The sha that was published last under a name, as far as this home knows."""
+    ref = _shelf(kind, repo) / "refs" / "main"
+    return ref.read_text(encoding="utf-8").strip() if ref.is_file() else None
+
+
+def pinned(kind: Kind, name: str) -> Publication:
+    """The publication that NAMESPACE/NAME@sha names."""
+    repo, _, sha = name.partition("@")
+    return Publication(kind=kind, repo=repo, sha=sha)
+
+
+def is_commit(folder: Path, sha: str) -> bool:
+    """Whether a folder that was pulled is that commit to the byte: by content, or by what the Hub listed of it."""
+    listing = folder.parent.parent / "trees" / f"{sha}.json"
+    if not listing.is_file():
+        return content_sha(folder) == sha
+    listed = json.loads(listing.read_text(encoding="utf-8"))["files"]
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    digests = {name: its.get("lfs_sha256") or its["blob_id"] for name, its in listed.items()}
+    return all(is_same(file, digests.get(file.relative_to(folder).as_posix())) for file in files)
 
 
 def content_sha(folder: Path) -> str:

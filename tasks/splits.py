@@ -1,6 +1,8 @@
 """Splits: the clips of all parts, audited. No split exists that was not."""
 
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,44 +10,78 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recipes.schema import CheckFailed, DatasetRecipe
+from recipes.schema import SAMPLE_RATE_HZ, CheckFailed, DatasetRecipe
+from tasks.audio_files import decode_flac
 from tasks.cache import cached, task
 from tasks.functional.design import balance
-from tasks.functional.leakage import Audit, audit
+from tasks.functional.leakage import Audit, audit, pcm_hash
+from tasks.hub import pull
 from tasks.run_page import say, show_table
-from tasks.store import Clips, Splits, draft, write_json
+from tasks.store import Clips, Publication, Sides, Splits, draft, read_json, write_json
+
+ROWS_A_GROUP = 256
+EVIDENCE = ("audit.json", "balance.csv", "balance.json", "recipe.json")  # beside data/PART.parquet
+LONGEST_SAMPLES = 30 * SAMPLE_RATE_HZ  # of a clip, as in a recipe
 
 
 @task(task_run_name="splits of {recipe.name}, audited", **cached(libraries=("numpy", "pandas", "pyarrow")))
 def make_splits(clips: Sequence[Clips], recipe: DatasetRecipe) -> Splits:
-    """Gather the parts and audit them. Under `protocol: group` a leak raises ValueError and names the pairs."""
-    tables = {reference.part: pq.read_table(reference.path / "clips.parquet") for reference in clips}
-    if recipe.splits.protocol == "random":
-        tables = reshuffle(tables, recipe.splits.seed)
-    columns = pd.concat([table.drop_columns(["audio"]).to_pandas() for table in tables.values()], ignore_index=True)
+    """Gather the shards of all parts and audit them. Under `protocol: group` a leak raises CheckFailed, pairs named."""
+    columns = pd.concat([read_index(reference) for reference in clips], ignore_index=True)
+    found = audited(columns, recipe)
+    with draft(Splits) as folder:
+        (folder / "data").mkdir()
+        for part in recipe.splits.parts:
+            gather([reference for reference in clips if reference.part == part], folder / "data" / f"{part}.parquet")
+        even = balance(columns)
+        even.counts.to_csv(folder / "balance.csv", index=False)
+        write_json(folder / "audit.json", audit_record(found, recipe.splits.protocol))
+        write_json(folder / "balance.json", {"largest_imbalance": even.largest})
+        write_json(folder / "recipe.json", recipe.model_dump(mode="json"))
+        return Splits.of(folder, **facts(columns, found, recipe))
+
+
+def audited(columns: pd.DataFrame, recipe: DatasetRecipe) -> Audit:
+    """The audit of these clips, on the run's page. Under `protocol: group` a leak raises CheckFailed, pairs named."""
     found = audit(columns)
     show_table("audit", records(found), f"Leakage audit of {recipe.name}: {found.verdict}")
     if found.verdict != "clean":
         if recipe.splits.protocol == "group":
             raise CheckFailed(describe(found))
         say(f"the split is leaky, as protocol random is: {describe(found)}")
-    with draft(Splits) as folder:
-        (folder / "data").mkdir()
-        for part, table in tables.items():
-            pq.write_table(with_features(table), folder / "data" / f"{part}.parquet", row_group_size=256)
-        even = balance(columns)
-        even.counts.to_csv(folder / "balance.csv", index=False)
-        write_json(folder / "audit.json", audit_record(found, recipe.splits.protocol))
-        write_json(folder / "balance.json", {"largest_imbalance": even.largest})
-        write_json(folder / "recipe.json", recipe.model_dump(mode="json"))
-        groups = columns.groupby(["part", "label"])["group_id"].nunique()
-        return Splits.of(
-            folder,
-            clips={part: len(table) for part, table in tables.items()},
-            groups={part: groups[part].to_dict() for part in tables},
-            verdict="leaky" if recipe.splits.protocol == "random" else found.verdict,
-            folds=recipe.splits.folds or 1,
-        )
+    return found
+
+
+def facts(columns: pd.DataFrame, found: Audit, recipe: DatasetRecipe) -> dict[str, Any]:
+    """What a reference to splits says of them."""
+    groups = columns.groupby(["part", "label"])["group_id"].nunique()
+    sizes = columns["part"].value_counts()
+    return {
+        "clips": {part: int(sizes[part]) for part in recipe.splits.parts},
+        "groups": {part: groups.xs(part).to_dict() for part in recipe.splits.parts},
+        "verdict": audit_record(found, recipe.splits.protocol)["verdict"],
+        "folds": recipe.splits.folds or 1,
+    }
+
+
+def read_index(clips: Clips) -> pd.DataFrame:
+    """All columns of one shard but the audio."""
+    return read_columns(clips.path / "clips.parquet")
+
+
+def read_columns(path: Path) -> pd.DataFrame:
+    """All columns of a file of clips but the audio."""
+    file = pq.ParquetFile(path)
+    return file.read([name for name in file.schema_arrow.names if name != "audio"]).to_pandas()
+
+
+def gather(shards: Sequence[Clips], path: Path) -> None:
+    """One part's shards as one file, read and written a row group at a time."""
+    files = [pq.ParquetFile(shard.path / "clips.parquet") for shard in shards]
+    with pq.ParquetWriter(path, with_features(files[0].schema_arrow)) as writer:
+        for file in files:
+            for batch in file.iter_batches(ROWS_A_GROUP):
+                writer.write_batch(batch.cast(writer.schema))
 
 
 def records(found: Audit) -> list[dict[str, Any]]:
@@ -53,9 +89,13 @@ def records(found: Audit) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in found.rows.to_dict("records")]
 
 
-def audit_record(found: Audit, protocol: str) -> dict[str, object]:
-    """What audit.json holds."""
-    return {"verdict": found.verdict, "protocol": protocol, "checks": records(found)}
+def audit_record(found: Audit, protocol: str) -> dict[str, Any]:
+    """What audit.json holds; protocol random leaks by intent, whatever was found."""
+    return {
+        "verdict": "leaky" if protocol == "random" else found.verdict,
+        "protocol": protocol,
+        "checks": records(found),
+    }
 
 
 def describe(found: Audit) -> str:
@@ -65,11 +105,11 @@ def describe(found: Audit) -> str:
     return f"the parts of this data set share {named}. Deal by a larger unit (supergroup), or remove the copies"
 
 
-def reshuffle(tables: dict[str, pa.Table], seed: int) -> dict[str, pa.Table]:
+@task(task_run_name="clips dealt at random", **cached(libraries=("numpy", "pyarrow")))
+def shuffle_clips(clips: Sequence[Clips], seed: int) -> list[Clips]:
     """The same clips dealt at random within class, every part keeping its size: the protocol that leaks."""
-    whole = pa.concat_tables(tables.values())
-    labels = np.array(whole["label"].to_pylist())
-    parts = np.concatenate([[part] * len(table) for part, table in tables.items()])
+    whole = pa.concat_tables([pq.read_table(reference.path / "clips.parquet") for reference in clips])
+    labels, parts = (np.array(whole[name].to_pylist()) for name in ("label", "part"))
     random = np.random.default_rng(seed)
     dealt = parts.copy()
     for label in np.unique(labels):
@@ -77,12 +117,97 @@ def reshuffle(tables: dict[str, pa.Table], seed: int) -> dict[str, pa.Table]:
         dealt[rows] = random.permutation(parts[rows])
     at = whole.column_names.index("part")
     whole = whole.set_column(at, "part", pa.array(dealt.tolist(), pa.string()))
-    return {part: whole.filter(pa.array(dealt == part)) for part in tables}
+    shuffled = []
+    for part in dict.fromkeys(parts.tolist()):
+        with draft(Clips) as folder:
+            table = whole.filter(pa.array(dealt == part))
+            pq.write_table(table, folder / "clips.parquet", row_group_size=ROWS_A_GROUP)
+            hours = sum(clip.hours for clip in clips if clip.part == part)
+            shuffled.append(Clips.of(folder, part=part, clips=len(table), hours=hours))
+    return shuffled
 
 
-def with_features(table: pa.Table) -> pa.Table:
-    """The table with the features that `datasets` reads from a parquet's own metadata: audio as audio."""
+def with_features(schema: pa.Schema) -> pa.Schema:
+    """The schema with the features that `datasets` reads from a parquet's own metadata: audio as audio."""
     from datasets import Audio, Features
 
-    features = Features({**Features.from_arrow_schema(table.schema), "audio": Audio(sampling_rate=16_000)})
-    return table.replace_schema_metadata(features.arrow_schema.metadata)
+    features = Features({**Features.from_arrow_schema(schema), "audio": Audio(sampling_rate=16_000)})
+    return features.arrow_schema
+
+
+# --- published by somebody else ----------------------------------------------------------------------------------
+
+
+@task(
+    task_run_name="splits of {published.repo}, pulled and audited",
+    **cached(libraries=("numpy", "pandas", "pyarrow", "soundfile")),
+)
+def pull_splits(published: Publication, recipe: DatasetRecipe, classes: tuple[str, str]) -> Splits:
+    """The parts of a published data set, to the byte, audited again over audio that was hashed again.
+
+    Raises CheckFailed where parts share something or a clip is not what its row says, ValueError where a file or column is
+    missing or the recipe in it is another one.
+    """
+    source = pull("dataset", published.repo, published.sha)
+    files = [f"data/{part}.parquet" for part in recipe.splits.parts]
+    with draft(Splits) as folder:
+        (folder / "data").mkdir()
+        for name in (*files, *EVIDENCE):
+            if not (source / name).is_file():
+                raise ValueError(
+                    f"{published.repo}@{published.sha} holds no {name}: it is no data set that Earshot published"
+                )
+            shutil.copyfile(source / name, folder / name)
+        if DatasetRecipe.model_validate(read_json(folder / "recipe.json")) != recipe:
+            raise ValueError(f"{published.repo}@{published.sha} was made by another recipe than the study's `dataset`")
+        for part in recipe.splits.parts:
+            check_part(folder / "data" / f"{part}.parquet", part, classes)
+        columns = pd.concat([read_columns(folder / name) for name in files], ignore_index=True)
+        if columns["clip_id"].duplicated().any():
+            raise CheckFailed(
+                f"clip {columns['clip_id'][columns['clip_id'].duplicated()].iloc[0]!r} stands there twice"
+            )
+        return Splits.of(folder, **facts(columns, audited(columns, recipe), recipe))
+
+
+def check_part(path: Path, part: str, classes: tuple[str, str]) -> None:
+    """Raise CheckFailed, naming the clip, unless every row is of this part and these classes and its audio has its hash."""
+    file = pq.ParquetFile(path)
+    if missing := {"clip_id", "part", "label", "group_id", "pcm_hash", "audio"} - {*file.schema_arrow.names}:
+        raise ValueError(f"{path.name} has no column {sorted(missing)[0]}: it is no part that Earshot published")
+    for batch in file.iter_batches(ROWS_A_GROUP, columns=["clip_id", "part", "label", "pcm_hash", "audio"]):
+        for row in batch.to_pylist():
+            if row["part"] != part or row["label"] not in classes:
+                raise CheckFailed(
+                    f"clip {row['clip_id']!r} of {path.name} is {row['label']!r} of part {row['part']!r}"
+                )
+            flac = (row["audio"] or {}).get("bytes") or b""
+            if claimed_samples(flac) > LONGEST_SAMPLES:
+                raise CheckFailed(
+                    f"clip {row['clip_id']!r} claims {claimed_samples(flac):,} samples, more than any clip has"
+                )
+            if pcm_hash(decode_flac(flac)) != row["pcm_hash"]:
+                raise CheckFailed(f"clip {row['clip_id']!r} does not have the audio that its row was hashed over")
+
+
+def claimed_samples(flac: bytes) -> int:
+    """The number of samples that a FLAC's first block claims, before anything is allocated for them; 0 means unknown and
+    counts as too many."""
+    known = int.from_bytes(flac[21:26], "big") & (2**36 - 1) if flac[:4] == b"fLaC" and len(flac) >= 26 else 0
+    return known or 2**36
+
+
+@task(task_run_name="the published parts are as dealt here")
+def check_dealt(sides: Sides, splits: Splits) -> None:
+    """Raise CheckFailed where a recording of a published part is dealt to another part by the sources of this machine."""
+    dealt = pd.read_parquet(sides.path / "sides.parquet").set_index("recording_id")["part"].to_dict()
+    for part in splits.clips:
+        named = read_columns(splits.path / "data" / f"{part}.parquet")
+        for column in ("recording_id", "noise_id", "room_id"):
+            for name in named[column].dropna().unique():
+                if dealt.get(name) != part:
+                    raise CheckFailed(
+                        f"{name} is in the published part {part} and here in {dealt.get(name, 'none')}: the sources of this "
+                        "machine are not those of the published data set, so no tiny base can be made for it; give "
+                        "`adapter: NAMESPACE/NAME@sha` or another train.base"
+                    )

@@ -12,7 +12,7 @@ from tasks.cache import ROOT
 from tasks.functional.cards import fill, render_model_card
 from tasks.functional.leakage import audit
 from tasks.functional.report import RECORDED, Report, build_report
-from tasks.hub import content_sha, find
+from tasks.hub import find, is_commit
 from tasks.store import file_digests, read_json, sha256
 
 TOLERANCE = 1e-9
@@ -27,7 +27,7 @@ class Finding(NamedTuple):
 
 
 def verify_repo(name: str) -> list[Finding]:
-    """Everything that can be compared in a folder or in `NAMESPACE/NAME[@sha]` of the home's hub.
+    """Everything that can be compared in a folder or in `NAMESPACE/NAME[@sha]` of the home's hub or the Hub.
 
     Raises FileNotFoundError where there is no such repository or it holds neither a report nor a data set.
     """
@@ -62,7 +62,7 @@ def verify_files(folder: Path, sha: str | None) -> Iterator[Finding]:
         not wrong, f"files: {len(listed)} hashes of files.json" + (f"; altered: {', '.join(wrong)}" if wrong else "")
     )
     if sha:
-        yield judge(content_sha(folder) == sha, f"files: all of them together are {sha}")
+        yield judge(is_commit(folder, sha), f"files: all of them together are {sha}")
 
 
 def verify_report(folder: Path) -> Iterator[Finding]:

@@ -87,7 +87,7 @@ def test_sound_recordings_become_a_data_set(build, corpus):
 
 def test_a_corpus_that_is_not_there_is_named(build, corpus):
     shutil.move(corpus, corpus.with_name("elsewhere"))
-    with pytest.raises(FileNotFoundError, match=r"the folder .*recordings of the table metadata.csv does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"the folder .*recordings does not exist; check `root`"):
         build()
     assert nothing_half_written()
 
@@ -181,6 +181,6 @@ def test_the_command_says_so_too(tmp_path, corpus):
     done = earshot(tmp_path / "home", "build", str(study(corpus)), "--set", "dataset.sources.0.root=/nowhere")
     assert done.code == 2
     assert done.err.strip().splitlines()[-1] == (
-        "earshot: the folder /nowhere of the table metadata.csv does not exist; check `root`"
+        "earshot: source table: the folder /nowhere does not exist; check `root`"
     )
     assert "Traceback" not in done.err

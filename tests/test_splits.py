@@ -11,7 +11,7 @@ from recipes.schema import CheckFailed, DatasetRecipe, read_yaml
 from tasks.audio_files import decode_flac, encode_flac
 from tasks.clips import SCHEMA
 from tasks.functional.leakage import pcm_hash
-from tasks.splits import make_splits, reshuffle
+from tasks.splits import make_splits, read_index, shuffle_clips
 from tasks.store import Clips, draft, read_json, shelf
 from tasks.store import Splits as SplitsReference
 
@@ -84,26 +84,34 @@ def test_noise_of_one_part_that_is_content_of_another_raises(home):
 
 
 def test_the_random_protocol_passes_and_is_marked_leaky(home):
-    splits = make_splits.fn(dealt(), recipe("random"))
+    splits = make_splits.fn(shuffle_clips.fn(dealt(), 3), recipe("random"))
     audit = read_json(splits.path / "audit.json")
     assert (splits.verdict, audit["verdict"], audit["protocol"]) == ("leaky", "leaky", "random")
     assert any((check["shared"] or 0) > 0 for check in audit["checks"])
 
 
 def test_the_random_protocol_keeps_every_clip_size_and_balance(home):
-    tables = {part: pa.Table.from_pylist(rows_of(part), schema=SCHEMA) for part in PARTS}
-    mixed = reshuffle(tables, seed=3)
-    before, after = (
-        pd.concat([table.drop_columns(["audio"]).to_pandas() for table in t.values()]) for t in (tables, mixed)
-    )
+    clips = dealt()
+    mixed = shuffle_clips.fn(clips, 3)
+    before, after = (pd.concat([read_index(shard) for shard in shards]) for shards in (clips, mixed))
     assert sorted(before["clip_id"]) == sorted(after["clip_id"])
     counts = [frame.groupby(["part", "label"]).size().to_dict() for frame in (before, after)]
     assert counts[0] == counts[1]
-    assert all((table["part"].to_pandas() == part).all() for part, table in mixed.items())
+    assert all((read_index(shard)["part"] == shard.part).all() for shard in mixed)
     moved = before.set_index("clip_id")["part"] != after.set_index("clip_id")["part"].reindex(before["clip_id"])
     assert moved.any()
-    again = reshuffle(tables, seed=3)
-    assert all(table.equals(again[part]) for part, table in mixed.items())
+    assert shuffle_clips.fn(clips, 3) == mixed
+
+
+def test_shards_of_a_part_are_gathered_in_their_order(home):
+    whole = make_splits.fn(dealt(), recipe())
+    rows = {part: rows_of(part) for part in PARTS}
+    shards = [clips_of(its) for part in PARTS for its in (rows[part][:3], rows[part][3:])]
+    split = make_splits.fn(shards, recipe())
+    for part in PARTS:
+        ours, theirs = (pq.read_table(its.path / "data" / f"{part}.parquet") for its in (split, whole))
+        assert ours.equals(theirs)
+    assert split.clips == whole.clips
 
 
 def test_a_split_is_read_by_datasets_with_audio_as_audio(home):

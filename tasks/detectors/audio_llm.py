@@ -1,11 +1,10 @@
-"""The child process that scores clips with an audio LLM: `python -m tasks.detectors.audio_llm JOB.json`."""
+"""The child process that scores clips with an audio LLM."""
 
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,31 +13,40 @@ import torch
 from torch import nn
 from transformers import AutoProcessor
 
-from tasks.audio_files import decode_flac
-from tasks.child import serve
-from tasks.functional.decoding import answer_scores, answers_token_ids
 from tasks.models import qwen2_audio as family
+from tasks.models.encoding import kept_encodings
 from tasks.models.jobs import ScoringJob
-from tasks.models.training import pick_device, with_dtype
+from tasks.models.listening import NoProcessorWarnings, check
+from tasks.models.scoring import Method, Question, Scorer, questions
+from tasks.models.training import alike_on_every_cpu, pick_device, with_dtype
+
+METHODS: tuple[Method, ...] = ("forward", "generate")
 
 
 def main(path: str) -> None:
-    """Write scores.parquet: clip_id, split, method, p_first, prediction, answer_mass; latency apart."""
+    """Write scores.parquet: clip_id, split, method, p_speech, prediction, answer_mass; listening.json and times apart."""
     job = ScoringJob.model_validate_json(Path(path).read_text(encoding="utf-8"))
     processor = AutoProcessor.from_pretrained(job.base, revision=job.revision, trust_remote_code=False)
-    model = load(job)
-    tables, seconds = [], {}
-    for split, files in job.clips.items():
-        ids, clips = read(files, processor, job.question.frames)
-        for method in ("forward", "generate") if split in job.generate_on else ("forward",):
-            begin = time.perf_counter()
-            scores = score(model, processor, clips, job, method)
-            seconds[f"{split}_{method}_ms_per_clip"] = 1000 * (time.perf_counter() - begin) / len(clips)
-            print(f"{split}, {method}: {len(clips)} clips", flush=True)
-            tables.append(scores.assign(clip_id=ids, split=split, method=method))
+    with NoProcessorWarnings():
+        model = load(job)
+        scorer = Scorer(model, processor, kept_encodings(model), job.batch_size)
+        (question,) = questions(processor, [job.question.prompt], job.question.answers)
+        clips = {split: read(files) for split, files in job.clips.items() if files}
+        heard = check(scorer, processor, question, job.question.prompt, next(iter(clips.values())).flacs)
+        tables, seconds = [], {}
+        for split, its in clips.items():
+            for method in METHODS if split in job.generate_on else METHODS[:1]:
+                begin = time.perf_counter()
+                scores = score(scorer, its.flacs, question, job.question.classes, method)
+                seconds[f"{split}_{method}_ms_per_clip"] = 1000 * (time.perf_counter() - begin) / len(its.ids)
+                print(f"{split}, {method}: {len(its.ids)} clips", flush=True)
+                tables.append(scores.assign(clip_id=its.ids, split=split, method=method))
     pd.concat(tables, ignore_index=True).to_parquet(Path(job.output, "scores.parquet"), index=False)
+    Path(job.output, "listening.json").write_text(json.dumps(heard), encoding="utf-8")
     timing = {"ms_per_clip": seconds, "rounded": next(model.parameters()).dtype != torch.float32}
     Path(job.output, "timing.json").write_text(json.dumps(timing), encoding="utf-8")
+    if (waited := scorer.clock.waiting_share()) is not None:
+        print(f"the GPU waited {waited:.1%} of the time between batches", flush=True)
 
 
 def load(job: ScoringJob) -> nn.Module:
@@ -48,11 +56,11 @@ def load(job: ScoringJob) -> nn.Module:
     model = family.load(
         job.base,
         revision=job.revision,
-        frames=job.question.frames,
         quantization=with_dtype(job.quantization, dtype),
         dtype=dtype,
         device=device,
     )
+    model = alike_on_every_cpu(model)
     if job.adapter:
         from peft import PeftModel
         from peft.utils.save_and_load import load_peft_weights
@@ -69,48 +77,32 @@ def load(job: ScoringJob) -> nn.Module:
     return model.eval()
 
 
-def read(files: Sequence[str], processor: Any, frames: int) -> tuple[list[str], list[family.Clip]]:
-    """Clip ids and features of clip parquets."""
-    ids: list[str] = []
-    clips: list[family.Clip] = []
+class Clips(NamedTuple):
+    """Clips of one split: ids and FLAC."""
+
+    ids: list[str]
+    flacs: list[bytes]
+
+
+def read(files: Sequence[str]) -> Clips:
+    """The clips of clip parquets, in the order of the files."""
+    clips = Clips([], [])
     for file in files:
         for batch in pq.ParquetFile(file).iter_batches(256, columns=["clip_id", "audio"]):
             for row in batch.to_pylist():
-                ids.append(row["clip_id"])
-                clips.append(family.extract(processor, decode_flac(row["audio"]["bytes"]), frames))
-    return ids, clips
+                clips.ids.append(row["clip_id"])
+                clips.flacs.append(row["audio"]["bytes"])
+    return clips
 
 
 def score(
-    model: nn.Module, processor: Any, clips: Sequence[family.Clip], job: ScoringJob, method: str
+    scorer: Scorer, clips: Sequence[bytes], question: Question, classes: tuple[str, str], method: Method
 ) -> pd.DataFrame:
-    """p_first, prediction and answer_mass of clips in their order; batches are made of clips of like length.
+    """p_speech, prediction and answer_mass of clips in their order.
 
     The prediction is the likeliest allowed token, as greedy generation has it; P sums over the tokens of an answer, so
     near .5 the two may differ.
     """
-    tokenizer = processor.tokenizer
-    prompt = family.tokenise_prompt(processor, job.question.prompt)
-    ids = answers_token_ids(tokenizer, job.question.answers)
-    allowed = sorted(token for tokens in ids.values() for token in tokens)
-    order = np.argsort([clip.tokens for clip in clips], kind="stable")
-    p_first, mass = np.empty(len(clips)), np.empty(len(clips))
-    said_first = np.empty(len(clips), dtype=bool)
-    for start in range(0, len(order), job.batch_size):
-        index = order[start : start + job.batch_size]
-        batch = family.collate([clips[i] for i in index], prompt, [[]] * len(index), tokenizer.pad_token_id)
-        batch = {key: value.to(model.device) for key, value in batch.items()}
-        with torch.inference_mode():
-            if method == "generate":
-                said, logits = family.generated_logits(model, batch, allowed)
-            else:
-                logits = family.last_logits(model, batch)
-                said = torch.tensor(allowed)[logits[:, allowed].argmax(dim=1).cpu()]
-        p_first[index], mass[index] = answer_scores(logits.cpu().numpy(), ids)
-        said_first[index] = np.isin(said.cpu().numpy(), ids[job.question.answers[0]])
-    prediction = np.where(said_first, *job.question.classes)
-    return pd.DataFrame({"p_speech": p_first, "prediction": prediction, "answer_mass": mass})
-
-
-if __name__ == "__main__":
-    serve(main, sys.argv[1])
+    (answers,) = scorer.score(clips, [question], method)
+    said = np.where(answers.said_first, *classes)
+    return pd.DataFrame({"p_speech": answers.p_first, "prediction": said, "answer_mass": answers.answer_mass})

@@ -1,13 +1,17 @@
-"""What two parts of a data set share: declared identities and exact audio."""
+"""What two parts of a data set share: declared identities and exact audio; copies under another name."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+
+from tasks.functional.duplicates import find_duplicates
+
+__all__ = ["CHECKS", "Audit", "audit", "find_duplicates", "pcm_hash"]
 
 # check -> (the column that is looked at, columns of other roles in which the same identity counts as well)
 CHECKS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -44,15 +48,17 @@ def pcm_hash(samples: NDArray[np.floating]) -> str:
     return hashlib.sha256((-pcm if pcm.size and pcm[0] < 0 else pcm).tobytes()).hexdigest()
 
 
-def audit(table: pd.DataFrame, part_column: str = "part") -> Audit:
+def audit(table: pd.DataFrame, part_column: str = "part", groups: Sequence[str] = ("group_id",)) -> Audit:
     """Which identities of `table` (one row per clip) stand on more than one part.
 
+    `groups` are the columns that every row must have an identity in; one that is in none of `CHECKS` is a check as well.
+
     Identities are pooled over roles: a recording that is content here and noise there is shared. Nulls are no identity
-    (no noise was added). "leaky" as soon as one check finds one. Near-duplicates are not looked for.
+    (no noise was added). "leaky" as soon as one check finds one.
 
     Raises ValueError where parts or groups are missing, or there is but one part.
     """
-    for column in (part_column, "group_id"):
+    for column in (part_column, *groups):
         if column not in table:
             raise ValueError(f"the audit needs the column {column}; there are {', '.join(map(str, table.columns))}")
         if (null := table[column].isna()).any():
@@ -61,9 +67,11 @@ def audit(table: pd.DataFrame, part_column: str = "part") -> Audit:
             )
     if table[part_column].nunique() < 2:
         raise ValueError(f"{part_column} holds {table[part_column].nunique()} part; an audit compares two or more")
-    columns = {column for column, others in CHECKS.values() for column in (column, *others) if column in table}
+    known = {column for column, _ in CHECKS.values()}
+    checks = CHECKS | {column: (column, ()) for column in groups if column not in known}
+    columns = {column for column, others in checks.values() for column in (column, *others) if column in table}
     identities = {column: _identities(table[column], table[part_column]) for column in columns}
-    rows = [_check(check, identities) for check in CHECKS]
+    rows = [(check, *_shared(*looked_at, identities)) for check, looked_at in checks.items()]
     found = pd.DataFrame(rows, columns=["check", "shared", "pairs"]).astype({"shared": "Int64"})
     return Audit(found, "leaky" if (found["shared"] > 0).any() else "clean")
 
@@ -76,14 +84,15 @@ def _identities(column: pd.Series, part: pd.Series) -> set[tuple[str, str]]:
     return set(zip(column[there].map(str), part[there].map(str), strict=True))
 
 
-def _check(check: str, identities: Mapping[str, set[tuple[str, str]]]) -> tuple[str, int | None, str]:
-    column, others = CHECKS[check]
+def _shared(
+    column: str, others: Sequence[str], identities: Mapping[str, set[tuple[str, str]]]
+) -> tuple[int | None, str]:
     if column not in identities:
-        return check, None, ""
+        return None, ""
     parts: dict[str, set[str]] = {identity: set() for identity, _ in sorted(identities[column])}
     for identity, part in set().union(*(identities.get(name, set()) for name in (column, *others))):
         if identity in parts:
             parts[identity].add(part)
     shared = {identity: on for identity, on in parts.items() if len(on) > 1}
     named = [f"{identity} ({', '.join(sorted(on))})" for identity, on in islice(shared.items(), NAMED)]
-    return check, len(shared), "; ".join(named) + ("; ..." if len(shared) > NAMED else "")
+    return len(shared), "; ".join(named) + ("; ..." if len(shared) > NAMED else "")

@@ -1,7 +1,8 @@
 """Everything that knows Qwen2-Audio: its prompt, its features, the exact encoder without padding, loading and scope."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,8 @@ from torch import nn
 from tasks.models.frames import HOP, SAMPLE_RATE_HZ, audio_tokens, trimmed_frames
 
 ENCODER = "audio_tower"
+EXTRACTED_AT_ONCE = 32
+LEAST_FRAMES = 64  # products of matrices that are narrower take other kernels, whose last bit differs
 UNQUANTISED = ["model.audio_tower", "model.multi_modal_projector", "lm_head"]
 
 
@@ -36,65 +39,107 @@ def tokenise_prompt(processor: Any, prompt: str) -> Prompt:
 
 
 class Clip(NamedTuple):
-    """What the model needs of one clip: log-mel features (mel bins, frames) and their valid length."""
+    """What the encoder needs of one clip: log-mel features (mel bins, frames) and their valid length."""
 
     features: torch.Tensor
     frames: int
     tokens: int
 
 
-def extract(processor: Any, samples: NDArray[np.float32], frames: int) -> Clip:
-    """Features of one waveform, padded to `frames` by the extractor itself: bit-identical to the first ones of 3000.
+class Encoded(NamedTuple):
+    """What the language model needs of one clip: the encoder's and the projector's (tokens, text width) vectors."""
 
-    Raises ValueError for a waveform of no audio token, which the model would answer without hearing it, and for one
-    longer than `frames`.
+    vectors: torch.Tensor
+
+    @property
+    def tokens(self) -> int:
+        """Audio tokens of the clip."""
+        return len(self.vectors)
+
+
+def extract(processor: Any, waveforms: Iterable[NDArray[np.float32]]) -> list[Clip]:
+    """Features of 16 kHz waveforms, each as many frames as its encoding needs, bit-identical to the first ones of 3000.
+
+    Raises ValueError for a waveform of no audio token, which the model would answer without hearing it.
     """
-    tokens = audio_tokens(len(samples))
-    if tokens == 0:
-        raise ValueError(
-            f"a clip of {len(samples) / 16:.0f} ms gives the model no audio token and would be answered unheard; "
-            "declare a context in the recipe, e.g. clips.context: {kind: noise, total_ms: 200}"
-        )
-    if trimmed_frames(len(samples)) > frames:
-        raise ValueError(
-            f"a clip of {len(samples) / 16:.0f} ms is longer than the {frames * 10} ms the model was cut to"
-        )
+    waiting = iter(waveforms)
+    clips: list[Clip] = []
+    while some := list(itertools.islice(waiting, EXTRACTED_AT_ONCE)):
+        clips += _extract_some(processor, some)
+    return clips
+
+
+def _extract_some(processor: Any, waveforms: list[NDArray[np.float32]]) -> Iterator[Clip]:
+    """The extractor itself pads, for at the very end of a waveform it would mirror it."""
+    for samples in waveforms:
+        if audio_tokens(len(samples)) == 0:
+            raise ValueError(
+                f"a clip of {len(samples) / 16:.0f} ms gives the model no audio token and would be answered unheard; "
+                "declare a context in the recipe, e.g. clips.context: {kind: noise, total_ms: 200}"
+            )
     extracted = processor.feature_extractor(
-        samples, sampling_rate=SAMPLE_RATE_HZ, max_length=frames * HOP, padding="max_length", truncation=True,
+        waveforms, sampling_rate=SAMPLE_RATE_HZ, padding="max_length", truncation=True,
+        max_length=HOP * max(LEAST_FRAMES, *(trimmed_frames(len(samples)) for samples in waveforms)),
         return_attention_mask=True, return_tensors="pt",
     )  # fmt: skip
-    return Clip(extracted["input_features"][0], int(extracted["attention_mask"].sum()), tokens)
+    valid = extracted["attention_mask"].sum(dim=1).tolist()
+    for features, frames, samples in zip(extracted["input_features"], valid, waveforms, strict=True):
+        own = features[:, : trimmed_frames(len(samples))]
+        yield Clip(own.clone(), frames, audio_tokens(len(samples)))
 
 
 def collate(
-    clips: Sequence[Clip], prompt: Prompt, completions: Sequence[Sequence[int]], pad: int
+    clips: Sequence[Clip | Encoded],
+    prompt: Prompt,
+    completions: Sequence[Sequence[int]],
+    pad: int,
+    *,
+    pad_after: int = 0,
 ) -> dict[str, torch.Tensor]:
-    """A left-padded batch: prompt with each clip's audio tokens, then its completion, so that answers end every row."""
+    """A left-padded batch: prompt with each clip's audio tokens, then its completion, so that answers end every row.
+
+    Padding stands behind the first `pad_after` tokens, which are then in the same place in every row.
+    """
     rows = [
         [*prompt.before, *[prompt.audio_token] * clip.tokens, *prompt.after, *completion]
         for clip, completion in zip(clips, completions, strict=True)
     ]
     width = max(map(len, rows))
-    frames = clips[0].features.shape[1]
-    valid = torch.arange(frames)[None, :] < torch.tensor([clip.frames for clip in clips])[:, None]
+
+    def padded(row: list[int], filler: int) -> list[int]:
+        return [*row[:pad_after], *[filler] * (width - len(row)), *row[pad_after:]]
+
     return {
-        "input_ids": torch.tensor([[pad] * (width - len(row)) + row for row in rows]),
-        "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]),
-        "input_features": torch.stack([clip.features for clip in clips]),
-        "feature_attention_mask": valid.long(),
+        "input_ids": torch.tensor([padded(row, pad) for row in rows]),
+        "attention_mask": torch.tensor([padded([1] * len(row), 0) for row in rows]),
+        **audio_inputs(clips),
     }
+
+
+def audio_inputs(clips: Sequence[Clip | Encoded]) -> dict[str, torch.Tensor]:
+    """What `merge_audio` takes: features (n, bins, frames) of the longest clip's cut and their mask, or the vectors
+    (sum of tokens, text width) of clips that are encoded already."""
+    plain = [clip for clip in clips if isinstance(clip, Clip)]
+    if not plain:
+        return {"input_features": torch.cat([clip.vectors for clip in clips if isinstance(clip, Encoded)])}
+    frames = max(trimmed_frames(clip.frames * HOP) for clip in plain)
+    features = torch.zeros(len(plain), plain[0].features.shape[0], frames)
+    for row, clip in zip(features, plain, strict=True):
+        known = clip.features[:, :frames]
+        row[:, : known.shape[1]] = known  # what lies behind a clip's own cut is attended by nobody
+    valid = torch.arange(frames)[None, :] < torch.tensor([clip.frames for clip in plain])[:, None]
+    return {"input_features": features, "feature_attention_mask": valid.long()}
 
 
 def load(
     base: str | Path,
     *,
     revision: str | None,
-    frames: int,
     quantization: Mapping[str, Any] | None,
     dtype: torch.dtype,
     device: str,
 ) -> nn.Module:
-    """The model, quantised or not, with the encoder cut to `frames` and audio merged by `merge_audio`."""
+    """The model, quantised or not, with audio merged by `merge_audio`."""
     from transformers import BitsAndBytesConfig, Qwen2AudioForConditionalGeneration
 
     quantised = BitsAndBytesConfig(**quantization, llm_int8_skip_modules=UNQUANTISED) if quantization else None
@@ -102,30 +147,19 @@ def load(
         base, revision=revision, quantization_config=quantised, dtype=dtype, device_map={"": device},
         use_safetensors=True, trust_remote_code=False,
     )  # fmt: skip
-    return prepare(model, frames)
+    return prepare(model)
 
 
-def prepare(model: nn.Module, frames: int) -> nn.Module:
-    """Cut the encoder's positions to `frames` and let `merge_audio` feed the language model; before any LoRA."""
-    cut_encoder(model, frames)
+def prepare(model: nn.Module) -> nn.Module:
+    """Let `merge_audio` feed the language model, from however many frames there are; before any LoRA."""
     model.register_forward_pre_hook(merge_audio, with_kwargs=True)
     return model
-
-
-def cut_encoder(model: nn.Module, frames: int) -> None:
-    """Keep the encoder's first `frames`/2 positions, exact by `trimmed_frames`: its own length check then passes.
-
-    Only the adapter is ever saved, and it is the same in both layouts.
-    """
-    tower = model.get_submodule(f"model.{ENCODER}")
-    weight = tower.embed_positions.weight.data[: frames // 2].clone()
-    tower.embed_positions = nn.Embedding.from_pretrained(weight, freeze=True)
-    tower.config.max_source_positions = frames // 2
 
 
 def merge_audio(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Forward pre-hook: put the encoder's vectors in the places of the audio tokens and pass embeddings on.
 
+    `input_features` are features, or vectors that were encoded before (see `audio_inputs`).
     transformers does the same inside, except in a batch where every clip gives one token: there it takes a legacy
     path that rebuilds the batch (and fails under bf16 autocast). Doing it here leaves one path for every batch.
     """
@@ -134,7 +168,7 @@ def merge_audio(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str
     if features is None or keywords.get("inputs_embeds") is not None:
         return arguments, keywords
     ids = keywords.pop("input_ids")
-    vectors = encode(model, features, mask)
+    vectors = features if features.ndim == 2 else encode(model, features, mask)
     embeddings = model.get_input_embeddings()(ids)
     places = (ids == model.config.audio_token_id).unsqueeze(-1)
     if int(places.sum()) != len(vectors):
@@ -146,24 +180,29 @@ def merge_audio(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str
 
 
 def encode(model: nn.Module, features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Audio vectors (sum of tokens, text width) of a batch of features (n, bins, frames), in the order of the batch."""
+    """Audio vectors (sum of tokens, text width) of a batch of features (n, bins, frames), in the order of the batch.
+
+    The encoder's own steps over as many positions as there are: its `forward` would take 3000 frames and no other
+    number. Frames are an even number, no fewer than `trimmed_frames` of every clip.
+    """
     from transformers.masking_utils import create_bidirectional_mask
 
-    inner = model.model
-    tower = inner.audio_tower
-    features, mask = features.to(tower.device), mask.to(tower.device)
+    tower = model.model.audio_tower
+    features = features.to(tower.device, tower.conv1.weight.dtype)
     encoded_lengths, token_lengths = tower._get_feat_extract_output_lengths(mask.sum(-1))
-    positions = torch.arange((features.shape[-1] - 2) // 2 + 1, device=tower.device)
+    hidden = nn.functional.gelu(tower.conv2(nn.functional.gelu(tower.conv1(features)))).permute(0, 2, 1)
+    positions = torch.arange(hidden.shape[1], device=mask.device)
+    hidden = hidden + tower.embed_positions.weight[: len(positions)]
     attention = create_bidirectional_mask(
         config=tower.config,
-        inputs_embeds=torch.zeros(
-            len(features), len(positions), 1, dtype=tower.conv1.weight.dtype, device=tower.device
-        ),
-        attention_mask=(positions[None, :] < encoded_lengths[:, None]).long(),
+        inputs_embeds=hidden,
+        attention_mask=(positions[None, :] < encoded_lengths[:, None]).long().to(tower.device),
     )
-    vectors = inner.multi_modal_projector(tower(features, attention_mask=attention).last_hidden_state)
-    kept = torch.arange(vectors.shape[1], device=tower.device)[None, :] < token_lengths[:, None]
-    return vectors[kept]
+    for layer in tower.layers:
+        hidden = layer(hidden, attention)
+    pooled = tower.layer_norm(tower.avg_pooler(hidden.permute(0, 2, 1)).permute(0, 2, 1))
+    kept = (positions[None, : pooled.shape[1]] < token_lengths[:, None]).flatten().nonzero()[:, 0]
+    return model.model.multi_modal_projector(pooled.flatten(0, 1)[kept.to(tower.device)])
 
 
 def lora_config(lora: Mapping[str, Any], scope: str) -> Any:
@@ -194,20 +233,40 @@ def trainable_by_part(model: nn.Module) -> dict[str, int]:
 def last_logits(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Next-token logits (n, vocabulary) of a left-padded batch by one forward; the head sees the last position only."""
     _, keywords = merge_audio(model, (), dict(batch))
-    hidden = model.model(**keywords, use_cache=False).last_hidden_state[:, -1]
+    return head(model, model.model(**keywords, use_cache=False).last_hidden_state[:, -1])
+
+
+def head(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    """Logits (n, vocabulary) of the language model's last hidden states (n, width), in float32."""
     return model.lm_head(hidden.to(model.lm_head.weight.dtype)).float()
 
 
 def generated_logits(
-    model: nn.Module, batch: Mapping[str, torch.Tensor], allowed: Sequence[int]
+    model: nn.Module, batch: Mapping[str, torch.Tensor], allowed: Sequence[int], *, shared: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(tokens (n,), logits (n, vocabulary)) of one token by constrained generation.
 
     Logits are those before the constraint. Greedy and free of penalties whatever the shipped generation_config says.
+    The first `shared` tokens, which every row must have in the same places (see `collate`), are gone through once.
     """
-    constraint: Callable[[int, torch.Tensor], list[int]] = lambda row, ids: list(allowed)  # noqa: E731
-    out = model.generate(
-        **batch, max_new_tokens=1, prefix_allowed_tokens_fn=constraint, do_sample=False, num_beams=1,
-        repetition_penalty=1.0, return_dict_in_generate=True, output_logits=True,
-    )  # fmt: skip
+    from transformers import DynamicCache, LogitsProcessor
+
+    class Allow(LogitsProcessor):
+        def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            kept = torch.full_like(scores, -torch.inf)
+            kept[:, allowed] = scores[:, allowed]
+            return kept
+
+    past = DynamicCache(config=model.config.get_text_config())
+    if shared:
+        model.model.language_model(batch["input_ids"][:1, :shared], past_key_values=past, use_cache=True)
+        past.batch_repeat_interleave(len(batch["input_ids"]))
+    last = model.lm_head.register_forward_pre_hook(lambda _, hidden: (hidden[0][:, -1:],))
+    try:
+        out = model.generate(
+            **batch, past_key_values=past, max_new_tokens=1, logits_processor=[Allow()], do_sample=False, num_beams=1,
+            repetition_penalty=1.0, return_dict_in_generate=True, output_logits=True,
+        )  # fmt: skip
+    finally:
+        last.remove()
     return out.sequences[:, -1], out.logits[0].float()

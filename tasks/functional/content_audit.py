@@ -1,0 +1,188 @@
+"""Copies between the parts of a data set: found by content, and planted to measure how many would have been found."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from tasks.functional.audio import SAMPLE_RATE_HZ, Waveform, band_limit, n_samples, rms
+from tasks.functional.duplicates import FAMILY_WISE, least_score, search
+
+DURATIONS_MS = (40, 100, 200, 500, 1000)
+CONDITIONS = ((20.0, "clean"), (10.0, "clean"), (0.0, "clean"), (10.0, "phone"))  # SNR in dB, band
+PLANTED = 10  # copies in each cell
+FEWEST_HOSTS = 4
+OVERHANG = 0.1  # of a copy, that may reach beyond the clip it is of
+GAIN_DB = 12.0
+NAMES = ("clip_id", "recording_id", "group_id", "noise_id")
+NAMED = 50  # found pairs that are listed
+# Two voices may keep one pitch through 50 to 100 ms. So many of all pairs pass 8 deviations by that, synthetic voices
+# most of all, and each further half deviation leaves a third of them (tests/bench/bench_duplicates.py).
+VOICES_ALIKE, FROM, FALL = 6e-5, 8.0, 0.5
+
+
+class Content(NamedTuple):
+    """What was found between parts, and what would have been.
+
+    `found`: a, b (positions), score, lag_s, expected (pairs that chance brings so high), leak (expected <= .01), strongest
+    first; what is no leak is a suspect. `recall`: duration_ms, snr_db, band, planted, found. `pairs`: of clips of
+    different parts. `least_score`: from which a pair is a leak. `unsearchable`: positions of silent clips and of those
+    under 20 ms.
+    """
+
+    found: pd.DataFrame
+    recall: pd.DataFrame
+    pairs: int
+    least_score: float
+    unsearchable: list[int]
+
+
+def audit_content(audio: Sequence[Waveform], part: Sequence[str], *, seed: int) -> Content:
+    """Look for copies between clips (16 kHz) of different parts, then for copies that were planted for that.
+
+    A pair is a leak where its score is beyond what chance brings over all lags of all pairs, family-wise .01: neither
+    noise nor voices that are alike for a moment. Raises ValueError where there are fewer than two parts.
+    """
+    sizes = pd.Series(part, dtype=object).value_counts(sort=False)
+    if len(sizes) < 2:
+        raise ValueError(f"the clips are of {len(sizes)} part; copies are looked for between two or more")
+    names = list(sizes.index)
+    pairs = int(sizes.sum() ** 2 - (sizes**2).sum()) // 2
+    result = search(audio, [names.index(name) for name in part], sample_rate=SAMPLE_RATE_HZ)
+    least = max(least_score(result.lags), FROM + FALL * math.log(max(pairs * VOICES_ALIKE / FAMILY_WISE, 1e-9)))
+    chance = pairs * VOICES_ALIKE * np.exp((FROM - result.table["score"]) / FALL)
+    found = result.table.assign(
+        expected=np.maximum(result.table["expected"], chance), leak=result.table["score"] >= least
+    )
+    hosts = [clip for clip, its in zip(audio, part, strict=True) if its == sizes.idxmax()]
+    return Content(found, measure_recall(hosts, least, seed), pairs, least, result.unsearchable)
+
+
+def choose_clips(clips: pd.DataFrame, most: int) -> NDArray[np.intp]:
+    """Positions of at most `most` clips of each part: of every recording one before of any a second, long and clean ones
+    first.
+
+    `clips` has the column part; recording_id, base_clip_id, duration_ms and snr_db are used where they are there.
+    """
+    table = clips.reset_index(drop=True)
+    clean = table["snr_db"].fillna(np.inf) if "snr_db" in table else 0.0
+    long = table.get("duration_ms", 0.0)
+    ranked = table.assign(clean=clean, long=long).sort_values(["long", "clean"], ascending=False, kind="stable")
+    for column in ("base_clip_id", "recording_id"):
+        if column in table:
+            turn = ranked.groupby(["part", column], dropna=False).cumcount()
+            ranked = ranked.loc[turn.sort_values(kind="stable").index]
+    chosen: NDArray[np.intp] = np.sort(ranked.index[ranked.groupby("part").cumcount() < most].to_numpy())
+    return chosen
+
+
+def content_record(content: Content, compared: pd.DataFrame, clips: Mapping[str, int], seed: int) -> dict[str, Any]:
+    """What audit.json holds of it; `compared` are the rows of the clips that were compared, `clips` counts all by part."""
+    told = [_pair(row, compared) for row in content.found.to_dict("records")]
+    planted, found = (int(content.recall[name].sum()) for name in ("planted", "found"))
+    return {
+        "clips": dict(clips),
+        "compared": {name: int(n) for name, n in compared["part"].value_counts(sort=False).items()},
+        "unsearchable": len(content.unsearchable),
+        "pairs": content.pairs,
+        "family_wise": FAMILY_WISE,
+        "least_score": round(content.least_score, 2),
+        "leaks": sum(pair["leak"] for pair in told),
+        "suspects": sum(not pair["leak"] for pair in told),
+        "found": told[:NAMED],
+        "recall": content.recall.to_dict("records"),
+        "miss_rate": round(1 - found / planted, 4) if planted else None,
+        "seed": seed,
+    }
+
+
+def _pair(row: Mapping[Any, Any], compared: pd.DataFrame) -> dict[str, Any]:
+    """One found pair with whatever names its clips, recordings and noises have."""
+    a, b = (compared.iloc[int(row[side])] for side in ("a", "b"))
+    names = {name: [_plain(a[name]), _plain(b[name])] for name in ("part", *NAMES) if name in compared}
+    noise = names.get("noise_id", [None, None])
+    numbers = {
+        "score": round(row["score"], 2),
+        "lag_s": round(row["lag_s"], 4),
+        "expected": float(f"{row['expected']:.2g}"),
+    }
+    return {**names, **numbers, "leak": bool(row["leak"]), "same_noise": noise[0] is not None and noise[0] == noise[1]}
+
+
+def _plain(value: Any) -> str | None:
+    return None if pd.isna(value) else str(value)
+
+
+def describe_content(record: Mapping[str, Any]) -> list[str]:
+    """The record in lines for a reader: what was compared, what was found, and what would have been missed."""
+    compared = ", ".join(f"{n} of {record['clips'][name]} clips of {name}" for name, n in record["compared"].items())
+    lines = [
+        f"content: {compared}; {record['pairs']:,} pairs, {record['leaks']} beyond chance (score {record['least_score']:g} "
+        f"and more), {record['suspects']} suspect"
+        + (f"; {record['unsearchable']} clips silent or under 20 ms" if record["unsearchable"] else "")
+    ]
+    for pair in record["found"]:
+        clips = " and ".join(f"{name} ({part})" for name, part in zip(pair["clip_id"], pair["part"], strict=True))
+        what = "copy" if pair["leak"] else "suspect"
+        noise = ", the same added noise" if pair["same_noise"] else ""
+        lines.append(f"  {what}: {clips}, score {pair['score']:g} at a lag of {pair['lag_s']:g} s{noise}")
+    if record["miss_rate"] is None:
+        return [
+            *lines,
+            "  no copies were planted: the clips are too few or too short; nothing is known of what was missed",
+        ]
+    cells = [
+        f"{row['duration_ms']} ms {row['snr_db']:g} dB{' phone' if row['band'] == 'phone' else ''} "
+        f"{row['found']}/{row['planted']}"
+        for row in record["recall"]
+    ]
+    return [*lines, f"  planted copies found: {'; '.join(cells)}; missed {record['miss_rate']:.0%} of all"]
+
+
+# --- planting ----------------------------------------------------------------------------------------------------
+
+
+def measure_recall(hosts: Sequence[Waveform], least: float, seed: int) -> pd.DataFrame:
+    """How many planted copies of these clips score `least`: duration_ms, snr_db, band, planted, found.
+
+    A duration is planted where at least four clips are long enough for it.
+    """
+    rng = np.random.default_rng(seed)
+    planted = list(_plant(hosts, rng))
+    audio = [*hosts, *(copy for _, _, copy in planted)]
+    table = search(audio, [0] * len(hosts) + [1] * len(planted), sample_rate=SAMPLE_RATE_HZ, lags=1).table
+    found = {(a, b - len(hosts)) for a, b in table.loc[table["score"] >= least, ["a", "b"]].to_numpy().tolist()}
+    rows = [(*cell, (host, k) in found) for k, (cell, host, _) in enumerate(planted)]
+    cells = pd.DataFrame(rows, columns=["duration_ms", "snr_db", "band", "found"]).groupby(
+        ["duration_ms", "snr_db", "band"], sort=False
+    )["found"]
+    return cells.agg(planted="size", found="sum").reset_index()
+
+
+def _plant(
+    hosts: Sequence[Waveform], rng: np.random.Generator
+) -> Iterator[tuple[tuple[int, float, str], int, Waveform]]:
+    """Cell, host and copy, cell by cell."""
+    for duration_ms in DURATIONS_MS:
+        n = n_samples(duration_ms)
+        long = [k for k, host in enumerate(hosts) if host.size >= n and np.any(host)]
+        for snr_db, band in CONDITIONS if len(long) >= FEWEST_HOSTS else ():
+            for host in np.resize(rng.permutation(long), PLANTED):
+                yield (duration_ms, snr_db, band), int(host), disguise(hosts[host], n, snr_db, band, rng)
+
+
+def disguise(clip: Waveform, n: int, snr_db: float, band: str, rng: np.random.Generator) -> Waveform:
+    """`n` samples of a clip at another offset (up to a tenth beyond its ends), in pink noise, band, gain and sign."""
+    slack = round(OVERHANG * n)
+    padded = np.pad(clip.astype(np.float64), slack)
+    starts = rng.integers(0, padded.size - n + 1, 8)
+    levels = [rms(padded[start : start + n]) for start in starts]
+    loud = int(np.argmax(np.array(levels) >= 0.5 * max(levels)))  # the first that is not a pause
+    copy = padded[starts[loud] : starts[loud] + n]
+    noise = np.fft.irfft(np.fft.rfft(rng.standard_normal(n)) / np.sqrt(np.arange(1, n // 2 + 2)), n)
+    copy = copy + noise * (levels[loud] / rms(noise) * 10 ** (-snr_db / 20))
+    gain = rng.choice([-1, 1]) * 10 ** (rng.uniform(-GAIN_DB, GAIN_DB) / 20)
+    return gain * band_limit(copy, band)

@@ -1,0 +1,189 @@
+"""Is the model listening? Asked before any of its numbers is reported: a deaf model is stopped, the rest is recorded."""
+
+import logging
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tasks.audio_files import encode_flac
+from tasks.models import qwen2_audio as family
+from tasks.models.decoder import advance
+from tasks.models.encoding import samples_of
+from tasks.models.frames import SAMPLE_RATE_HZ
+from tasks.models.scoring import Answers, Question, Scorer, answers_of, embedded, narrowed
+
+LISTENED = 16  # clips, from the shortest to the longest
+HEARD = 1e-3  # of log odds: less than this is no answer to what is heard
+EXACT, ROUNDED = 1e-5, 0.03  # how far P may be moved by another batch in float32, and in bf16 or 4 bits
+
+
+class Listener(NamedTuple):
+    """A scorer, the question it is asked, the clips it is asked about and how far rounding may move P."""
+
+    scorer: Scorer
+    question: Question
+    clips: list[bytes]
+    tolerance: float
+
+    def p(self, clips: Sequence[bytes]) -> NDArray[np.float64]:
+        """P(first answer) of clips."""
+        return self.scorer.score(clips, [self.question])[0].p_first
+
+
+def check(scorer: Scorer, processor: Any, question: Question, prompt: str, clips: Sequence[bytes]) -> dict[str, Any]:
+    """Every check on some of the clips, for a report's `listening`. Raises ValueError with the reason where one fails."""
+    exact = scorer.model.dtype == torch.float32 and not getattr(scorer.model, "is_quantized", False)
+    listener = Listener(scorer, question, sample(clips), EXACT if exact else ROUNDED)
+    prior = no_audio_prior(scorer.model, processor, question, prompt)
+    refuses_unheard(processor)
+    refuses_other_rates(processor)
+    return {
+        "clips": len(listener.clips),
+        "tolerance": listener.tolerance,
+        "silence": hears_more_than_silence(listener),
+        "swap": follows_the_audio(listener),
+        "no_audio": {"p_first": float(prior.p_first[0]), "answer_mass": float(prior.answer_mass[0])},
+        "batch_composition": minds_no_neighbours(listener),
+        "left_padding": minds_no_padding(listener),
+        "zero_token_clips": "refused",
+        "other_sampling_rates": "refused",
+    }
+
+
+def sample(clips: Sequence[bytes], most: int = LISTENED) -> list[bytes]:
+    """Up to `most` clips of all lengths, the shortest and the longest among them."""
+    order = np.argsort([samples_of(clip) for clip in clips], kind="stable")
+    places = np.unique(np.linspace(0, len(order) - 1, min(most, len(order))).round().astype(int))
+    return [clips[order[place]] for place in places]
+
+
+def hears_more_than_silence(listener: Listener) -> dict[str, float]:
+    """Against digital silence as long as each clip: how far the log odds move. Raises ValueError where they do not."""
+    silence = [encode_flac(np.zeros(samples_of(clip))) for clip in listener.clips]
+    heard, unheard = listener.p(listener.clips), listener.p(silence)
+    moved = np.abs(log_odds(heard) - log_odds(unheard))
+    if moved.max() < HEARD:
+        raise ValueError(
+            f"the model answers {len(silence)} clips as it answers silence of their lengths (log odds moved by at most "
+            f"{moved.max():.1g}): what it hears does not reach its answer; its projector or its encoder is broken"
+        )
+    return {
+        "largest_change_of_log_odds": float(moved.max()),
+        "mean_change_of_log_odds": float(moved.mean()),
+        "answers_changed": float(np.mean((heard >= 0.5) != (unheard >= 0.5))),
+        "p_first_of_silence": float(unheard.mean()),
+    }
+
+
+def follows_the_audio(listener: Listener) -> dict[str, float]:
+    """With the clips handed over in another order every P must go with its clip. Raises ValueError where one does not."""
+    swapped = listener.p(listener.clips[::-1])[::-1]
+    apart = np.abs(swapped - listener.p(listener.clips))
+    if apart.max() > listener.tolerance:
+        raise ValueError(
+            f"in another order the same {len(apart)} clips get other answers (P moves by {apart.max():.2g}, "
+            f"{listener.tolerance:g} is allowed): answers do not belong to the clips they stand beside"
+        )
+    return {"largest_difference": float(apart.max())}
+
+
+def minds_no_neighbours(listener: Listener) -> dict[str, float]:
+    """Each clip alone against all together. Raises ValueError where P depends on what else is in the batch."""
+    scorer = listener.scorer
+    lone = scorer.with_batches_of(1)
+    apart = np.abs(listener._replace(scorer=lone).p(listener.clips) - listener.p(listener.clips))
+    if apart.max() > listener.tolerance:
+        raise ValueError(
+            f"alone, clips get other answers than together (P moves by {apart.max():.2g}, {listener.tolerance:g} is "
+            "allowed): a clip's answer depends on its neighbours"
+        )
+    return {"largest_difference": float(apart.max())}
+
+
+@torch.inference_mode()
+def minds_no_padding(listener: Listener) -> dict[str, float]:
+    """transformers' own forward over one left-padded batch of all lengths. Raises ValueError where it says otherwise."""
+    scorer, question = listener.scorer, listener.question
+    clips, _ = scorer.encoder.encode(scorer.encoder.read(listener.clips))
+    batch = family.collate(clips, question.prompt, [[]] * len(clips), scorer.pad)
+    batch = {key: value.to(scorer.model.device) for key, value in batch.items()}
+    narrow = narrowed(family.last_logits(scorer.model, batch), question.allowed).cpu().numpy()
+    apart = np.abs(answers_of(narrow, question).p_first - listener.p(listener.clips))
+    if apart.max() > listener.tolerance:
+        raise ValueError(
+            f"in a left-padded batch P moves by {apart.max():.2g}, {listener.tolerance:g} is allowed: padding is heard"
+        )
+    return {"largest_difference": float(apart.max()), "shortest_tokens": min(c.tokens for c in clips)}
+
+
+@torch.inference_mode()
+def no_audio_prior(model: Any, processor: Any, question: Question, prompt: str) -> Answers:
+    """What is answered to the question alone, no audio in the turn: what the detector `no_audio` says of every clip."""
+    message = {"role": "user", "content": [{"type": "text", "text": prompt}]}
+    text = processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
+    if processor.audio_token in text:
+        raise ValueError(f"the chat template of this processor puts {processor.audio_token} where there is no audio")
+    ids = processor.tokenizer.encode(text, add_special_tokens=False)
+    hidden, _ = advance(model.model.language_model, embedded(model, ids, 1))
+    return answers_of(narrowed(family.head(model, hidden), question.allowed).cpu().numpy(), question)
+
+
+def refuses_unheard(processor: Any) -> None:
+    """Raises ValueError unless clips of no audio token are refused."""
+    try:
+        family.extract(processor, [np.zeros(320, np.float32)])
+    except ValueError:
+        return
+    raise ValueError("a clip of 20 ms, which gives the model no audio token, would be answered unheard")
+
+
+def refuses_other_rates(processor: Any) -> None:
+    """Raises ValueError unless the processor refuses audio that is said to be of another rate than the model's."""
+    try:
+        processor.feature_extractor(np.zeros(1600, np.float32), sampling_rate=SAMPLE_RATE_HZ // 2)
+    except ValueError:
+        return
+    raise ValueError(f"the processor takes audio of {SAMPLE_RATE_HZ // 2} Hz for a model of {SAMPLE_RATE_HZ} Hz")
+
+
+def log_odds(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """log(p / (1 - p)), finite at 0 and 1."""
+    inside = np.clip(p, 1e-15, 1 - 1e-15)
+    return np.log(inside) - np.log1p(-inside)
+
+
+class NoProcessorWarnings(logging.Handler):
+    """Around a whole run: raises ValueError at its end where processor or feature extractor warned of anything.
+
+    They warn, and go on, of what makes a model deaf: a missing rate, an argument by an old name.
+    """
+
+    SPEAKERS = ("feature_extraction", "processing", "audio_utils", "qwen2_audio")
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.heard: list[str] = []
+        self._logger = logging.getLogger("transformers")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep what a processor says."""
+        if any(speaker in record.name for speaker in self.SPEAKERS):
+            self.heard.append(record.getMessage())
+
+    def __enter__(self) -> Self:
+        self._level = self._logger.level
+        self._logger.setLevel(logging.WARNING)
+        self._logger.addHandler(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._logger.removeHandler(self)
+        self._logger.setLevel(self._level)
+        if self.heard and error is None:
+            raise ValueError(f"the processor warned {len(self.heard)} times, first: {self.heard[0]}")

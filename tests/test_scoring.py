@@ -1,0 +1,1 @@
+"""The fast paths answer as transformers' own padded model, whatever the batches, prompts and cache."""
