@@ -87,7 +87,7 @@ def fetch(kind: Kind, repo: str, sha: str, cache: Path, patterns: Sequence[str])
             listed = list(api.list_repo_tree(repo, recursive=True, revision=sha, repo_type=kind))
         except RepositoryNotFoundError as error:
             if not is_gated(error) and api.repo_exists(repo, repo_type=OTHER[kind]):
-                raise ValueError(f"{repo} is a {CALLED[OTHER[kind]]} on {at}, a {CALLED[kind]} is needed") from error
+                raise ValueError(f"{repo} is a {CALLED[OTHER[kind]]} on {at}, a {CALLED[kind]} is needed") from None
             raise
         check_listing({entry.path: entry.size for entry in listed if isinstance(entry, RepoFile)}, f"{repo}@{sha}")
         path = snapshot_download(
@@ -229,7 +229,7 @@ def pause_after(error: Exception, number: int) -> float | None:
         if asked_s is not None and asked_s > PATIENCE_S:
             raise ValueError(
                 f"the Hub asks to wait {asked_s:.0f} s (status {status}): run the same command again then"
-            ) from error
+            ) from None
         return usual_s if asked_s is None else max(asked_s, usual_s)
     if isinstance(error, httpx2.TransportError) and not isinstance(error, httpx2.ConnectError):
         return usual_s
@@ -262,9 +262,12 @@ def origin(error: Exception) -> Exception:
 
 @contextlib.contextmanager
 def told(what: str) -> Iterator[None]:
-    """Errors of the client as ValueError or FileNotFoundError: what was tried, what the Hub said, what helps."""
+    """Errors of the client as ValueError or FileNotFoundError: what was tried, what the Hub said, what helps.
+
+    Raised `from None`: a log shows the causes of an error too, and what a server sends may hold the token it was sent.
+    """
     import httpx2
-    from huggingface_hub import errors
+    from huggingface_hub import errors, get_token
 
     try:
         yield
@@ -273,14 +276,16 @@ def told(what: str) -> Iterator[None]:
         if isinstance(cause, errors.HfHubHTTPError):
             missing = isinstance(cause, errors.RepositoryNotFoundError | errors.RevisionNotFoundError)
             kind = FileNotFoundError if missing and not is_gated(cause) else ValueError
-            raise kind(f"{what}: {sentence(cause)}") from error
+            raise kind(f"{what}: {sentence(cause)}") from None
+        if isinstance(cause, ValueError) and isinstance(cause.__cause__, errors.HfHubHTTPError):  # the card's head
+            raise ValueError(f"{what}: {words(str(cause), get_token())}") from None
         if isinstance(cause, errors.OfflineModeIsEnabled):
-            raise FileNotFoundError(f"{what}: HF_HUB_OFFLINE is set, so the Hub is not asked") from error
+            raise FileNotFoundError(f"{what}: HF_HUB_OFFLINE is set, so the Hub is not asked") from None
         if isinstance(cause, httpx2.TransportError | errors.LocalEntryNotFoundError):
             raise FileNotFoundError(
                 f"{what}: {endpoint()} cannot be reached or broke off ({type(cause).__name__}); run the same command again "
                 "when it answers, or publish into the home: --set publish.to=home"
-            ) from error
+            ) from None
         raise
 
 

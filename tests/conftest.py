@@ -95,7 +95,7 @@ _runs: list[Command] = []
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """The whole run takes a minute of one core: it goes on beside all tests that do not need it; those that do come last."""
+    """The whole run takes a while of one core: it goes on beside all tests that do not need it; those that do come last."""
 
     def needs(item: pytest.Item) -> int:
         names = getattr(item, "fixturenames", ())

@@ -1,8 +1,12 @@
 """Publishing to the Hub: one commit and a tag whatever happens on the way, and back through the one way of reading."""
 
 import email.utils
+import os
 import shutil
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -346,6 +350,34 @@ def test_a_pull_that_was_cut_is_not_taken_for_whole_and_asks_only_for_what_is_mi
     assert len(hub.requests("^GET /lfs/")) == len(hub.requests(at)) == 1
 
 
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A file system of 300 kB, where one may be mounted."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)]
+    if sys.platform != "linux" or os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here: needs Linux and root")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_disk_that_fills_up_leaves_nothing_half_written_and_with_space_it_goes_on(hub, client, folder, small_disk):
+    (folder / "data" / "test.parquet").write_bytes(bytes(range(256)) * 4096)
+    sha = client.call(push, folder).sha
+    home = {"EARSHOT_HOME": str(small_disk / "home")}
+    for attempted in (lambda: client.call(pull, "dataset", "alice/clips", sha, **home),
+                      lambda: client.call(publish, folder, "dataset", "alice/mine", "home", **home)):  # fmt: skip
+        failed = attempted()
+        assert "No space left on device" in failed.said, failed
+        files = [file for file in (small_disk / "home").rglob("*") if file.is_file()]
+        assert [file for file in files if file.suffix in (".incomplete", ".parquet") or ".draft" in str(file)] == []
+    subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
+    pulled = client.call(pull, "dataset", "alice/clips", sha, **home)
+    assert contents(Path(pulled.sha)) == contents(folder)
+    assert client.call(publish, folder, "dataset", "alice/mine", "home", **home).sha == content_sha(folder)
+
+
 # --- bad input ---------------------------------------------------------------------------------------------------
 
 
@@ -353,6 +385,14 @@ def test_without_a_token_nothing_is_sent(hub, client, folder):
     refused = client.call(push, folder, HF_TOKEN="")
     assert refused.said.startswith("publishing to the Hub needs a token that may write: set HF_TOKEN")
     assert hub.seen == []
+
+
+def test_a_card_the_hub_refuses_is_a_sentence_on_one_line(hub, client, folder):
+    (folder / "README.md").write_text("---\nlicense: [mit]\n---\n")
+    refused = client.call(push, folder)
+    assert (refused.error, "\n" in refused.said) == ("ValueError", False)
+    assert '"license" must be a string' in refused.said
+    assert len(hub.repos["datasets", "alice/clips"].commits) == 1
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -40,9 +41,17 @@ def three_snrs() -> pd.DataFrame:
     )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def coarse() -> Iterator[None]:
+    """Few dots: what is drawn is the same, and sooner."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plot_canvas, "DPI", 50)
+        yield
+
+
 @pytest.fixture(scope="module")
 def report() -> Report:
-    return build(three_snrs(), factors=None, n_boot=50)
+    return build(three_snrs(), factors=None, n_boot=30)
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +84,8 @@ def words(monkeypatch: pytest.MonkeyPatch, draw: Any, *arguments: Any) -> str:
 
 
 def test_every_figure_that_has_its_numbers_is_drawn(drawn: dict[str, bytes]) -> None:
-    assert set(drawn) == OF_SCORES | OF_LEVELS | OF_SNR | {"accuracy_by_latency"}
-    assert all(min(size(png)) > 400 for png in drawn.values())
+    assert set(drawn) ^ (OF_SCORES | OF_LEVELS | OF_SNR | {"accuracy_by_latency"}) == set()
+    assert all(min(size(png)) > 90 for png in drawn.values())
     assert all(b"Software" not in png for png in drawn.values())
 
 

@@ -14,9 +14,10 @@ import soundfile
 import yaml
 
 from recipes.schema import CheckFailed, DatasetRecipe, load_study
-from tasks.hub import find, publish
+from tasks.adapters import pull_adapter, pull_base
+from tasks.hub import find, pinned, publish
 from tasks.splits import pull_splits
-from tasks.store import fingerprint, read_json
+from tasks.store import Publication, fingerprint, read_json
 from tests.commands import Done, earshot
 from tests.hub_clients import CLIENT
 from tests.local_hub import WRITES, LocalHub, local_hub
@@ -53,7 +54,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
 
 
 def shelf(home: Path, kind: str) -> set[str]:
-    return {path.name for path in (home / "store" / kind).glob("[!.]*")}
+    return {path.name for path in (home / "store" / kind).glob("[!.]*") if path.is_dir()}
 
 
 def test_a_study_published_to_the_hub_is_private_tagged_and_read_back_whole(built):
@@ -64,6 +65,7 @@ def test_a_study_published_to_the_hub_is_private_tagged_and_read_back_whole(buil
     assert built.run("first", "verify", f"alice/smoke-clips@{built.sha}").code == 0
 
 
+@pytest.mark.slow
 def test_the_same_study_again_makes_no_second_commit(built):
     again = built.run("first", "build", "study/smoke", "--set", "publish.to=hub", "--set", "publish.namespace=alice")
     assert again.code == 0
@@ -285,28 +287,55 @@ def names(home: Path) -> tuple[str, str]:
     return f"earshot/smoke-clips@{clips}", f"earshot/smoke-adapter@{adapter}"
 
 
+@pytest.mark.slow
 def test_a_published_adapter_and_its_base_are_taken_instead_of_trained(second, smoke_home):
     clips, adapter = names(second)
     done = earshot(second, "train", "study/smoke", "--set", f"dataset={clips}", "--set", f"adapter={adapter}")
     assert done.code == 0, done.err[-3000:]
     for kind in ("splits", "base", "adapter"):
-        assert shelf(second, kind) - {""} == {name for name in shelf(smoke_home, kind) if not name.endswith(".json")}
+        assert shelf(second, kind) == shelf(smoke_home, kind)
     assert shelf(second, "clips") == shelf(second, "recordings") == set()
 
 
-def test_an_adapter_of_another_data_set_is_refused_for_what_it_may_have_heard(second):
-    _, adapter = names(second)
-    done = earshot(second, "train", "study/smoke", "--set", f"adapter={adapter}", "--set", "dataset.splits.seed=5")
-    assert done.code == 1, done.err[-3000:]
-    assert "it may have heard these test clips. Set dataset=earshot/smoke-clips@" in done.err
-
-
-def test_an_adapter_of_another_seed_is_refused(second):
+@pytest.fixture
+def parts(second, monkeypatch) -> tuple[Publication, Publication]:
+    """The published adapter and data set, in that home."""
+    monkeypatch.setenv("EARSHOT_HOME", str(second))
     clips, adapter = names(second)
-    keys = (f"dataset={clips}", f"adapter={adapter}", "train.seeds=[7]")
-    done = earshot(second, "train", "study/smoke", *(part for key in keys for part in ("--set", key)))
-    assert done.code == 2
-    assert "has seed 42, the study 7: set train.seeds=[42]" in done.err
+    return pinned("model", adapter), pinned("dataset", clips)
+
+
+METHOD = load_study("study/smoke").train.method
+
+
+def test_base_and_adapter_are_pulled_to_the_byte(parts, smoke_home):
+    source, data = parts
+    base, named = pull_base.fn(source, data, 0)
+    adapter = pull_adapter.fn(source, data, METHOD, base, named, 42, 0)
+    assert {base.fingerprint} == shelf(smoke_home, "base")
+    assert {adapter.fingerprint} == shelf(smoke_home, "adapter")
+    assert adapter.base == f"{named.repo}@{named.sha}"
+
+
+def test_an_adapter_of_another_data_set_is_refused_for_what_it_may_have_heard(parts):
+    source, data = parts
+    another = data.model_copy(update={"sha": "0" * 40})
+    with pytest.raises(CheckFailed, match=r"may have heard these test clips\. Set dataset=earshot/smoke-clips@"):
+        pull_base.fn(source, another, 0)
+    with pytest.raises(CheckFailed, match="may have heard these test clips"):
+        pull_adapter.fn(source, another, METHOD, None, None, 42, 0)
+
+
+def test_an_adapter_of_another_seed_base_or_fold_is_refused(parts):
+    source, data = parts
+    base, named = pull_base.fn(source, data, 0)
+    with pytest.raises(ValueError, match=r"has seed 42, the study 7: set train\.seeds=\[42\]"):
+        pull_adapter.fn(source, data, METHOD, base, named, 7, 0)
+    foreign = METHOD.model_copy(update={"base": f"you/base@{SHA}"})
+    with pytest.raises(ValueError, match="is an adapter of another base"):
+        pull_adapter.fn(source, data, foreign, None, None, 42, 0)
+    with pytest.raises(ValueError, match="holds no adapter of fold 1"):
+        pull_base.fn(source, data, 1)
 
 
 @pytest.mark.slow

@@ -75,6 +75,15 @@ def test_holm_and_benjamini_hochberg():
             sig.adjust_pvalues(bad)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
+def test_adjusted_p_values_are_those_of_statsmodels(p):
+    from statsmodels.stats.multitest import multipletests
+
+    for method in ("holm", "fdr_bh"):
+        assert sig.adjust_pvalues(p, method=method) == pytest.approx(multipletests(p, method=method)[1])
+
+
 # --- the cluster bootstrap ---------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.functional.audio import SAMPLE_RATE_HZ, Waveform
+from tasks.functional.audio import SAMPLE_RATE_HZ, Waveform, rms
+from tasks.functional.residuals import excess_db
 
 LOWEST_HZ = 80.0  # under it lie hum and rumble, which are alike everywhere
 RESOLUTION_HZ = 20.0
@@ -23,6 +24,8 @@ SHORTEST_OVERLAP_S = 0.1
 SHORTEST_SHARE = 0.75  # of the shorter waveform, where that is less
 SIDE_MS, GUARD_MS = 30.0, 1.0  # lags beside a peak that tell how high it is by chance
 HIGHEST_SIDE = 3.8  # what the highest of so many normal deviates seldom passes
+WORTH = 6.0  # the least peak whose difference is looked at
+ALLOWED_DB, HALVED_DB = 3.0, 6.0  # excess of the difference that copies have; and beyond that, what halves a peak
 FFT_SIZES = tuple(BLOCK * n * 2**k for k in range(8) for n in (8, 9, 10, 12))
 BATCH = 2**19  # correlation samples in memory at a time
 
@@ -117,7 +120,8 @@ def confirm(a: Waveform, b: Waveform, lag: int) -> tuple[float, int]:
     """How far the peak at `lag` stands out if only the overlap is looked at, and its exact lag.
 
     Both are whitened anew over the overlap, so that a stretch of loud voice or hum does not speak for the whole, and
-    the peak is measured by the lags within 30 ms: 0.0 where the overlap is too short.
+    the peak is measured by the lags within 30 ms. It is lowered where the two differ most where they are loudest: by
+    half at 9 dB (a word said twice). 0.0 where the overlap is too short.
     """
     from scipy.fft import irfft, next_fast_len, rfft
 

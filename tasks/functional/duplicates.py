@@ -92,7 +92,7 @@ def search(
 
 
 def expected(score: float, lags: float) -> float:
-    """How many scores at so many lags lie beyond `score` on either side by chance: normal, of standard deviation 1.35."""
+    """How many scores at so many lags lie beyond `score` on either side by chance: normal, of standard deviation 1.2."""
     return lags * math.erfc(score / SPREAD / math.sqrt(2))
 
 

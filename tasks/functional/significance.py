@@ -82,14 +82,19 @@ def binomial_interval(
 
 def adjust_pvalues(p: npt.ArrayLike, *, method: Literal["holm", "fdr_bh"] = "holm") -> FloatArray:
     """p-values (n,) adjusted for being n: Holm (1979), or the false discovery rate of Benjamini & Hochberg (1995)."""
-    from statsmodels.stats.multitest import multipletests
-
     values = np.asarray(p, dtype=float)
     if values.ndim != 1 or not len(values) or not ((values >= 0) & (values <= 1)).all():
         raise ValueError(f"p-values lie in [0, 1] and there is at least one, not {values.tolist()}")
     if method not in ("holm", "fdr_bh"):
         raise ValueError(f"method is {method!r}; accepted are 'holm' and 'fdr_bh'")
-    return np.asarray(multipletests(values, method=method)[1])
+    order, n = np.argsort(values, kind="stable"), len(values)
+    if method == "holm":
+        stepped = np.maximum.accumulate(values[order] * np.arange(n, 0, -1))
+    else:
+        stepped = np.minimum.accumulate((values[order] * n / np.arange(1, n + 1))[::-1])[::-1]
+    adjusted = np.empty(n)
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted
 
 
 # --- clips of one group are alike -------------------------------------------------------------------------------

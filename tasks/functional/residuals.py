@@ -1,0 +1,63 @@
+"""Whether two aligned waveforms differ by noise, as copies do, or by the sound itself, as a word said twice does.
+
+What was added to a copy does not know how loud the copied sound is at a time and frequency. What tells one take from
+another does: it is loudest where the sound is.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.functional.audio import SAMPLE_RATE_HZ, Waveform
+
+WINDOW, SHORT_WINDOW = 1024, 256  # the short one for less than SHORT samples
+SHORT = 1280
+LOWEST_HZ, BAND_HZ = 100.0, 700.0
+LOUD, WEAK = 0.15, 0.5  # shares of a band's cells
+REACH, STEP = 32, 2  # samples by which a filter may delay one band more than another
+EQUAL = 0.95  # coherence from which the difference is a codec's
+Cells = NDArray[np.complex128]
+
+
+def excess_db(a: Waveform, b: Waveform) -> float:
+    """By how much a and b (16 kHz, of one length, aligned) differ more where both are loud than where they are weak, in
+    dB, mean over bands; 0.0 where they agree where they are loud.
+
+    Each band of b gets its own gain, phase and delay first, so that a filter is no difference.
+    """
+    window = WINDOW if a.size >= SHORT else SHORT_WINDOW
+    if a.size < window:
+        return 0.0
+    spectrum_a, spectrum_b = _spectrum(a, window), _spectrum(b, window)
+    bins, first = (round(hz * window / SAMPLE_RATE_HZ) for hz in (BAND_HZ, LOWEST_HZ))
+    compared = [
+        _compare(spectrum_a[:, low : low + bins], spectrum_b[:, low : low + bins], low, window)
+        for low in range(first, window // 2 - bins, bins)
+    ]
+    agreement, excess = np.array([band for band in compared if band is not None] or [(1.0, 0.0)]).mean(axis=0)
+    return 0.0 if agreement > EQUAL else float(excess)
+
+
+def _spectrum(samples: Waveform, window: int) -> Cells:
+    frames = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float64), window)[:: window // 4]
+    return np.asarray(np.fft.rfft(frames * np.hanning(window)))
+
+
+def _compare(a: Cells, b: Cells, low: int, window: int) -> tuple[float, float] | None:
+    """Coherence of one band's loud cells, and the power of the difference there over that in the weak cells, in dB."""
+    level_a, level_b = (np.sqrt(np.mean(np.abs(band) ** 2)) for band in (a, b))
+    if not (level_a > 0 and level_b > 0):
+        return None
+    loudness = np.minimum(np.abs(a) / level_a, np.abs(b) / level_b)
+    loud, weak = loudness >= np.quantile(loudness, 1 - LOUD), loudness <= np.quantile(loudness, WEAK)
+    cross = np.sum(a * b.conj() * loud, axis=0)
+    turns = np.exp(2j * np.pi / window * np.outer(np.arange(-REACH, REACH + 1, STEP), low + np.arange(a.shape[1])))
+    sums = turns @ cross
+    best = int(np.abs(sums).argmax())
+    power_a, power_b = (np.sum(np.abs(band[loud]) ** 2) for band in (a, b))
+    fitted = b * turns[best].conj() * (np.sqrt(power_a / power_b) * np.exp(1j * np.angle(sums[best])))
+    difference = np.abs(a - fitted) ** 2
+    least = np.finfo(float).eps * power_a
+    ratio = (difference[loud].mean() + least) / (difference[weak].mean() + least)
+    return float(np.abs(sums[best]) / np.sqrt(power_a * power_b)), 10 * math.log10(ratio)
