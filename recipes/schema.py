@@ -410,6 +410,10 @@ class EvaluateRecipe(Block):
                 raise ValueError(f"ensembles.{name} has the name of a detector; give it one of its own")
             if unknown := sorted(set(block.of) - members):
                 raise ValueError(f"ensembles.{name}.of: {unknown[0]} is not scored here; there are {sorted(members)}")
+            if block.how == "mean" and "silero_default" in block.of:
+                raise ValueError(
+                    f"ensembles.{name}: silero_default gives answers and no probability; take silero, or how: vote"
+                )
         return self
 
 
@@ -481,6 +485,12 @@ class StudyRecipe(Block):
 
     @model_validator(mode="after")
     def _published_parts_suffice(self) -> Self:
+        splits = self.dataset.splits
+        if self.inflation and (not splits.folds or splits.protocol == "random"):
+            raise ValueError(
+                "inflation compares folds by group with random folds on the same clips: it needs dataset.splits "
+                "{protocol: group, folds: K}; two different test sets show no inflation"
+            )
         if self.dataset_from and self.inflation:
             raise ValueError(
                 "inflation deals the clips anew at random; build the data set for that instead of pulling it"

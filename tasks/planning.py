@@ -38,32 +38,65 @@ class Step(NamedTuple):
 
 
 def steps_of(recipe: StudyRecipe) -> list[Step]:
-    """What a whole study runs, in order; `clips` counts the clean ones for a tiny base as well."""
+    """What a whole study runs, in order."""
+    steps = [*build_steps(recipe), *train_steps(recipe), *evaluate_steps(recipe)]
+    return [step for step in steps if step.calls]
+
+
+def build_steps(recipe: StudyRecipe) -> list[Step]:
+    """Recordings to splits, or one pull."""
+    if recipe.dataset_from:
+        return [Step("build", "pull_splits", "splits pulled", 1)]
+    block = recipe.dataset
+    heard = [source for source in block.sources if source.role != "room"]
+    at_random = recipe.inflation or block.splits.protocol == "random"
+    return [
+        Step("build", "gather_recordings", "recordings", len(block.sources)),
+        Step("build", "measure_speech", "speech shares", len(heard) if block.hygiene else 0),
+        Step("build", "judge_labels", "hygiene", 1 if block.hygiene else 0),
+        Step("build", "deal_sides", "sides", 1),
+        Step("build", "plan_clips", "plans", len(block.splits.parts)),
+        Step("build", "render_clips", "clips", sum(block.clips_of(part).shards for part in block.splits.parts)),
+        Step("build", "shuffle_clips", "clips at random", int(at_random)),
+        Step("build", "make_splits", "splits", 1 + recipe.inflation),
+    ]
+
+
+def train_steps(recipe: StudyRecipe) -> list[Step]:
+    """Bases and adapters of every fold, under both protocols where inflation is measured, or one pull a fold."""
     splits, train = recipe.dataset.splits, recipe.train
-    folds, seeds = splits.folds or 1, len(train.seeds)
-    sides = [splits.sides(fold) for fold in range(folds)]
+    folds, tiny = (splits.folds or 1) * (1 + recipe.inflation), train.base == "tiny"
+    if recipe.adapter:
+        pulled = Step("train", "pull_adapter", "adapters pulled", folds)
+        return [Step("train", "pull_base", "bases pulled", folds if tiny else 0), pulled]
+    sides = [splits.sides(fold) for fold in range(splits.folds or 1)]
     on_train = [[part for part, side in its.items() if side == "train"] for its in sides]
     clean = {part: train.pretrain.clips_block(len(parts)).shards for parts in on_train for part in parts}
-    tiny = train.base == "tiny"
-    heard = [source for source in recipe.dataset.sources if source.role != "room"]
-    steps = [
-        Step("build", "gather_recordings", "recordings", len(recipe.dataset.sources)),
-        Step("build", "measure_speech", "speech shares", len(heard) if recipe.dataset.hygiene else 0),
-        Step("build", "judge_labels", "hygiene", 1 if recipe.dataset.hygiene else 0),
-        Step("build", "deal_sides", "sides", 1),
-        Step("build", "plan_clips", "plans", len(splits.parts)),
-        Step("build", "render_clips", "clips", sum(recipe.dataset.clips_of(part).shards for part in splits.parts)),
-        Step("build", "make_splits", "splits", 1),
+    return [
         Step("train", "plan_clips", "clean plans", len(clean) if tiny else 0),
         Step("train", "render_clips", "clean clips", sum(clean.values()) if tiny else 0),
+        Step("train", "shuffle_clips", "clean at random", int(recipe.inflation and tiny)),
         Step("train", "make_base", "tiny base", folds if tiny else 0, Base, "train_s"),
-        Step("train", "train_adapter", "adapters", folds * seeds, Adapter, "train_s"),
-        Step("evaluate", "score_baseline", "baselines", folds * len(recipe.evaluate.baselines)),
-        Step("evaluate", "score_audio_llm", "model scores", folds * (1 + seeds), Predictions, "score_s"),
-        Step("evaluate", "make_ensemble", "ensembles", folds * len(recipe.evaluate.ensembles)),
+        Step("train", "train_adapter", "adapters", folds * len(train.seeds), Adapter, "train_s"),
+    ]
+
+
+def evaluate_steps(recipe: StudyRecipe) -> list[Step]:
+    """Every detector on every fold, and the report."""
+    folds, evaluate = (recipe.dataset.splits.folds or 1) * (1 + recipe.inflation), recipe.evaluate
+    return [
+        Step("evaluate", "score_baseline", "baselines", folds * len(evaluate.baselines)),
+        Step(
+            "evaluate",
+            "score_audio_llm",
+            "model scores",
+            folds * (1 + len(recipe.train.seeds)),
+            Predictions,
+            "score_s",
+        ),
+        Step("evaluate", "make_ensemble", "ensembles", folds * len(evaluate.ensembles)),
         Step("evaluate", "make_report", "report", 1),
     ]
-    return [step for step in steps if step.calls]
 
 
 class Found(NamedTuple):
@@ -253,8 +286,8 @@ def describe_steps(found: Found, steps: Sequence[Step], refreshed: Sequence[str]
         if left := step.calls - cached:
             sure = asked == step.calls or step.stage in refreshed
             state += [f"{left} to run" if sure else f"up to {left} to run", *earlier_times(step)]
-        lines.append(f"  {step.name:<14}{', '.join(state)}")
-    lines.append("  publications  made anew every time, which changes nothing where nothing has changed")
+        lines.append(f"  {step.name:<16}{', '.join(state)}")
+    lines.append("  publications    made anew every time, which changes nothing where nothing has changed")
     return [*lines, *([f"  a run would stop here: {found.stops}"] if found.stops else [])]
 
 

@@ -17,7 +17,7 @@ from tasks.clips import check_cells
 from tasks.functional.intervals import clustered_interval
 from tasks.functional.mcnemar import mcnemar_sample_size
 from tasks.functional.planning import Evidence, interval_rule
-from tasks.planning import describe_power
+from tasks.planning import describe_power, steps_of
 from tests.building import build
 
 
@@ -240,3 +240,15 @@ def test_a_plan_warns_of_a_test_split_that_cannot_decide(groups, clips, warning)
     warnings = [line for line in describe_power(evidence(groups, clips)) if "warning" in line]
     assert len(warnings) == (warning is not None)
     assert warning is None or warning in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("study", "expected"),
+    [
+        ("study/corpus", {"tiny base": 5, "adapters": 5, "model scores": 10, "splits": 1}),
+        ("study/inflation", {"tiny base": 6, "adapters": 6, "model scores": 12, "splits": 2}),
+    ],
+)
+def test_the_steps_of_a_study_count_every_fold_under_every_protocol(study, expected):
+    counted = {step.name: step.calls for step in steps_of(load_study(study))}
+    assert {name: counted[name] for name in expected} == expected

@@ -1,12 +1,14 @@
 """A recipe says what it may, in its own words; anything else is refused before anything runs."""
 
+from typing import get_args
+
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recipes.reading import RECIPES, apply_overrides, read_yaml
-from recipes.schema import SCHEMA, SplitsBlock, StudyRecipe, TrainMethod, load_study
+from recipes.schema import SCHEMA, Baseline, SplitsBlock, StudyRecipe, TrainMethod, load_study
 from recipes.sources import KINDS
 
 STUDIES = sorted(str(path.relative_to(RECIPES).with_suffix("")) for path in (RECIPES / "study").glob("*.yaml"))
@@ -273,3 +275,34 @@ def test_everyday_names_lead_to_the_keyword(block, key, meant):
 
 def test_the_schema_can_be_exported():
     assert "properties" in StudyRecipe.model_json_schema()
+
+
+# --- what does not go together -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "way_out"),
+    [
+        (["inflation=true"], "it needs dataset.splits {protocol: group, folds: K}"),
+        (
+            ["inflation=true", "dataset.splits={protocol: random, folds: 3}", "dataset.clips.per_cell=2"],
+            "protocol: group",
+        ),
+        (["evaluate.ensembles={e: {of: [adapter, webrtc]}}"], "webrtc is not scored here"),
+        (["evaluate.ensembles={base: {of: [adapter, loudness]}}"], "has the name of a detector"),
+        (
+            ["evaluate.baselines=[silero_default]", "evaluate.ensembles={e: {of: [adapter, silero_default]}}"],
+            "how: vote",
+        ),
+        (["evaluate.baselines=[]"], "at least 1"),
+        (["dataset.clips.design=margins"], "design margins counts by `per_class`"),
+    ],
+)
+def test_keys_that_do_not_go_together_are_refused_before_anything_runs(overrides, way_out):
+    assert way_out in refused(*overrides)
+
+
+def test_recipes_may_ask_for_every_baseline_there_is():
+    from tasks.detectors import BASELINES
+
+    assert set(get_args(Baseline)) == set(BASELINES)

@@ -111,7 +111,7 @@ def main_metrics_of(rows: pd.DataFrame, rule: Rule) -> dict[str, Metric]:
 
 def _narrow(rows: pd.DataFrame) -> pd.DataFrame:
     """Only what intervals need, so that taking rows of it stays cheap."""
-    needed = ("clip_id", "label", "prediction", "p_speech", "group_id", "supergroup_id")
+    needed = ("clip_id", "label", "prediction", "p_speech", "group_id", "supergroup_id", "fold", "seed")
     return rows[[name for name in needed if name in rows]]
 
 

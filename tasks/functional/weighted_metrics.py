@@ -36,8 +36,9 @@ def weighted_statistic(
     `unit` (n_rows,) numbers the rows' groups from 0. Named statistics are reduced to sums over units first, so that
     a resample costs no pass over the rows: accuracy, balanced_accuracy, recall_*, precision_*, f1_* (class names in
     lower case), d_prime, criterion, roc_auc, average_precision, brier, log_loss, ece, mce. AUC keeps a matrix of
-    positive units x negative units. A callable gets the rows repeated, so its weights must be whole numbers; text
-    comes to it as categories wherever its value is the same with them.
+    positive units x negative units. Where the table names fold or seed, AUC and average precision rank within the clips
+    that one model scored: two models' scores have no common scale. A callable gets the rows repeated, so its weights
+    must be whole numbers; text comes to it as categories wherever its value is the same with them.
     Raises ValueError for an unknown name, a missing column, or a class without clips.
     """
     if callable(statistic):
@@ -49,9 +50,9 @@ def weighted_statistic(
     if statistic in ("balanced_accuracy", "roc_auc", "average_precision", "d_prime", "criterion"):
         need_both(truth, statistic)
     if statistic == "roc_auc":
-        return _roc_auc(finite_scores(table["p_speech"], len(truth)), truth, unit)
+        return _roc_auc(finite_scores(table["p_speech"], len(truth)), truth, unit, models(table))
     if statistic == "average_precision":
-        return _average_precision(finite_scores(table["p_speech"], len(truth)), truth, unit)
+        return _average_precision(finite_scores(table["p_speech"], len(truth)), truth, unit, models(table))
     if statistic in BINNED:
         return _calibration_error(probabilities(table["p_speech"], len(truth)), truth, unit, statistic)
     if statistic in ("d_prime", "criterion"):
@@ -152,35 +153,55 @@ def _calibration_error(p: FloatArray, truth: BoolArray, unit: IntArray, statisti
     return values
 
 
-def _roc_auc(score: FloatArray, truth: BoolArray, unit: IntArray) -> WeightedStatistic:
-    """wins[i, j]: pairs of a positive of unit i above a negative of unit j, ties one half (Mann-Whitney U)."""
-    of_positive, n_positive = np.unique(unit[truth], return_counts=True)
-    of_negative, negative_unit, n_negative = np.unique(unit[~truth], return_inverse=True, return_counts=True)
-    order = np.argsort(score[~truth])  # sorted queries keep searchsorted in cache
-    negative, negative_unit = score[~truth][order], negative_unit[order]
-    wins = np.empty((len(of_positive), len(of_negative)))
-    for i, name in enumerate(of_positive):
-        own = np.sort(score[truth & (unit == name)])
-        not_above = (np.searchsorted(own, negative, "left") + np.searchsorted(own, negative, "right")) / 2
-        wins[i] = np.bincount(negative_unit, weights=len(own) - not_above)
+def models(table: pd.DataFrame) -> IntArray:
+    """Which model scored each row, numbered from 0: one a fold and seed where the table names them."""
+    named = [name for name in ("fold", "seed") if name in table]
+    if not named:
+        return np.zeros(len(table), dtype=int)
+    return np.asarray(table.groupby(named, dropna=False, sort=False).ngroup(), dtype=np.int64)
+
+
+def _roc_auc(score: FloatArray, truth: BoolArray, unit: IntArray, model: IntArray) -> WeightedStatistic:
+    """wins[i, j] of pairs[i, j]: a positive of unit i above a negative of unit j, scored by the same model; ties one
+    half (Mann-Whitney U)."""
+    of_positive, positive_unit = np.unique(unit[truth], return_inverse=True)
+    of_negative, negative_unit = np.unique(unit[~truth], return_inverse=True)
+    wins, pairs = np.zeros((2, len(of_positive), len(of_negative)))
+    for name in np.unique(model):
+        mine, theirs = model[truth] == name, model[~truth] == name
+        order = np.argsort(score[~truth][theirs])  # sorted queries keep searchsorted in cache
+        negative, its_unit = score[~truth][theirs][order], negative_unit[theirs][order]
+        n_negative = np.bincount(its_unit, minlength=len(of_negative))
+        for i in np.unique(positive_unit[mine]):
+            own = np.sort(score[truth][mine & (positive_unit == i)])
+            not_above = (np.searchsorted(own, negative, "left") + np.searchsorted(own, negative, "right")) / 2
+            wins[i] += np.bincount(its_unit, weights=len(own) - not_above, minlength=len(of_negative))
+            pairs[i] += len(own) * n_negative
 
     def values(weights: FloatArray) -> FloatArray:
         drawn_positive, drawn_negative = weights[:, of_positive], weights[:, of_negative]
-        won = np.einsum("bj,bj->b", drawn_positive @ wins, drawn_negative)
-        return _divide(won, (drawn_positive @ n_positive) * (drawn_negative @ n_negative))
+        won, of = (np.einsum("bj,bj->b", drawn_positive @ table, drawn_negative) for table in (wins, pairs))
+        return _divide(won, of)
 
     return values
 
 
-def _average_precision(score: FloatArray, truth: BoolArray, unit: IntArray) -> WeightedStatistic:
-    order = np.argsort(-score)
-    truth, unit = truth[order], unit[order]
-    last_of_tie = np.flatnonzero(np.diff(score[order], append=np.inf))
+def _average_precision(score: FloatArray, truth: BoolArray, unit: IntArray, model: IntArray) -> WeightedStatistic:
+    """Of each model's clips, averaged by how many positives they hold."""
+    ranked = []
+    for name in np.unique(model):
+        mine = np.flatnonzero(model == name)
+        mine = mine[np.argsort(-score[mine])]
+        ranked.append((truth[mine], unit[mine], np.flatnonzero(np.diff(score[mine], append=np.inf))))
 
     def value(weights: FloatArray) -> float:
-        drawn = weights[unit]
-        answered, found = np.cumsum(drawn)[last_of_tie], np.cumsum(drawn * truth)[last_of_tie]
-        share = np.divide(found, answered, out=np.zeros_like(found), where=answered > 0)
-        return float((np.diff(found, prepend=0) * share).sum() / found[-1]) if found[-1] else np.nan
+        total = positives = 0.0
+        for its_truth, its_unit, last_of_tie in ranked:
+            drawn = weights[its_unit]
+            answered, found = np.cumsum(drawn)[last_of_tie], np.cumsum(drawn * its_truth)[last_of_tie]
+            share = np.divide(found, answered, out=np.zeros_like(found), where=answered > 0)
+            total += float((np.diff(found, prepend=0) * share).sum())
+            positives += float(found[-1])
+        return total / positives if positives else math.nan
 
     return lambda weights: np.array([value(drawn) for drawn in weights])  # one by one: a row fits into the cache
