@@ -57,7 +57,7 @@ def build_steps(recipe: StudyRecipe) -> list[Step]:
         Step("build", "deal_sides", "sides", 1),
         Step("build", "plan_clips", "plans", len(block.splits.parts)),
         Step("build", "render_clips", "clips", sum(block.clips_of(part).shards for part in block.splits.parts)),
-        Step("build", "shuffle_clips", "clips at random", int(at_random)),
+        Step("build", "shuffle_clips", "random clips", int(at_random)),
         Step("build", "make_splits", "splits", 1 + recipe.inflation),
     ]
 
@@ -67,7 +67,7 @@ def train_steps(recipe: StudyRecipe) -> list[Step]:
     splits, train = recipe.dataset.splits, recipe.train
     folds, tiny = (splits.folds or 1) * (1 + recipe.inflation), train.base == "tiny"
     if recipe.adapter:
-        pulled = Step("train", "pull_adapter", "adapters pulled", folds)
+        pulled = Step("train", "pull_adapter", "adapter pulls", folds)
         return [Step("train", "pull_base", "bases pulled", folds if tiny else 0), pulled]
     sides = [splits.sides(fold) for fold in range(splits.folds or 1)]
     on_train = [[part for part, side in its.items() if side == "train"] for its in sides]
@@ -75,7 +75,7 @@ def train_steps(recipe: StudyRecipe) -> list[Step]:
     return [
         Step("train", "plan_clips", "clean plans", len(clean) if tiny else 0),
         Step("train", "render_clips", "clean clips", sum(clean.values()) if tiny else 0),
-        Step("train", "shuffle_clips", "clean at random", int(recipe.inflation and tiny)),
+        Step("train", "shuffle_clips", "clean random", int(recipe.inflation and tiny)),
         Step("train", "make_base", "tiny base", folds if tiny else 0, Base, "train_s"),
         Step("train", "train_adapter", "adapters", folds * len(train.seeds), Adapter, "train_s"),
     ]
@@ -286,8 +286,8 @@ def describe_steps(found: Found, steps: Sequence[Step], refreshed: Sequence[str]
         if left := step.calls - cached:
             sure = asked == step.calls or step.stage in refreshed
             state += [f"{left} to run" if sure else f"up to {left} to run", *earlier_times(step)]
-        lines.append(f"  {step.name:<16}{', '.join(state)}")
-    lines.append("  publications    made anew every time, which changes nothing where nothing has changed")
+        lines.append(f"  {step.name:<14}{', '.join(state)}")
+    lines.append("  publications  made anew every time, which changes nothing where nothing has changed")
     return [*lines, *([f"  a run would stop here: {found.stops}"] if found.stops else [])]
 
 
