@@ -114,7 +114,9 @@ def publish(study: Study, overrides: Overrides = None, dry_run: DryRun = False) 
 
 @command("verify", "earshot verify earshot/demo-adapter")
 def verify(
-    repo: Annotated[str, typer.Argument(help="NAMESPACE/NAME[@sha] in the home's hub, or a folder.", metavar="REPO")],
+    repo: Annotated[
+        str, typer.Argument(help="NAMESPACE/NAME[@sha] in the home or on the Hub, or a folder.", metavar="REPO")
+    ],
 ) -> None:
     """Recompute a published report and card from its predictions and compare; exit 1 on a difference."""
     from tasks.verification import verify_repo

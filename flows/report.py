@@ -50,6 +50,7 @@ def report(
     """Metrics with intervals over groups, comparisons, errors, figures and a page, from a table of predictions.
 
     The table needs clip_id, group_id, label, and p_speech or prediction; every other column may be named in --by.
+    Times in latency_ms are drawn and written to timing.json; they enter no number.
     An earlier report in the folder of --out is replaced; a folder that holds anything else is left alone.
     """
     from tasks.table_reports import Asked, report_on_tables

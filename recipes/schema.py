@@ -397,7 +397,7 @@ class EvaluateRecipe(Block):
     )
     ensembles: Mapping[str, EnsembleBlock] = Field(default_factory=dict)  # name -> what it is made of
     threshold: Literal["fixed", "dev"] = "fixed"  # fixed: p_speech >= 0.5; dev: Youden's on dev
-    batch_size: int = Field(64, ge=1)
+    batch_size: Count | None = None  # clips a forward pass; null: as many as fit
     n_boot: int = Field(10_000, ge=100)
     seed: int = 0
     timeout_min: float = Field(240, gt=0)
@@ -485,12 +485,6 @@ class StudyRecipe(Block):
 
     @model_validator(mode="after")
     def _published_parts_suffice(self) -> Self:
-        splits = self.dataset.splits
-        if self.inflation and (not splits.folds or splits.protocol == "random"):
-            raise ValueError(
-                "inflation compares folds by group with random folds on the same clips: it needs dataset.splits "
-                "{protocol: group, folds: K}; two different test sets show no inflation"
-            )
         if self.dataset_from and self.inflation:
             raise ValueError(
                 "inflation deals the clips anew at random; build the data set for that instead of pulling it"
@@ -498,6 +492,12 @@ class StudyRecipe(Block):
         if self.adapter and (self.inflation or len(self.train.seeds) > 1):
             raise ValueError(
                 "adapter: one adapter is evaluated; leave out inflation and name its seed, train.seeds=[N]"
+            )
+        splits = self.dataset.splits
+        if self.inflation and (not splits.folds or splits.protocol == "random"):
+            raise ValueError(
+                "inflation compares folds by group with random folds on the same clips: it needs dataset.splits "
+                "{protocol: group, folds: K}; two different test sets show no inflation"
             )
         return self
 

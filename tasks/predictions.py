@@ -24,7 +24,7 @@ CLIP_COLUMNS = (
     "varied", "category", "family", "recording_id", "noise_id", "room_id",
 )  # fmt: skip
 # One forward and a generated token may differ by rounding: that of fp32, or that of 4-bit and bf16 arithmetic.
-TOLERANCE = {"exact": 1e-5, "rounded": 0.03}
+TOLERANCE = {"exact": 1e-5, "rounded": 0.08}
 
 
 @task(
@@ -86,7 +86,7 @@ def score_audio_llm(
     published: Publication | None,
     adapter: Adapter | None,
     fold: int,
-    batch_size: int,
+    batch_size: int | None,
     timeout_min: float,
 ) -> Predictions:
     """Answer dev and test by one forward and test also by constrained generation; the two must agree."""

@@ -1,7 +1,7 @@
 """Splits: the clips of all parts, audited. No split exists that was not."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +9,21 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from recipes.schema import SAMPLE_RATE_HZ, CheckFailed, DatasetRecipe
 from tasks.audio_files import decode_flac
 from tasks.cache import cached, task
+from tasks.functional.content_audit import (
+    audit_content,
+    choose_clips,
+    content_record,
+    describe_content,
+    describe_leaks,
+)
 from tasks.functional.design import balance
 from tasks.functional.leakage import Audit, audit, pcm_hash
+from tasks.functional.shortcuts import SHORTCUTS, describe_shortcuts, folds_of, measure_cues, measure_shortcuts
 from tasks.hub import pull
 from tasks.run_page import say, show_table
 from tasks.store import Clips, Publication, Sides, Splits, draft, read_json, write_json
@@ -22,44 +31,107 @@ from tasks.store import Clips, Publication, Sides, Splits, draft, read_json, wri
 ROWS_A_GROUP = 256
 EVIDENCE = ("audit.json", "balance.csv", "balance.json", "recipe.json")  # beside data/PART.parquet
 LONGEST_SAMPLES = 30 * SAMPLE_RATE_HZ  # of a clip, as in a recipe
+# `earshot audit` compares more; a study waits for this.
+COMPARED, PAIRS = 200, 10_000  # clips of a part whose content is compared, and pairs of them sample by sample
+MEASURED = 1_000  # clips of a part whose cues are measured
+LIBRARIES = ("numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "soundfile")
 
 
-@task(task_run_name="splits of {recipe.name}, audited", **cached(libraries=("numpy", "pandas", "pyarrow")))
+@task(task_run_name="splits of {recipe.name}, audited", **cached(libraries=LIBRARIES))
 def make_splits(clips: Sequence[Clips], recipe: DatasetRecipe) -> Splits:
     """Gather the shards of all parts and audit them. Under `protocol: group` a leak raises CheckFailed, pairs named."""
     columns = pd.concat([read_index(reference) for reference in clips], ignore_index=True)
-    found = audited(columns, recipe)
+    record = audited(columns, [reference.path / "clips.parquet" for reference in clips], recipe)
     with draft(Splits) as folder:
         (folder / "data").mkdir()
         for part in recipe.splits.parts:
             gather([reference for reference in clips if reference.part == part], folder / "data" / f"{part}.parquet")
         even = balance(columns)
         even.counts.to_csv(folder / "balance.csv", index=False)
-        write_json(folder / "audit.json", audit_record(found, recipe.splits.protocol))
+        write_json(folder / "audit.json", record)
         write_json(folder / "balance.json", {"largest_imbalance": even.largest})
         write_json(folder / "recipe.json", recipe.model_dump(mode="json"))
-        return Splits.of(folder, **facts(columns, found, recipe))
+        return Splits.of(folder, **facts(columns, record, recipe))
 
 
-def audited(columns: pd.DataFrame, recipe: DatasetRecipe) -> Audit:
-    """The audit of these clips, on the run's page. Under `protocol: group` a leak raises CheckFailed, pairs named."""
-    found = audit(columns)
+def audited(columns: pd.DataFrame, files: Sequence[Path], recipe: DatasetRecipe) -> dict[str, Any]:
+    """The audit of the clips in these files, `columns` their rows in order: what audit.json holds, on the run's page too.
+
+    Under `protocol: group` a leak raises CheckFailed, pairs named. Random parts share their cuts by intent: nothing is
+    heard of them.
+    """
+    found, protocol = audit(columns), recipe.splits.protocol
     show_table("audit", records(found), f"Leakage audit of {recipe.name}: {found.verdict}")
-    if found.verdict != "clean":
-        if recipe.splits.protocol == "group":
-            raise CheckFailed(describe(found))
+    if protocol == "random":
         say(f"the split is leaky, as protocol random is: {describe(found)}")
-    return found
+        return {"verdict": "leaky", "protocol": protocol, "checks": records(found), "content": None, "shortcuts": None}
+    if found.verdict != "clean":
+        raise CheckFailed(describe(found))
+    content, shortcuts = listen(columns, files, recipe.splits.seed)
+    tell(content, shortcuts, recipe.name)
+    if content["leaks"]:
+        raise CheckFailed(describe_leaks(content))
+    return {
+        "verdict": found.verdict, "protocol": protocol, "checks": records(found),
+        "content": content, "shortcuts": shortcuts,
+    }  # fmt: skip
 
 
-def facts(columns: pd.DataFrame, found: Audit, recipe: DatasetRecipe) -> dict[str, Any]:
+def listen(
+    columns: pd.DataFrame, files: Sequence[Path], seed: int
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Copies between the parts, and how far single cues tell the classes apart: from the audio of some of each part."""
+    compared, measured = choose_clips(columns, COMPARED), spread(columns["part"], MEASURED)
+    audio, cues = {}, {}
+    for position, flac in read_flac(files, {*compared.tolist(), *measured.tolist()}):
+        samples = decode_flac(flac)
+        cues[position] = measure_cues(samples, len(flac))
+        if position in compared:
+            audio[position] = samples
+    some = columns.loc[compared]
+    content = audit_content([audio[k] for k in compared], some["part"].tolist(), most_pairs=PAIRS, seed=seed)
+    sizes = {str(part): int(n) for part, n in columns["part"].value_counts(sort=False).items()}
+    heard = columns.loc[measured]
+    first = heard["label"] == heard["label"].min()
+    table = pd.DataFrame([cues[k] for k in measured], columns=[*SHORTCUTS]).assign(is_first=first.to_numpy())
+    return content_record(content, some, sizes, seed), measure_shortcuts(table, folds_of(heard["part"]))
+
+
+def spread(part: pd.Series, most: int) -> NDArray[np.intp]:
+    """Positions of at most `most` rows of each part, evenly spread over it."""
+    rows = [np.flatnonzero(part == name) for name in part.unique()]
+    return np.concatenate([its[:: -(-len(its) // most)] for its in rows])
+
+
+def read_flac(files: Sequence[Path], wanted: Container[int]) -> Iterator[tuple[int, bytes]]:
+    """Position among the rows of all files, and encoded audio, of the wanted rows, a row group in memory at a time."""
+    position = 0
+    for file in files:
+        for batch in pq.ParquetFile(file).iter_batches(ROWS_A_GROUP, columns=["audio"]):
+            for row in batch.column("audio"):
+                if position in wanted:
+                    yield position, row.as_py()["bytes"]
+                position += 1
+
+
+def tell(content: dict[str, Any], shortcuts: dict[str, dict[str, Any]], name: str) -> None:
+    """What was heard, on the terminal and on the run's page."""
+    for line in (*describe_content(content), *describe_shortcuts(shortcuts)):
+        say(line)
+    show_table("content", content["found"], f"Pairs of clips in different parts of {name} that are or may be copies")
+    show_table("planted-copies", content["recall"], f"Copies planted in {name} and how many of them were found")
+    rows = [{"cue": cue, **scored} for cue, scored in shortcuts.items()]
+    show_table("shortcuts", rows, f"How far single cues tell the classes of {name} apart on test")
+
+
+def facts(columns: pd.DataFrame, record: dict[str, Any], recipe: DatasetRecipe) -> dict[str, Any]:
     """What a reference to splits says of them."""
     groups = columns.groupby(["part", "label"])["group_id"].nunique()
     sizes = columns["part"].value_counts()
     return {
         "clips": {part: int(sizes[part]) for part in recipe.splits.parts},
         "groups": {part: groups.xs(part).to_dict() for part in recipe.splits.parts},
-        "verdict": audit_record(found, recipe.splits.protocol)["verdict"],
+        "verdict": record["verdict"],
         "folds": recipe.splits.folds or 1,
     }
 
@@ -87,15 +159,6 @@ def gather(shards: Sequence[Clips], path: Path) -> None:
 def records(found: Audit) -> list[dict[str, Any]]:
     """The audit's rows as plain mappings."""
     return [{str(key): value for key, value in row.items()} for row in found.rows.to_dict("records")]
-
-
-def audit_record(found: Audit, protocol: str) -> dict[str, Any]:
-    """What audit.json holds; protocol random leaks by intent, whatever was found."""
-    return {
-        "verdict": "leaky" if protocol == "random" else found.verdict,
-        "protocol": protocol,
-        "checks": records(found),
-    }
 
 
 def describe(found: Audit) -> str:
@@ -140,7 +203,7 @@ def with_features(schema: pa.Schema) -> pa.Schema:
 
 @task(
     task_run_name="splits of {published.repo}, pulled and audited",
-    **cached(libraries=("numpy", "pandas", "pyarrow", "soundfile")),
+    **cached(libraries=LIBRARIES),
 )
 def pull_splits(published: Publication, recipe: DatasetRecipe, classes: tuple[str, str]) -> Splits:
     """The parts of a published data set, to the byte, audited again over audio that was hashed again.
@@ -167,7 +230,7 @@ def pull_splits(published: Publication, recipe: DatasetRecipe, classes: tuple[st
             raise CheckFailed(
                 f"clip {columns['clip_id'][columns['clip_id'].duplicated()].iloc[0]!r} stands there twice"
             )
-        return Splits.of(folder, **facts(columns, audited(columns, recipe), recipe))
+        return Splits.of(folder, **facts(columns, audited(columns, [folder / name for name in files], recipe), recipe))
 
 
 def check_part(path: Path, part: str, classes: tuple[str, str]) -> None:

@@ -11,6 +11,7 @@ from jinja2 import UndefinedError
 
 from tasks.functional.cards import fill, render_model_card
 from tasks.functional.report import Report
+from tasks.functional.report_schema import Inflation
 from tests.test_report import recorded, studied
 
 TEMPLATES = Path(__file__).parents[1] / "hub_cards"
@@ -112,6 +113,48 @@ def test_card_shows_every_detector_seed_and_level(card: str, report: Report) -> 
     levels = [card.index(f"\n| {level} | 12 | ") for level in report.by["duration_ms"]]
     assert levels == sorted(levels)
     assert "| room | no such column |" in card
+
+
+def test_card_counts_the_looks_and_says_what_their_ledger_is_worth(report: Report) -> None:
+    looks = {
+        "test": "ab",
+        "count": 7,
+        "by_detector": {"adapter": 5, "base": 2},
+        "ledger": "kept here, not tamper-proof",
+    }
+    card = render_model_card(read("model_card.md.j2"), report.model_copy(update={"looks": looks}))
+    line = "7 distinct models, prompts and thresholds have been scored on these test clips (adapter 5, base 2). "
+    assert f"- {line}The ledger is kept here, not tamper-proof.\n" in card
+    unknown = render_model_card(read("model_card.md.j2"), report)
+    assert "How often these test clips were looked at is not recorded." in unknown
+
+
+def test_card_gives_the_leaky_figure_after_the_corrected_one_and_apart(report: Report) -> None:
+    found = Inflation(
+        value=0.125, ci95=(0.05, 0.2), method="t", reason=None, se=0.04, clean=0.75, leaky=0.875, per_seed={"42": 0.125},
+        folds={"group": 3, "random": 3}, clips=108, groups=12,
+    )  # fmt: skip
+    floor = found.model_copy(update={"value": 0.25, "clean": 0.625, "per_seed": {}})
+    given = {"adapter": found, "mel_statistics": floor}
+    detectors = {name: one.model_copy(update={"inflation": given.get(name)}) for name, one in report.detectors.items()}
+    card = render_model_card(
+        read("model_card.md.j2"), report.model_copy(update={"inflation": found, "detectors": detectors})
+    )
+    apart = "the same clips score 0.875, +0.125 [0.050, 0.200] against 0.750 under folds by group"
+    assert card.index("balanced accuracy **") < card.index(apart)
+    assert "(n = 12 groups, 108 clips; K = 3)" in card
+    assert "\n| mel_statistics | – | 0.625 | 0.875 | +0.250 [0.050, 0.200] |" in card
+
+
+def test_card_says_thresholds_and_the_smallest_difference(report: Report, card: str) -> None:
+    assert "- DT75: none, flat: the slope does not differ from 0" in card
+    assert report.power is not None
+    smallest = report.power.smallest_detectable_difference
+    assert f"could have shown with 80 % power, against {report.power.against}: {smallest:.3f}." in card
+    bare = report.model_copy(update={"power": None, "psychometric": None, "absent": {"power": "one seed is needed"}})
+    without = render_model_card(read("model_card.md.j2"), bare)
+    assert "could have shown is not stated: one seed is needed." in without
+    assert "## Thresholds" not in without
 
 
 def test_example_is_python_and_short(card: str) -> None:

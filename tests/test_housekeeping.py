@@ -120,6 +120,19 @@ def test_clean_refuses_while_a_command_is_at_work(littered, home):
     assert littered["orphan"].exists()
 
 
+def test_encodings_stay_while_they_are_used_and_go_after_a_month(home):
+    encodings = home / "store" / "encodings"
+    encodings.mkdir(parents=True)
+    used, unused = (encodings / f"{k * 16}-{k * 32}.safetensors" for k in "ab")
+    for path, days in ((used, 29), (unused, 31)):
+        path.write_bytes(b"x" * 1000)
+        os.utime(path, (time.time() - 86_400 * days,) * 2)
+    (waste,) = find_waste()
+    assert waste == (unused, "encodings not used for 30 days", 1000)
+    clean_home(remove=True)
+    assert (used.exists(), unused.exists()) == (True, False)
+
+
 def test_a_link_goes_and_what_it_leads_to_stays(home, tmp_path):
     outside = tmp_path / "precious"
     outside.mkdir()

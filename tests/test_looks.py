@@ -1,5 +1,7 @@
 """Every distinct model, prompt and threshold on a test set is counted once, whatever happens to the process."""
 
+import json
+
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -109,3 +111,19 @@ def test_the_ledger_is_only_added_to(home):
     note(table(p=0.1))
     assert (home / "looks.jsonl").read_bytes().startswith(before)
     assert all(isinstance(look, Look) for look in read_ledger())
+
+
+def test_a_study_counts_its_looks_once_and_a_plan_of_it_enters_none(smoke, rerun, monkeypatch):
+    from flows.plan_study import plan_study
+
+    assert (smoke.first.code, rerun.code) == (0, 0), smoke.first.err[-3000:]
+    (file,) = smoke.home.glob("store/report/*/report.json")
+    looks = json.loads(file.read_text())["looks"]
+    assert looks["by_detector"].keys() == json.loads(file.read_text())["detectors"].keys()
+    assert looks["count"] == sum(looks["by_detector"].values())
+    assert "not tamper-proof" in looks["ledger"]
+    ledger = (smoke.home / "looks.jsonl").read_bytes()
+    assert ledger.count(b"\n") == looks["count"]
+    monkeypatch.setenv("EARSHOT_HOME", str(smoke.home))
+    assert any(line.split() == ["report", "1", "of", "1", "cached"] for line in plan_study("study/smoke"))
+    assert (smoke.home / "looks.jsonl").read_bytes() == ledger

@@ -19,7 +19,7 @@ from tasks.hub import find, pinned, publish
 from tasks.splits import pull_splits
 from tasks.store import Publication, fingerprint, read_json
 from tests.commands import Done, earshot
-from tests.hub_clients import CLIENT
+from tests.hub_clients import CLIENT, clients
 from tests.local_hub import WRITES, LocalHub, local_hub
 
 CLASSES = ("SPEECH", "NONSPEECH")
@@ -63,6 +63,28 @@ def test_a_study_published_to_the_hub_is_private_tagged_and_read_back_whole(buil
     assert list(repo.tags.values()) == [built.sha]
     assert f"alice/smoke-clips@{built.sha}" in built.done.out
     assert built.run("first", "verify", f"alice/smoke-clips@{built.sha}").code == 0
+
+
+def loaded(sha: str) -> tuple[dict[str, int], list[str], str, list[str]]:
+    """What the libraries of Hugging Face make of the published data set, without any code of ours."""
+    import datasets
+    from huggingface_hub import DatasetCard, snapshot_download
+
+    whole = datasets.load_dataset("alice/smoke-clips", revision=sha)
+    folder = datasets.load_dataset(snapshot_download("alice/smoke-clips", repo_type="dataset", revision=sha))
+    assert {name: len(part) for name, part in folder.items()} == {name: len(part) for name, part in whole.items()}
+    stream = datasets.load_dataset("alice/smoke-clips", revision=sha, split="test", streaming=True)
+    clips = [row["clip_id"] for row in stream.cast_column("audio", datasets.Audio(decode=False))]
+    card = DatasetCard.load("alice/smoke-clips").data
+    return {name: len(part) for name, part in whole.items()}, clips, card.license, card.task_categories
+
+
+def test_the_published_data_set_is_one_to_hugging_faces_own_libraries_streamed_too(built, tmp_path):
+    with clients(built.hub, tmp_path) as client:
+        sizes, streamed, licence, categories = client.call(loaded, built.sha)
+    assert sizes == {"train": 32, "dev": 16, "test": 32}
+    assert len({*streamed}) == sizes["test"]
+    assert (licence, categories) == ("mit", ["audio-classification"])
 
 
 @pytest.mark.slow

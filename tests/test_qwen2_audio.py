@@ -262,7 +262,9 @@ def test_generation_that_goes_through_the_same_first_tokens_once_says_the_same(t
     assert (batch["input_ids"][:, :shared] == torch.tensor(prompt.before)).all()
     assert torch.equal(batch["attention_mask"].sum(1), plain["attention_mask"].sum(1))
     said, logits = family.generated_logits(trimmed, plain, [1, 2, 3])
-    said_again, logits_again = family.generated_logits(trimmed, batch, [1, 2, 3], shared=shared)
+    start = family.known_start(trimmed, prompt.before)
+    said_again, logits_again = family.generated_logits(trimmed, batch, [1, 2, 3], start)
+    assert start.get_seq_length() == shared, "as it was, for the next batch"
     torch.testing.assert_close(logits_again, logits, atol=1e-5, rtol=0)
     assert torch.equal(said, said_again)
     assert not trimmed.lm_head._forward_pre_hooks, "what narrows the head to the last position is gone again"

@@ -178,16 +178,59 @@ def test_agreement_counts_flips_and_the_largest_gap(small: pd.DataFrame) -> None
     assert agreement["adapter"].flips == 0
 
 
-def test_inflation_is_the_paired_difference_of_the_protocols() -> None:
-    clean = tiny({"adapter": [1, 1, 1, 0, 0, 1, 1, 1] * 4}, protocol="group", seed=42)
-    leaky = tiny({"adapter": [1, 1, 1, 1, 1, 1, 1, 1] * 4}, protocol="random", seed=42)
-    table = pd.concat([clean, leaky], ignore_index=True)
-    table["p_speech"] = np.where(table["prediction"] == "SPEECH", 0.9, 0.1)
-    report = build(table)
-    assert report.inflation is not None
-    assert report.inflation["value"] == pytest.approx(2 / 8)
+# --- what leakage adds -------------------------------------------------------------------------------------------
+
+
+def both_protocols(**columns: Any) -> pd.DataFrame:
+    """One clip of eight better under random folds by the adapter, two by mel statistics; two folds and one seed."""
+    under = {
+        "group": {"adapter": [1, 1, 1, 0, 0, 1, 1, 1] * 4, "mel_statistics": [1, 0, 0, 1, 1, 1, 0, 1] * 4},
+        "random": {"adapter": [1, 1, 1, 0, 1, 1, 1, 1] * 4, "mel_statistics": [1, 0, 1, 1, 1, 1, 1, 1] * 4},
+    }
+    tables = [tiny(right, protocol=name, **columns) for name, right in under.items()]
+    table = pd.concat(tables, ignore_index=True)
+    table["fold"] = np.arange(len(table)) // 2 % 2
+    table["seed"] = table["detector"].map({"adapter": 42}).astype("Int64")
+    return table
+
+
+def test_inflation_is_the_paired_difference_of_the_protocols_for_every_detector() -> None:
+    report = build(both_protocols())
+    found = report.inflation
+    assert found is not None
+    assert found == report.detectors["adapter"].inflation
+    assert (found.clean, found.leaky, found.value) == pytest.approx((6 / 8, 7 / 8, 1 / 8))
+    assert (found.per_seed, found.folds) == ({"42": found.value}, {"group": 2, "random": 2})
+    assert (found.clips, found.groups, found.method) == (32, 8, "t")
     assert report.protocol == "group"
-    assert report.metrics["accuracy"].value == pytest.approx(6 / 8)
+    assert report.metrics["balanced_accuracy"].value == found.clean, "the corrected figure is the headline"
+    floor = report.detectors["mel_statistics"].inflation
+    assert floor is not None
+    assert (floor.value, floor.per_seed) == (pytest.approx(2 / 8), {})
+
+
+def test_inflation_decides_as_the_rest_of_the_report_does() -> None:
+    """A detector that answers at 0.9: scores on both sides of 0.5 change nothing, its answers do."""
+    table = both_protocols(p_speech=0.7)
+    found = build(table).inflation
+    assert found is not None
+    assert found.value == pytest.approx(1 / 8)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda t: t[t["protocol"] == "group"], "not scored under both protocols"),
+        (lambda t: t[(t["protocol"] == "group") | (t["clip_id"] != "c000")], "not scored on the same clips"),
+        (lambda t: t.assign(group_id=t["label"]), "fewer than 2 groups in SPEECH"),
+    ],
+)
+def test_inflation_over_other_clips_or_one_group_is_not_stated(
+    spoil: Callable[[pd.DataFrame], pd.DataFrame], reason: str
+) -> None:
+    report = build(spoil(both_protocols()))
+    assert report.inflation is None
+    assert reason in report.absent["inflation"]
 
 
 # --- thresholds and folds ----------------------------------------------------------------------------------------
@@ -272,6 +315,148 @@ def test_threshold_from_dev_needs_dev_rows() -> None:
         build(table[table["split"] == "test"], threshold="dev")
 
 
+def test_answers_that_are_not_those_of_one_half_have_a_threshold_of_their_own() -> None:
+    table = SCORED.copy()
+    strict = np.where(table["p_speech"] >= 0.8, "SPEECH", "NONSPEECH")
+    table["prediction"] = np.where(table["detector"] == "base", strict, np.where(table["p_speech"] >= 0.5, *CLASSES))
+    report = build(table, seed=None)
+    assert (report.threshold.value, report.threshold.chosen_on) == (0.5, "fixed")
+    own = report.detectors["base"].threshold
+    assert (own.value, own.chosen_on) == (None, "own")
+    decisions = build(tiny({"adapter": [1, 0, 1, 1] * 8}), seed=None)
+    assert (decisions.threshold.value, decisions.threshold.chosen_on) == (None, "own")
+    unanswered = table.assign(prediction=table["prediction"].where(table.index != 40, None))
+    assert build(unanswered, seed=None).detectors["adapter"].threshold.chosen_on == "fixed"
+
+
+# --- beyond the metrics ------------------------------------------------------------------------------------------
+
+
+def test_psychometric_functions_power_and_interaction_are_those_of_the_test_rows(
+    predictions: pd.DataFrame, report: Report
+) -> None:
+    from tasks.functional.interaction import interaction_section
+    from tasks.functional.power import power_section
+    from tasks.functional.report_psychometric import psychometric_section
+
+    table = validate_predictions(predictions, CLASSES).query("split == 'test'")
+    rows = {name: table[table["detector"] == name] for name in SKILL}
+    mine = rows["adapter"].query("seed == 42 and method == 'generate'")
+    assert report.psychometric == psychometric_section(mine, classes=CLASSES, n_boot=100, seed=0)
+    assert report.psychometric == report.detectors["adapter"].psychometric
+    floor = psychometric_section(rows["mel_statistics"], classes=CLASSES, n_boot=100, seed=0)
+    assert report.detectors["mel_statistics"].psychometric == floor
+    assert report.interaction == interaction_section(mine)
+    assert report.power is not None
+    best = max(report.comparisons, key=lambda name: report.comparisons[name].other)
+    expected = power_section(mine, rows[best].query("method in ('generate', '')"))
+    assert report.power.model_dump() == {**expected.model_dump(), "against": best}
+    assert report.absent == {"inflation": "not scored under both protocols, 'group' and 'random'"}
+
+
+def test_power_without_another_detector_is_against_one_as_good() -> None:
+    report = build(tiny({"adapter": [1, 0, 1, 1] * 8}), seed=None)
+    assert report.power is not None
+    assert (report.power.against, report.power.discordance_of) == (None, "independent errors")
+
+
+def test_what_the_table_does_not_allow_is_null_with_a_reason(predictions: pd.DataFrame, report: Report) -> None:
+    bare = build(tiny({"adapter": [1, 0, 1, 1] * 8}), seed=None)
+    assert (bare.psychometric, bare.interaction) == (None, None)
+    assert bare.absent["psychometric"] == "no clip has a duration or an SNR"
+    assert "vary in both" in bare.absent["interaction"]
+    deaf = report.detectors["majority"]
+    assert (deaf.psychometric, deaf.absent["psychometric"]) == (None, "the same answer for every clip: no curve")
+    pooled = build(predictions, seed=None)
+    assert pooled.power is None
+    assert pooled.absent["power"].startswith("clips were answered under several seeds")
+    assert pooled.psychometric is not None
+
+
+def test_a_design_of_one_factor_at_a_time_reports_a_factor_by_the_clips_that_vary_it() -> None:
+    """At 1000 ms stand the clips of all SNRs too, which are harder: DT75 and by-tables must not count them."""
+    rows = [
+        {"clip_id": f"{label}{group}-{name}-{level}", "group_id": f"{label}{group}", "label": label, "varied": name,
+         "duration_ms": level if name == "duration_ms" else 1000.0, "snr_db": level if name == "snr_db" else None}
+        for label in CLASSES for group in range(6)
+        for name, levels in {"duration_ms": (40.0, 200.0, 1000.0), "snr_db": (-10.0, 0.0, 10.0)}.items()
+        for level in levels
+    ]  # fmt: skip
+    table = pd.DataFrame(rows)
+    other = dict(zip(CLASSES, CLASSES[::-1], strict=True))
+    hard = (table["varied"] == "snr_db") & (table["snr_db"] < 10)
+    table["prediction"] = table["label"].where(~hard, table["label"].map(other))
+    table["detector"] = "adapter"
+    report = build(table, seed=None, factors=None)
+    assert report.by["duration_ms"]["1000"].accuracy.value == 1
+    assert report.by["duration_ms"]["1000"].clips == 12
+    assert list(report.by["snr_db"]) == ["-10", "0", "10"]
+    assert report.psychometric is not None
+    assert report.psychometric.duration_ms is not None
+    assert [level.correct for level in report.psychometric.duration_ms.levels] == [1, 1, 1]
+    assert report.psychometric.snr_db is not None
+    assert [level.clips for level in report.psychometric.snr_db.levels] == [12, 12, 12]
+    whole = build(table.drop(columns="varied"), seed=None, factors=None)
+    assert whole.by["duration_ms"]["1000"].accuracy.value == pytest.approx(0.5), "which is what it guards against"
+
+
+def test_cells_have_intervals_over_their_groups(report: Report) -> None:
+    cell = next(cell for cell in report.cells if cell.balanced_accuracy not in (None, 0, 1))
+    assert cell.ci95 is not None
+    assert cell.ci95[0] < cell.balanced_accuracy < cell.ci95[1]
+
+
+def test_score_curves_are_those_of_scikit_learn(predictions: pd.DataFrame, report: Report) -> None:
+    from sklearn.metrics import roc_auc_score, roc_curve
+
+    rows = predictions.query("split == 'test' and detector == 'mel_statistics'")
+    truth, score = rows["label"] == "SPEECH", rows["p_speech"]
+    found = report.detectors["mel_statistics"].curves
+    assert found is not None
+    false_alarms, hits, _ = roc_curve(truth, score, drop_intermediate=False)
+    expected = {(round(x, 9), round(y, 9)) for x, y in zip(false_alarms, hits, strict=True)}
+    assert {(round(x, 9), round(y, 9)) for x, y in found.roc} <= expected
+    area = np.trapezoid(*np.array(found.roc).T[::-1])
+    assert area == pytest.approx(roc_auc_score(truth, score), abs=0.01)
+    assert (found.roc[0], found.roc[-1]) == ((0, 0), (1, 1))
+    assert found.precision_recall[0] == (0, 1)
+    assert found.precision_recall[-1] == (1, pytest.approx(truth.mean()))
+    assert len(found.roc) <= 100 >= len(found.precision_recall)
+    at = report.detectors["mel_statistics"].metrics
+    assert found.at.recall == at["recall_speech"].value
+    assert found.at.false_alarm_rate == pytest.approx(1 - (at["recall_nonspeech"].value or 0))
+    assert found.at.precision == at["precision_speech"].value
+
+
+def test_curves_of_several_models_are_the_means_that_have_the_stated_areas() -> None:
+    """Two folds on scales of their own: each ranks without a mistake, and the scores of both together do not."""
+    table = shifted_folds().query("split == 'test'")
+    report = build(table, seed=None)
+    found = report.detectors["adapter"].curves
+    assert found is not None
+    assert found.models == 2
+    roc, pr = (np.array(curve).T for curve in (found.roc, found.precision_recall))
+    assert np.trapezoid(roc[1], roc[0]) == pytest.approx(report.metrics["roc_auc"].value, abs=0.005)
+    assert pr[1][1:].mean() == pytest.approx(report.metrics["average_precision"].value, abs=0.005)
+    pooled = build(table.drop(columns="fold"), seed=None)
+    assert (pooled.metrics["roc_auc"].value or 1) < (report.metrics["roc_auc"].value or 0)
+
+
+def test_folds_of_one_class_each_rank_nothing() -> None:
+    table = score(make_clips(groups=4), SKILL["adapter"], 42, detector="adapter")
+    report = build(table.assign(fold=(table["label"] == "SPEECH").astype(int)), seed=None)
+    assert report.metrics["roc_auc"].value is None
+    assert report.metrics["roc_auc"].reason == "no fold has clips of both classes"
+    assert report.detectors["adapter"].curves is None
+    assert report.metrics["balanced_accuracy"].value is not None
+
+
+def test_reports_of_the_same_clips_have_the_same_digest(small: pd.DataFrame) -> None:
+    report = build(small)
+    assert build(small.assign(p_speech=0.7)).test == report.test
+    assert build(small[small["clip_id"] != small["clip_id"].iloc[0]]).test != report.test
+
+
 # --- what cannot be stated ---------------------------------------------------------------------------------------
 
 
@@ -344,7 +529,9 @@ def test_resamples_are_those_behind_the_intervals() -> None:
 
     table = score(make_clips(groups=20), SKILL["adapter"], 42, detector="adapter")
     report = build(table, seed=None, n_boot=2100, factors=["duration_ms"])
-    assert report.resamples.model_dump() == {"metrics": 2100, "average_precision": 1000, "by": 2000}
+    assert report.resamples.model_dump() == {
+        "metrics": 2100, "average_precision": 1000, "by": 2000, "thresholds": 1000,
+    }  # fmt: skip
     rows = validate_predictions(table, CLASSES)
     at_40 = rows[rows["duration_ms"] == 40]
     for stated, over, name, n_boot in (
@@ -378,6 +565,49 @@ def test_floor_that_is_not_beaten_opens_the_verdict(judged: Report) -> None:
 def test_floor_that_is_beaten_makes_no_line(judged: Report) -> None:
     assert judged.beats["base"] == "yes"
     assert not any("base model" in line for line in judged.verdict_lines)
+
+
+def test_a_voice_activity_detector_that_is_not_beaten_is_named_before_the_base() -> None:
+    mine = [int(i % 5 > 0) for i in range(96)]
+    names = ("base", "silero", "webrtc", "silero_default", "six_cues")
+    lines = build(tiny({"adapter": mine, **dict.fromkeys(names, [1] * 96)}), seed=None).verdict_lines
+    assert [line.split(" beat ")[1].split(":")[0] for line in lines if " beat " in line] == [
+        "gradient boosting over six trivial cues", "WebRTC's voice activity detector",
+        "Silero's voice activity detector at a threshold chosen on dev", "Silero at its vendor's threshold",
+        "the base model without the adapter",
+    ]  # fmt: skip
+
+
+def test_the_verdict_says_in_words_what_is_wrong_with_the_interval() -> None:
+    few = tiny({"adapter": [1, 0, 1, 1] * 8})
+    few["group_id"] = few["label"] + (few.index % 3).astype(str)
+    assert build(few, seed=None).verdict_lines[0] == (
+        "The interval of the balanced accuracy is not to be relied on: only 3 groups in NONSPEECH."
+    )
+    one = few.assign(group_id=few["label"])
+    assert build(one, seed=None).verdict_lines[0] == (
+        "The balanced accuracy has no interval: fewer than 2 groups in NONSPEECH."
+    )
+    speech = few[few["label"] == "SPEECH"]
+    assert (
+        build(speech, seed=None).verdict_lines[0] == "The adapter has no balanced accuracy: no NONSPEECH clips here."
+    )
+
+
+def test_a_percentile_interval_that_is_a_little_short_does_not_open_the_verdict() -> None:
+    """22 groups, one of them all wrong: the t interval reaches further, which matters less than the floor."""
+    right = [int(i // 2 % 22 > 1) for i in range(176)]
+    table = tiny({"adapter": right, "mel_statistics": [1] * 176})
+    table["group_id"] = table["label"] + (table.groupby("detector").cumcount() // 2 % 22).astype(str)
+    report = build(table, seed=None, n_boot=500)
+    reason = report.metrics["balanced_accuracy"].reason
+    assert reason is not None
+    assert reason.startswith("a t interval")
+    assert report.verdict_lines[0].startswith("The adapter does not beat a logistic regression")
+    assert report.verdict_lines[-1].startswith(
+        "Mind that the interval of the balanced accuracy may be too short: a t "
+    )
+    assert "unreliable" not in " ".join(report.verdict_lines)
 
 
 def test_failed_gate_that_is_only_marked_is_said_first() -> None:

@@ -57,7 +57,7 @@ def run(tmp_path, monkeypatch, capsys, request):
     Figures and page take most of the time: they are drawn only in tests that use the fixtures `figures` and `page`.
     """
     monkeypatch.chdir(tmp_path)
-    for name, nothing in {"figures": lambda report: {}, "page": lambda *arguments: ""}.items():
+    for name, nothing in {"figures": lambda *arguments: {}, "page": lambda *arguments: ""}.items():
         if name not in request.fixturenames:
             monkeypatch.setattr(report_files, name, nothing)
 
@@ -149,7 +149,7 @@ def test_a_call_leaves_document_schema_page_figures_and_tables_and_prints_the_su
     ran = run(scores(), "--by", "phoneme")
     report = ran.report
     jsonschema.validate(report, json.loads((ran.folder / "report.schema.json").read_text()))
-    assert {path.name for path in ran.folder.iterdir()} == table_reports.OURS
+    assert {path.name for path in ran.folder.iterdir()} == table_reports.OURS - {"timing.json"}
     assert (ran.folder / "figures" / "reliability.png").read_bytes().startswith(b"\x89PNG")
     metrics = pd.read_csv(ran.folder / "tables" / "metrics.csv").set_index("metric")
     assert metrics.loc["roc_auc", "value"] == report["metrics"]["roc_auc"]["value"]
@@ -160,6 +160,42 @@ def test_a_call_leaves_document_schema_page_figures_and_tables_and_prints_the_su
     page = (ran.folder / "report.html").read_text()
     assert "draws them 200 times" in page
     assert not re.search(r'(?:src|href)="(?!data:)', page), "the page opens offline"
+
+
+@pytest.mark.usefixtures("figures", "page")
+def test_times_of_the_table_are_drawn(run):
+    ran = run(scores(60, latency_ms=30.0))
+    assert (ran.folder / "figures" / "accuracy_by_latency.png").exists()
+    assert "accuracy by latency" in (ran.folder / "report.html").read_text()
+
+
+def test_times_of_the_table_go_into_a_file_of_their_own_and_into_no_number(run):
+    slow, fast = (scores(60, draw=i, latency_ms=ms) for i, ms in ((0, 30.0), (1, 2.0)))
+    ran = run(slow, "--against", "fast.parquet", "--against", "untimed.parquet", fast=fast, untimed=scores(60, draw=2))
+    timing = json.loads((ran.folder / "timing.json").read_text())
+    assert timing["mine"] == {"clips": 60, "p05_ms": 30.0, "median_ms": 30.0, "p95_ms": 30.0}
+    assert {name: one["median_ms"] for name, one in timing.items()} == {"mine": 30.0, "fast": 2.0}
+    plain = run(slow.drop(columns="latency_ms"), out="plain")
+    assert plain.report["metrics"] == ran.report["metrics"]
+    assert not (plain.folder / "timing.json").exists()
+    bad = run(slow.assign(latency_ms=[0.0, *[30.0] * 59]), out="bad")
+    assert (bad.code, "mine.parquet: clip 'c000' has latency_ms 0.0" in bad.err) == (2, True)
+
+
+def test_times_are_those_of_the_detector_whose_name_stands_beside_them(run):
+    mine = scores(60, detector="adapter")
+    other = scores(60, draw=1, detector="adapter", latency_ms=5.0)
+    ran = run(mine, "--against", "other.parquet", other=other)
+    assert set(json.loads((ran.folder / "timing.json").read_text())) == {"other: adapter"}
+    assert {"adapter", "other: adapter"} == set(ran.report["detectors"])
+
+
+@pytest.mark.slow
+def test_a_report_on_21_340_rows_takes_a_minute_at_most(tmp_path):
+    from tests.bench.bench_report import seconds, table_of
+
+    assert len(table_of(["adapter"])) == 21_340
+    assert seconds(table_of(["adapter", "base", "mel_statistics"]), tmp_path) <= 60
 
 
 def test_neither_torch_nor_prefect_is_loaded(tmp_path):
@@ -368,6 +404,22 @@ def test_detectors_of_one_name_are_told_apart_by_their_tables(run, tmp_path):
     assert set(again.report["comparisons"]) == {f"{Path('sub') / 'mine.parquet'}: adapter"}
     twice = run(mine, "--against", "other.parquet", "--against", "other.parquet", out="t")
     assert (twice.code, "twice" in twice.err) == (2, True)
+
+
+@pytest.mark.usefixtures("figures", "page")
+def test_another_table_may_know_conditions_that_ones_own_does_not(run):
+    full = scores(360, groups=10, snr_db=np.resize(np.repeat([-5.0, 0.0, 10.0, 20.0], 2), 360)).drop(
+        columns=["family", "phoneme"]
+    )
+    bare = full[["clip_id", "group_id", "label", "p_speech"]]
+    ran = run(bare, "--against", "full.parquet", full=full)
+    assert ran.report["psychometric"] is None
+    assert ran.report["absent"]["psychometric"] == "no clip has a duration or an SNR"
+    assert ran.report["detectors"]["full"]["psychometric"]["duration_ms"] is not None
+    drawn = {path.stem for path in (ran.folder / "figures").iterdir()}
+    assert {"psychometric_duration_ms", "snr75_by_duration"} <= drawn
+    assert "psychometric_snr_by_duration" not in drawn, "the headline has no curve"
+    assert "no clip has a duration or an SNR" in (ran.folder / "report.html").read_text()
 
 
 # --- dev ---------------------------------------------------------------------------------------------------------

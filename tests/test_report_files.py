@@ -7,16 +7,20 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from tasks.functional import plot_canvas
 from tasks.functional.report import Report
 from tasks.functional.report_files import MOST_HEARD, Heard, clips_to_hear, page, report_files
 from tasks.functional.report_tables import csv_tables, summary_lines
 from tasks.table_reports import TEMPLATE
-from tests.test_report import studied
+from tests.test_report import both_protocols, build, studied
 
-SECTIONS = {
-    "psychometric": "Psychometric functions", "interaction": "SNR and duration together", "power": "can decide",
-    "listening": "Listening", "looks": "Looks at this test set", "shortcuts": "Shortcuts",
-}  # fmt: skip
+ORDER = (
+    "What this rests on", "Detectors", "Against each of them", "Psychometric functions", "By factor", "Calibration",
+    "Errors", "What this test set can decide", "SNR and duration together", "Leakage, shortcuts, looks", "Seeds",
+    "Every metric of adapter", "Provenance",
+)  # fmt: skip
+SECTIONS = {"listening": "Listening", "shortcuts": "Shortcuts"}
+LOOKS = {"test": "ab", "count": 7, "by_detector": {"adapter": 5, "base": 2}, "ledger": "kept here, not tamper-proof"}
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +34,61 @@ def text(template: str, **changes: Any) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", html.split("</style>")[1]))
 
 
-def test_sections_that_are_null_print_nothing(template):
+def test_sections_stand_in_a_readers_order(template):
+    html = page(studied(), template, {}, {})
+    titles = re.findall(r"<h2>(.*?)</h2>", html)
+    places = [next(at for at, title in enumerate(titles) if title.startswith(name)) for name in ORDER]
+    assert places == sorted(places)
+    assert html.index('class="headline"') < html.index('class="verdict"') < html.index("<h2>")
+
+
+def test_sections_that_are_null_say_why_or_print_nothing(template):
     plain = text(template)
-    assert [title for title in SECTIONS.values() if title in plain] == []
+    assert [
+        title for title in (*SECTIONS.values(), "random folds would have added", "Looks at") if title in plain
+    ] == []
+    null = {"psychometric": None, "interaction": None, "power": None}
+    words = text(template, **null, absent={name: f"no {name} here" for name in null})
+    for name in null:
+        assert f"no {name} here." in words
+
+
+def test_thresholds_stand_in_one_compact_table(template):
+    words = text(template)
+    assert "adapter DT75 none: flat: the slope does not differ from 0" in words
+    floor = studied().detectors["mel_statistics"].psychometric.duration_ms
+    dt75, dt50 = (curve.thresholds[name] for curve, name in ((floor.correct, "DT75"), (floor.hit_rate, "DT50")))
+    low, high = dt75.ci95
+    assert f"mel_statistics DT75 {dt75.value:.3g} ms {low:.3g} to {high:.3g} " in words
+    assert dt50.censored == "below"
+    assert f"mel_statistics DT50 below the levels extrapolated {dt50.value:.3g} ms" in words
+    assert "majority DT75" not in words
+    assert "adapter at each duration (ms): rates, d′ and AUC" in words
+
+
+def test_power_and_interaction_are_said_in_words(template):
+    words, power = text(template), studied().power
+    assert f"shows a difference of accuracies of {power.smallest_detectable_difference:.3f} or more" in words
+    assert f"Measured against {power.against}, the best of the others" in words
+    assert "per tenfold duration" in words
+    assert "all clips" in words
+
+
+def test_looks_are_counted_and_the_ledger_is_no_proof(template):
+    words = text(template, looks=LOOKS)
+    assert "7 distinct models, prompts and thresholds have been scored on them (adapter 5, base 2)." in words
+    assert "The ledger is kept here, not tamper-proof." in words
+
+
+def test_the_corrected_figure_leads_and_the_leaky_one_stands_apart(template):
+    report = build(both_protocols())
+    html = page(report, template, {}, {})
+    assert html.index("corrected figure is <strong>0.750</strong>") < html.index("score 0.875, +0.125")
+    rows = csv_tables(report)["inflation"].set_index("detector")
+    assert rows.loc["mel_statistics", ["clean", "leaky", "value"]].tolist() == pytest.approx([5 / 8, 7 / 8, 2 / 8])
+    assert "leakage: balanced accuracy 0.750 under folds by group, 0.875 under random folds" in "\n".join(
+        summary_lines(report)
+    )
 
 
 @pytest.mark.parametrize("name", SECTIONS)
@@ -52,9 +108,12 @@ def test_a_section_is_drawn_whatever_it_holds(template, name):
 
 def test_the_page_says_how_many_resamples_and_how_levels_compare(template):
     words = text(template)
-    assert "draws them 100 times, for levels of a factor 100 and for average precision 100 times" in words
+    assert (
+        "draws them 100 times, for levels of a factor 100, for average precision 100 and for thresholds 100 times"
+        in words
+    )
     assert "By level: adapter minus base" in words
-    assert "Calibration from dev" in words
+    assert "What dev corrects" in words
 
 
 def test_clips_to_hear_take_turns_and_are_few():
@@ -74,7 +133,8 @@ def test_clips_are_played_until_the_page_is_full(template):
     assert f"spectrogram of {order[7]}" not in html
 
 
-def test_files_are_the_same_after_a_file_that_sorts_its_keys(template):
+def test_files_are_the_same_after_a_file_that_sorts_its_keys(template, monkeypatch):
+    monkeypatch.setattr(plot_canvas, "DPI", 50)
     report = studied()
     again = Report.model_validate_json(json.dumps(report.model_dump(mode="json"), sort_keys=True))
     files, repeated = (report_files(one, template) for one in (report, again))

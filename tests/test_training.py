@@ -222,6 +222,60 @@ def logits_of(model, collate) -> torch.Tensor:
         return family.last_logits(model, collate.prompts(range(8)))
 
 
+# --- a frozen encoder --------------------------------------------------------------------------------------------
+
+
+def written(told, tmp_path) -> str:
+    """The file of a job over the clips, and the empty folder it fills."""
+    folder = tmp_path / f"seed{told.seed}"
+    folder.mkdir()
+    file = tmp_path / f"seed{told.seed}.json"
+    clips = write_clips(tmp_path / "train.parquet")
+    steps = {"max_steps": 2, "per_device_train_batch_size": 4, "logging_steps": 1}
+    file.write_text(
+        told.model_copy(update={"output": str(folder), "clips": (clips,), "training": steps}).model_dump_json()
+    )
+    return str(file)
+
+
+def test_what_a_frozen_encoder_made_once_trains_as_its_features_do(tiny_base, processor, clips, tmp_path, home):
+    told = job(tiny_base, tmp_path / "out", training={
+        "max_steps": 3, "per_device_train_batch_size": 8, "logging_steps": 1, "learning_rate": 1e-2})  # fmt: skip
+    losses, weights = [], []
+    for encoded in (None, training.encode_once(fresh(tiny_base), processor, clips)):
+        model = add_lora(fresh(tiny_base), told)
+        collate = Collator(processor, clips, PROMPT, ANSWERS, "answer", encoded)
+        log = fit(model, processor, clips, collate, told.training, seed=1, output=told.output, device="cpu")
+        losses.append([entry["loss"] for entry in log])
+        weights.append({name: value for name, value in model.state_dict().items() if "lora_" in name})
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert losses[0][-1] < losses[0][0]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], atol=1e-4, rtol=0)
+
+
+def test_another_seed_encodes_nothing_again(tiny_base, tmp_path, home, monkeypatch):
+    training.main(written(job(tiny_base, "", seed=1), tmp_path))
+    monkeypatch.setattr(family, "encode", None)
+    monkeypatch.setattr(family, "extract", None)
+    training.main(written(job(tiny_base, "", seed=2), tmp_path))
+    assert (tmp_path / "seed2" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"scope": "language_model+encoder"}, {"lora": {"r": 4, "target_modules": ["q_proj", "linear"]}}],
+    ids=["the encoder is trained", "the projector is trained"],
+)
+def test_an_encoder_that_is_trained_hears_every_clip_itself(tiny_base, tmp_path, home, monkeypatch, changes):
+    given = []
+    monkeypatch.setattr(training, "Collator", lambda *its: given.append(its[-1]) or Collator(*its))
+    training.main(written(job(tiny_base, "", **changes), tmp_path))
+    parts = json.loads((tmp_path / "seed1" / "training.json").read_text())["parameters"]
+    assert parts["encoder"] + parts["projector"] > 0
+    assert given == [None]
+
+
 def test_a_loss_that_is_no_number_stops_the_run():
     from types import SimpleNamespace
 

@@ -25,7 +25,7 @@ SHORTEST_SHARE = 0.75  # of the shorter waveform, where that is less
 SIDE_MS, GUARD_MS = 30.0, 1.0  # lags beside a peak that tell how high it is by chance
 HIGHEST_SIDE = 3.8  # what the highest of so many normal deviates seldom passes
 WORTH = 6.0  # the least peak whose difference is looked at
-ALLOWED_DB, HALVED_DB = 3.0, 6.0  # excess of the difference that copies have; and beyond that, what halves a peak
+ALLOWED_DB, HALVED_DB = 3.5, 3.5  # excess of the difference that copies have; and beyond that, what halves a peak
 FFT_SIZES = tuple(BLOCK * n * 2**k for k in range(8) for n in (8, 9, 10, 12))
 BATCH = 2**19  # correlation samples in memory at a time
 
@@ -121,7 +121,7 @@ def confirm(a: Waveform, b: Waveform, lag: int) -> tuple[float, int]:
 
     Both are whitened anew over the overlap, so that a stretch of loud voice or hum does not speak for the whole, and
     the peak is measured by the lags within 30 ms. It is lowered where the two differ most where they are loudest: by
-    half at 9 dB (a word said twice). 0.0 where the overlap is too short.
+    half at 7 dB (a word said twice). 0.0 where the overlap is too short.
     """
     from scipy.fft import irfft, next_fast_len, rfft
 
@@ -139,7 +139,7 @@ def confirm(a: Waveform, b: Waveform, lag: int) -> tuple[float, int]:
     if not (chance := float(np.sqrt(np.sum(np.square(here * there))))) > 0:
         return 0.0, lag
     side = np.concatenate([near[: reach - guard], near[reach + guard + 1 :]]) / chance
-    excess = max(0.0, float(side.max()) - HIGHEST_SIDE)
-    return (float(near[reach + shift]) / chance - excess) / max(
-        1.0, float(np.sqrt(np.mean(np.square(side))))
-    ), lag + shift
+    height = float(near[reach + shift]) / chance - max(0.0, float(side.max()) - HIGHEST_SIDE)
+    height /= max(1.0, rms(side))
+    excess = excess_db(a[start:stop], b[start - lag : stop - lag]) if height > WORTH else 0.0
+    return height / (1 + max(0.0, excess - ALLOWED_DB) / HALVED_DB), lag + shift

@@ -1,6 +1,5 @@
 """Copies between the parts of a data set: found by content, and planted to measure how many would have been found."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,9 +18,6 @@ OVERHANG = 0.1  # of a copy, that may reach beyond the clip it is of
 GAIN_DB = 12.0
 NAMES = ("clip_id", "recording_id", "group_id", "noise_id")
 NAMED = 50  # found pairs that are listed
-# Two voices may keep one pitch through 50 to 100 ms. So many of all pairs pass 8 deviations by that, synthetic voices
-# most of all, and each further half deviation leaves a third of them (tests/bench/bench_duplicates.py).
-VOICES_ALIKE, FROM, FALL = 6e-5, 8.0, 0.5
 
 
 class Content(NamedTuple):
@@ -40,25 +36,23 @@ class Content(NamedTuple):
     unsearchable: list[int]
 
 
-def audit_content(audio: Sequence[Waveform], part: Sequence[str], *, seed: int) -> Content:
+def audit_content(audio: Sequence[Waveform], part: Sequence[str], *, most_pairs: int, seed: int) -> Content:
     """Look for copies between clips (16 kHz) of different parts, then for copies that were planted for that.
 
-    A pair is a leak where its score is beyond what chance brings over all lags of all pairs, family-wise .01: neither
-    noise nor voices that are alike for a moment. Raises ValueError where there are fewer than two parts.
+    A pair is a leak where its score is beyond what chance brings over all lags of all pairs, family-wise .01. Both
+    searches compare about `most_pairs` sample by sample. Raises ValueError where there are fewer than two parts.
     """
     sizes = pd.Series(part, dtype=object).value_counts(sort=False)
     if len(sizes) < 2:
         raise ValueError(f"the clips are of {len(sizes)} part; copies are looked for between two or more")
     names = list(sizes.index)
     pairs = int(sizes.sum() ** 2 - (sizes**2).sum()) // 2
-    result = search(audio, [names.index(name) for name in part], sample_rate=SAMPLE_RATE_HZ)
-    least = max(least_score(result.lags), FROM + FALL * math.log(max(pairs * VOICES_ALIKE / FAMILY_WISE, 1e-9)))
-    chance = pairs * VOICES_ALIKE * np.exp((FROM - result.table["score"]) / FALL)
-    found = result.table.assign(
-        expected=np.maximum(result.table["expected"], chance), leak=result.table["score"] >= least
-    )
+    result = search(audio, [names.index(name) for name in part], sample_rate=SAMPLE_RATE_HZ, most_pairs=most_pairs)
+    least = least_score(result.lags)
     hosts = [clip for clip, its in zip(audio, part, strict=True) if its == sizes.idxmax()]
-    return Content(found, measure_recall(hosts, least, seed), pairs, least, result.unsearchable)
+    recall = measure_recall(hosts, least, most_pairs=most_pairs, seed=seed)
+    found = result.table.assign(leak=result.table["score"] >= least)
+    return Content(found, recall, pairs, least, result.unsearchable)
 
 
 def choose_clips(clips: pd.DataFrame, most: int) -> NDArray[np.intp]:
@@ -119,21 +113,14 @@ def _plain(value: Any) -> str | None:
 def describe_content(record: Mapping[str, Any]) -> list[str]:
     """The record in lines for a reader: what was compared, what was found, and what would have been missed."""
     compared = ", ".join(f"{n} of {record['clips'][name]} clips of {name}" for name, n in record["compared"].items())
+    blind = f"; {record['unsearchable']} silent or under 20 ms" if record["unsearchable"] else ""
     lines = [
-        f"content: {compared}; {record['pairs']:,} pairs, {record['leaks']} beyond chance (score {record['least_score']:g} "
-        f"and more), {record['suspects']} suspect"
-        + (f"; {record['unsearchable']} clips silent or under 20 ms" if record["unsearchable"] else "")
+        f"content: {compared}{blind}; {record['pairs']:,} pairs, {record['leaks']} beyond chance (score "
+        f"{record['least_score']:g} and more), {record['suspects']} suspect",
+        *(f"  {'copy' if pair['leak'] else 'suspect'}: {_say(pair)}" for pair in record["found"]),
     ]
-    for pair in record["found"]:
-        clips = " and ".join(f"{name} ({part})" for name, part in zip(pair["clip_id"], pair["part"], strict=True))
-        what = "copy" if pair["leak"] else "suspect"
-        noise = ", the same added noise" if pair["same_noise"] else ""
-        lines.append(f"  {what}: {clips}, score {pair['score']:g} at a lag of {pair['lag_s']:g} s{noise}")
     if record["miss_rate"] is None:
-        return [
-            *lines,
-            "  no copies were planted: the clips are too few or too short; nothing is known of what was missed",
-        ]
+        return [*lines, "  no copies were planted, the clips are too few or too short: what was missed is not known"]
     cells = [
         f"{row['duration_ms']} ms {row['snr_db']:g} dB{' phone' if row['band'] == 'phone' else ''} "
         f"{row['found']}/{row['planted']}"
@@ -142,10 +129,25 @@ def describe_content(record: Mapping[str, Any]) -> list[str]:
     return [*lines, f"  planted copies found: {'; '.join(cells)}; missed {record['miss_rate']:.0%} of all"]
 
 
+def describe_leaks(record: Mapping[str, Any]) -> str:
+    """The leaks in one sentence, some pairs named."""
+    named = "; ".join([_say(pair) for pair in record["found"] if pair["leak"]][:3])
+    return (
+        f"the parts hold {record['leaks']} pairs of clips with one recording under two names, e.g. {named}. "
+        "Remove the copies, or give both one group"
+    )
+
+
+def _say(pair: Mapping[str, Any]) -> str:
+    clips = " and ".join(f"{name} ({part})" for name, part in zip(pair["clip_id"], pair["part"], strict=True))
+    noise = ", the same added noise" if pair["same_noise"] else ""
+    return f"{clips}, score {pair['score']:g} at a lag of {pair['lag_s']:g} s{noise}"
+
+
 # --- planting ----------------------------------------------------------------------------------------------------
 
 
-def measure_recall(hosts: Sequence[Waveform], least: float, seed: int) -> pd.DataFrame:
+def measure_recall(hosts: Sequence[Waveform], least: float, *, most_pairs: int, seed: int) -> pd.DataFrame:
     """How many planted copies of these clips score `least`: duration_ms, snr_db, band, planted, found.
 
     A duration is planted where at least four clips are long enough for it.
@@ -153,7 +155,8 @@ def measure_recall(hosts: Sequence[Waveform], least: float, seed: int) -> pd.Dat
     rng = np.random.default_rng(seed)
     planted = list(_plant(hosts, rng))
     audio = [*hosts, *(copy for _, _, copy in planted)]
-    table = search(audio, [0] * len(hosts) + [1] * len(planted), sample_rate=SAMPLE_RATE_HZ, lags=1).table
+    part = [0] * len(hosts) + [1] * len(planted)
+    table = search(audio, part, sample_rate=SAMPLE_RATE_HZ, most_pairs=most_pairs, lags=1).table
     found = {(a, b - len(hosts)) for a, b in table.loc[table["score"] >= least, ["a", "b"]].to_numpy().tolist()}
     rows = [(*cell, (host, k) in found) for k, (cell, host, _) in enumerate(planted)]
     cells = pd.DataFrame(rows, columns=["duration_ms", "snr_db", "band", "found"]).groupby(

@@ -22,13 +22,11 @@ from tasks.functional.coherence import BATCH, Signal, compress, confirm, correla
 
 FAMILY_WISE = 0.01  # pairs that chance alone may bring among all that were searched
 SUSPECT = 1.0  # the same, for pairs that are listed and not judged
-SPREAD = (
-    1.35  # standard deviation of a score by chance: voices that hum one pitch for a while are alike by more than noise
-)
+SPREAD = 1.25  # of a score by chance: recordings have more in common than noise has (tests/bench/bench_duplicates.py)
 SHORTEST_S = 0.02
 PIECE_S, OVERLAP_S = 2.0, 0.5
-ALL_PAIRS = 10_000  # up to so many are all compared
-CANDIDATES = 8  # else at least so many partners of every piece
+MOST_PAIRS = 100_000  # of pieces, up to which all are compared; of more the likest, about as many in all
+CANDIDATES = 8  # but at least so many partners of every piece
 LEARNED_FROM = 250  # pieces
 SCREEN = 6.5  # deviations over a whole pair from which its overlap is looked at
 TILE = 8  # pieces on a side of the tiles in which pairs are taken, so that their spectra serve more than once
@@ -68,10 +66,16 @@ class Search(NamedTuple):
 
 
 def search(
-    audio: Sequence[NDArray[np.floating]], part: Sequence[int], *, sample_rate: int, lags: float | None = None
+    audio: Sequence[NDArray[np.floating]],
+    part: Sequence[int],
+    *,
+    sample_rate: int,
+    most_pairs: int = MOST_PAIRS,
+    lags: float | None = None,
 ) -> Search:
     """Pairs of clips of different parts of which chance brings less than one in `lags` (by default those searched).
 
+    Of more than `most_pairs` pairs about so many are compared sample by sample, those with the likest spectrograms.
     Raises ValueError as `find_duplicates` does.
     """
     pieces = Pieces(audio, sample_rate)
@@ -79,7 +83,7 @@ def search(
     own_lags = count_lags(pieces, parts)
     lags = own_lags if lags is None else lags
     with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
-        pairs = _choose(pieces, parts, pool)
+        pairs = _choose(pieces, parts, most_pairs, pool)
         heights, offsets = _correlate(pieces, pairs, pool)
         high = np.flatnonzero(heights >= SCREEN)
         looks = pool.map(lambda k: confirm(pieces[pairs[k, 0]], pieces[pairs[k, 1]], int(offsets[k])), high)
@@ -92,7 +96,7 @@ def search(
 
 
 def expected(score: float, lags: float) -> float:
-    """How many scores at so many lags lie beyond `score` on either side by chance: normal, of standard deviation 1.2."""
+    """How many scores at so many lags lie beyond `score` on either side by chance: normal, of standard deviation 1.25."""
     return lags * math.erfc(score / SPREAD / math.sqrt(2))
 
 
@@ -158,16 +162,16 @@ def count_lags(pieces: Pieces, parts: NDArray[np.intp]) -> float:
     return float(lengths @ others)
 
 
-def _choose(pieces: Pieces, parts: NDArray[np.intp], pool: ThreadPoolExecutor) -> Pairs:
+def _choose(pieces: Pieces, parts: NDArray[np.intp], most: int, pool: ThreadPoolExecutor) -> Pairs:
     """The pairs that are compared sample by sample, the piece of the lower part first."""
     n, members = len(pieces), [np.flatnonzero(parts == part) for part in np.unique(parts)]
-    if sum(len(a) * len(b) for a, b in combinations(members, 2)) <= ALL_PAIRS:
+    if sum(len(a) * len(b) for a, b in combinations(members, 2)) <= most:
         grids = [
             np.stack(np.meshgrid(a, b, indexing="ij"), axis=-1).reshape(-1, 2) for a, b in combinations(members, 2)
         ]
         return np.concatenate([np.empty((0, 2), np.intp), *grids])
     learned = learn([pieces[k] for k in range(0, n, -(-n // LEARNED_FROM))])
-    return candidates(list(pool.map(learned.vectors, pieces)), parts, max(CANDIDATES, ALL_PAIRS // n), pool)
+    return candidates(list(pool.map(learned.vectors, pieces)), parts, max(CANDIDATES, most // n), pool)
 
 
 def _correlate(pieces: Pieces, pairs: Pairs, pool: ThreadPoolExecutor) -> tuple[NDArray[np.float32], NDArray[np.intp]]:

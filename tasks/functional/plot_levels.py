@@ -81,7 +81,8 @@ def _curve(
     headline: bool,
 ) -> list[float]:  # fmt: skip
     """Draw one detector and return every height it reaches."""
-    stated = [(position[level], at.balanced_accuracy) for level, at in levels.items() if level in position]
+    places = {position[level]: at.balanced_accuracy for level, at in levels.items() if level in position}
+    stated = [(x, places[x]) for x in sorted(places)]
     points = [(x + shift, metric.value, metric.ci95) for x, metric in stated if metric.value is not None]
     axes.plot(
         [x for x, *_ in points], [value for _, value, _ in points], color=style.ink, linestyle=style.line,

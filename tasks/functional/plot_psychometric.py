@@ -51,16 +51,20 @@ def curves_of(report: Report, name: str, factor: Factor) -> Curves | None:
 
 
 def has_curve(report: Report, factor: Factor, kind: Literal["correct", "hit_rate"]) -> bool:
-    """Whether any detector of the report has this curve."""
-    return any(
-        (found := curves_of(report, name, factor)) and getattr(found, kind) is not None for name in report.detectors
-    )
+    """Whether a detector that is drawn has this curve."""
+    found = (curves_of(report, name, factor) for name in shown(report).styles)
+    return any(curves and getattr(curves, kind) is not None for curves in found)
+
+
+def snr_curves(report: Report, name: str) -> dict[str, Curves]:
+    """Duration -> the curves of one detector over SNR there, as far as there are any."""
+    found = report.detectors[name].psychometric
+    return {level: curves for level, curves in (found.snr_db_by_duration if found else {}).items() if curves.correct}
 
 
 def has_snr_by_duration(report: Report) -> bool:
-    """Whether any detector has an SNR curve at two durations."""
-    found = [one.psychometric.snr_db_by_duration for one in report.detectors.values() if one.psychometric]
-    return any(sum(curves.correct is not None for curves in each.values()) > 1 for each in found)
+    """Whether a detector that is drawn has an SNR curve at two durations."""
+    return any(len(snr_curves(report, name)) > 1 for name in shown(report).styles)
 
 
 # --- curves ------------------------------------------------------------------------------------------------------
@@ -112,8 +116,7 @@ def snr_curves_by_duration(report: Report) -> bytes:
 
     Raises ValueError where it has no such curves.
     """
-    found = report.detectors[report.detector].psychometric
-    each = {level: curves for level, curves in (found.snr_db_by_duration if found else {}).items() if curves.correct}
+    each = snr_curves(report, report.detector)
     if not each:
         raise ValueError(f"{report.detector!r} has no curve over SNR at any duration")
     cells = {(cell.duration_ms, cell.snr_db): cell.ci95 for cell in report.cells}
@@ -146,9 +149,7 @@ def snr_threshold_by_duration(report: Report) -> bytes:
     if not has_snr_by_duration(report):
         raise ValueError("no detector of the report has curves over SNR at two durations")
     drawn = shown(report).styles
-    found = {
-        name: one.psychometric.snr_db_by_duration for name in drawn if (one := report.detectors[name]).psychometric
-    }
+    found = {name: by_duration for name in drawn if (by_duration := snr_curves(report, name))}
     tested = sorted({at.level for each in found.values() for curves in each.values() for at in curves.levels})
     durations = sorted({float(level) for each in found.values() for level in each})
     low, high = tested[0], tested[-1]
@@ -209,7 +210,7 @@ def _panels(report: Report, lines: list[_Line], factor: Factor) -> tuple[Figure,
     rows = 0.27 * len(lines)
     figure = Figure(figsize=(7.8, 3.9 + rows), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.4, rows + 0.2))
-    levels = [level.level for level in lines[0].curves.levels]
+    levels = sorted({level.level for line in lines for level in line.curves.levels})
     if factor == "duration_ms":
         upper.set_xscale("log")
         upper.set_xlim(levels[0] / 1.25, levels[-1] * 1.25)

@@ -88,7 +88,8 @@ def roc_and_pr(report: Report) -> bytes:
         handles, labels = axes.get_legend_handles_labels()
         axes.legend(handles[::-1], labels[::-1], loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False,
                     fontsize=8.5, handlelength=3.2)  # fmt: skip
+    many = max(one.curves.models for name in drawn.styles if (one := report.detectors[name]).curves)
     title(figure, "ROC, and precision over recall", rests_on(report),
           "symbols: where each detector stands; grey: chance; in brackets: 95 % intervals over groups",
-          drawn.remark)  # fmt: skip
+          f"means over {many} models, one a fold and seed" if many > 1 else "", drawn.remark)  # fmt: skip
     return png(figure)

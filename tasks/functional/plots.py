@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from tasks.functional.plot_canvas import AXES
 from tasks.functional.plot_comparisons import forest
-from tasks.functional.plot_detectors import rests_on
+from tasks.functional.plot_detectors import rests_on, shown
 from tasks.functional.plot_latency import accuracy_by_latency, timed_detectors, timed_reports
 from tasks.functional.plot_levels import accuracy_by_level, duration_by_snr
 from tasks.functional.plot_psychometric import (
@@ -12,6 +12,7 @@ from tasks.functional.plot_psychometric import (
     has_snr_by_duration,
     hit_rate_curves,
     psychometric_curves,
+    snr_curves,
     snr_curves_by_duration,
     snr_threshold_by_duration,
 )
@@ -26,7 +27,7 @@ def figures(report: Report, timing: Mapping[str, Timing] | None = None) -> dict[
     drawn = {}
     if report.comparisons:
         drawn["comparisons"] = forest(report)
-    if any(one.curves for one in report.detectors.values()):
+    if any(report.detectors[name].curves for name in shown(report).styles):
         drawn["roc_and_pr"] = roc_and_pr(report)
     if timed := timed_detectors(report, timing or {}):
         drawn["accuracy_by_latency"] = accuracy_by_latency(timed, rests_on(report))
@@ -56,8 +57,8 @@ def _psychometric(report: Report) -> dict[str, bytes]:
         drawn["psychometric_snr_db"] = psychometric_curves(report, "snr_db")
     if has_snr_by_duration(report):
         drawn["snr75_by_duration"] = snr_threshold_by_duration(report)
-        if report.psychometric:
-            drawn["psychometric_snr_by_duration"] = snr_curves_by_duration(report)
+    if len(snr_curves(report, report.detector)) > 1:
+        drawn["psychometric_snr_by_duration"] = snr_curves_by_duration(report)
     return drawn
 
 

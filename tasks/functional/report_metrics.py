@@ -27,6 +27,7 @@ from tasks.functional.report_schema import (
 )
 from tasks.functional.score_curves import score_curves
 from tasks.functional.significance import design_effect
+from tasks.functional.weighted_metrics import models
 
 OF_BOTH_CLASSES = ("balanced_accuracy", "d_prime", "criterion", "roc_auc", "average_precision")
 MOST_RESAMPLES = {"average_precision": 1000, "by": 2000, "thresholds": 1000}  # report_schema.Resamples says why
@@ -214,7 +215,8 @@ def _undefined(rows: pd.DataFrame, statistic: str, rule: Rule) -> str | None:
         return silent
     here, (kind, _, name) = set(rows["label"].unique()), statistic.partition("_")
     if statistic in OF_BOTH_CLASSES:
-        return next((f"no {label} clips here" for label in rule.classes if label not in here), None)
+        lacking = next((f"no {label} clips here" for label in rule.classes if label not in here), None)
+        return lacking or (_unranked(rows) if statistic == "roc_auc" else None)
     label = next((each for each in rule.classes if each.lower() == name), None)
     answered = bool((rows["prediction"] == label).any())
     if kind == "recall" and label not in here:
@@ -224,6 +226,12 @@ def _undefined(rows: pd.DataFrame, statistic: str, rule: Rule) -> str | None:
     if kind == "f1" and not answered and label not in here:
         return f"no clip is {label} and none was answered so"
     return None
+
+
+def _unranked(rows: pd.DataFrame) -> str | None:
+    """Why no clip can be ranked above another: each model, one a fold and seed, scored one class only."""
+    both = rows["label"].groupby(models(rows)).nunique() > 1
+    return None if both.any() else "no fold has clips of both classes"
 
 
 def _silent(rows: pd.DataFrame) -> str | None:

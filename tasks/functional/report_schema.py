@@ -105,9 +105,11 @@ class Operating(Section):
 class ScoreCurves(Section):
     """What any threshold on p_speech would give: some 100 points of each curve, and where the detector stands.
 
-    roc: (false-alarm rate, recall); precision_recall: (recall, precision), precision being 1 at recall 0.
+    roc: (false-alarm rate, recall); precision_recall: (recall, precision), precision being 1 at recall 0. Means over
+    the models where each fold and seed has its own: their scores have no common scale.
     """
 
+    models: int
     roc: list[tuple[float, float]]
     precision_recall: list[tuple[float, float]]
     at: Operating
@@ -181,7 +183,7 @@ class Detector(Section):
     metrics: dict[str, Metric]
     by: By
     confusion: dict[str, dict[str, int]]  # truth -> predicted, or "unanswered" -> clips
-    curves: ScoreCurves | None  # None without p_speech of every clip, or clips of both classes
+    curves: ScoreCurves | None  # None without p_speech of every clip, or where no model scored both classes
 
 
 class Seed(Section):

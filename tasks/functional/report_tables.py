@@ -16,7 +16,7 @@ def csv_tables(report: Report) -> dict[str, pd.DataFrame]:
         "detectors": evaluation_rows(report),
         "metrics": list(_metrics(report)),
         "levels": list(_levels(report)),
-        "cells": [cell.model_dump() for cell in report.cells],
+        "cells": [_with_ends(cell.model_dump()) for cell in report.cells],
         "comparisons": list(_comparisons(report)),
         "comparison_levels": list(_comparison_levels(report)),
         "seeds": [
@@ -132,6 +132,12 @@ def _ends(ci95: tuple[float, float] | None) -> str:
 # --- rows of the files -------------------------------------------------------------------------------------------
 
 
+def _with_ends(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with the ends of its interval in columns of their own."""
+    low, high = row.pop("ci95") or (None, None)
+    return {**row, "low": low, "high": high}
+
+
 def _stated(metrics: Mapping[str, Metric]) -> Iterator[dict[str, Any]]:
     for name, metric in metrics.items():
         low, high = metric.ci95 or (None, None)
@@ -156,20 +162,17 @@ def _levels(report: Report) -> Iterator[dict[str, Any]]:
 
 def _comparisons(report: Report) -> Iterator[dict[str, Any]]:
     for name, one in report.comparisons.items():
-        row = one.model_dump(exclude={"by", "overlap", "needed", "ci95"})
-        low, high = one.ci95 or (None, None)
+        row = _with_ends(one.model_dump(exclude={"by", "overlap", "needed"}))
         shared = {f"overlap_{key}": value for key, value in one.overlap.model_dump().items()}
         needed = {f"needed_{key}": value for key, value in one.needed.model_dump().items()}
-        yield {"against": name, **row, "low": low, "high": high, **shared, **needed}
+        yield {"against": name, **row, **shared, **needed}
 
 
 def _comparison_levels(report: Report) -> Iterator[dict[str, Any]]:
     for name, one in report.comparisons.items():
         for factor, levels in one.by.items():
             for level, at in levels.items():
-                low, high = at.ci95 or (None, None)
-                row = at.model_dump(exclude={"ci95"})
-                yield {"against": name, "factor": factor, "level": level, **row, "low": low, "high": high}
+                yield {"against": name, "factor": factor, "level": level, **_with_ends(at.model_dump())}
 
 
 def _every_curve(report: Report) -> Iterator[tuple[dict[str, Any], Curves]]:
@@ -194,9 +197,8 @@ def _thresholds(report: Report) -> Iterator[dict[str, Any]]:
                 continue
             fit = curve.model_dump(exclude={"thresholds", "points"})
             for name, at in curve.thresholds.items():
-                low, high = at.ci95 or (None, None)
-                row = at.model_dump(exclude={"ci95", "ci95_supergroup"})
-                yield {**what, "threshold": name, "unit": curves.unit, **row, "low": low, "high": high, **fit}
+                row = _with_ends(at.model_dump(exclude={"ci95_supergroup"}))
+                yield {**what, "threshold": name, "unit": curves.unit, **row, **fit}
 
 
 def _curve_levels(report: Report) -> Iterator[dict[str, Any]]:
@@ -207,18 +209,15 @@ def _curve_levels(report: Report) -> Iterator[dict[str, Any]]:
 def _interaction(report: Report) -> Iterator[dict[str, Any]]:
     for of, fit in report.interaction.fits.items() if report.interaction else ():
         for name, at in fit.coefficients.items():
-            low, high = at.ci95 or (None, None)
             known = {"of": of, "clips": fit.clips, "groups": fit.groups, "term": name}
-            yield {**known, "value": at.value, "se": at.se, "low": low, "high": high, "p": at.p, "reason": fit.reason}
+            yield {**known, **_with_ends(at.model_dump()), "reason": fit.reason}
 
 
 def _inflation(report: Report) -> Iterator[dict[str, Any]]:
     for name, detector in report.detectors.items():
         if one := detector.inflation:
-            low, high = one.ci95 or (None, None)
-            row = one.model_dump(exclude={"ci95", "per_seed", "folds"})
-            seeds, k = len(one.per_seed), max(one.folds.values())
-            yield {"detector": name, **row, "low": low, "high": high, "seeds": seeds, "k": k}
+            row = _with_ends(one.model_dump(exclude={"per_seed", "folds"}))
+            yield {"detector": name, **row, "seeds": len(one.per_seed), "k": max(one.folds.values())}
 
 
 def _errors(report: Report) -> dict[str, list[dict[str, Any]]]:

@@ -16,7 +16,7 @@ SHORT = 1280
 LOWEST_HZ, BAND_HZ = 100.0, 700.0
 LOUD, WEAK = 0.15, 0.5  # shares of a band's cells
 REACH, STEP = 32, 2  # samples by which a filter may delay one band more than another
-EQUAL = 0.95  # coherence from which the difference is a codec's
+EQUAL = 0.9  # coherence of the better half of the bands from which the difference is a codec's or a filter's
 Cells = NDArray[np.complex128]
 
 
@@ -35,8 +35,9 @@ def excess_db(a: Waveform, b: Waveform) -> float:
         _compare(spectrum_a[:, low : low + bins], spectrum_b[:, low : low + bins], low, window)
         for low in range(first, window // 2 - bins, bins)
     ]
-    agreement, excess = np.array([band for band in compared if band is not None] or [(1.0, 0.0)]).mean(axis=0)
-    return 0.0 if agreement > EQUAL else float(excess)
+    agreement, excess = np.array([band for band in compared if band is not None] or [(1.0, 0.0)]).T
+    better = np.sort(agreement)[agreement.size // 2 :]
+    return 0.0 if better.mean() > EQUAL else float(excess.mean())
 
 
 def _spectrum(samples: Waveform, window: int) -> Cells:

@@ -57,6 +57,14 @@ def _score(
     return {**scores, MODEL: roc_auc(model.predict_proba(values[test])[:, 1], first[test])}
 
 
+def describe_shortcuts(scored: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A line a cue that is called out, or one that none is."""
+    loud = {name: its["auc"] for name, its in scored.items() if its["called_out"]}
+    if not loud:
+        return [f"shortcuts: no cue has an AUC over {CALLED_OUT:g} on test"]
+    return [f"shortcut: {name} has an AUC of {auc:.2f} on test" for name, auc in loud.items()]
+
+
 def folds_of(part: pd.Series) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
     """(train, test) by the parts of these names, else every part as the test of a fold that trains on the others."""
     if {"train", "test"} <= set(part):

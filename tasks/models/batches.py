@@ -72,12 +72,14 @@ class BatchSizes:
         wanted = 2 * self.tokens if 2 * tokens > self.tokens else self.tokens
         self.tokens = max(1, min(wanted, int(room), self.most_tokens))
 
-    def too_much(self) -> None:
+    def too_much(self, rows: int, tokens: int) -> None:
         """A batch did not fit: half of it is the most from now on."""
-        torch.cuda.empty_cache()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
         if self.rows is not None:
-            self.rows = max(1, self.rows // 2)
-        self.tokens = self.most_tokens = max(1, self.tokens // 2)
+            self.rows = max(1, min(self.rows, rows // 2))
+        self.most_tokens = max(1, min(self.most_tokens, tokens // 2))
+        self.tokens = min(self.tokens, self.most_tokens)
 
 
 class Clock:

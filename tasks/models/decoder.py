@@ -39,7 +39,7 @@ def advance(
     hidden, kept = embeddings, Past([], [])
     for index, layer in enumerate(text.layers):
         attention = layer.self_attn
-        seen = normed(hidden, layer.input_layernorm)
+        seen = layer.input_layernorm(hidden)
         new = attention.k_proj(seen)
         key = new.new_empty(past.tokens + tokens, rows, new.shape[-1] // attention.head_dim, attention.head_dim)
         value = torch.empty_like(key)
@@ -54,11 +54,11 @@ def advance(
             hidden, seen, turns = hidden[-1:], seen[-1:], turns[-1:]
         query = torch.bmm(heads(attention.q_proj(seen), attention), turns).view(len(seen), rows, -1, key.shape[-1])
         hidden = hidden + attention.o_proj(attend(query, key, value, attention.scaling))
-        seen = normed(hidden, layer.post_attention_layernorm)
+        seen = layer.post_attention_layernorm(hidden)
         hidden = hidden + layer.mlp.down_proj(
             layer.mlp.act_fn(layer.mlp.gate_proj(seen)).mul_(layer.mlp.up_proj(seen))
         )
-    return normed(hidden[0], text.norm), kept
+    return text.norm(hidden[0]), kept
 
 
 def heads(states: torch.Tensor, attention: nn.Module) -> torch.Tensor:
@@ -83,8 +83,3 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: f
         attn_mask=causal_lower_right(len(query), len(key)), scale=scale, enable_gqa=query.shape[2] != key.shape[2],
     )  # fmt: skip
     return heard.permute(2, 0, 1, 3).flatten(2)
-
-
-def normed(hidden: torch.Tensor, norm: nn.Module) -> torch.Tensor:
-    """Qwen2's RMSNorm by one kernel: it takes half a dozen passes over memory otherwise."""
-    return nn.functional.rms_norm(hidden, norm.weight.shape, norm.weight, norm.variance_epsilon)

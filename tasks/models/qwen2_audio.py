@@ -1,5 +1,6 @@
 """Everything that knows Qwen2-Audio: its prompt, its features, the exact encoder without padding, loading and scope."""
 
+import copy
 import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -151,8 +152,14 @@ def load(
 
 
 def prepare(model: nn.Module) -> nn.Module:
-    """Let `merge_audio` feed the language model, from however many frames there are; before any LoRA."""
+    """Let `merge_audio` feed the language model, from however many frames there are, and fuse its norms; before LoRA."""
     model.register_forward_pre_hook(merge_audio, with_kwargs=True)
+    for parent in list(model.model.language_model.modules()):
+        for name, norm in list(parent.named_children()):
+            if hasattr(norm, "variance_epsilon"):
+                fused = nn.RMSNorm(norm.weight.shape, eps=norm.variance_epsilon, device="meta")
+                fused.weight = norm.weight  # one kernel; Qwen2's own takes half a dozen passes over memory
+                setattr(parent, name, fused)
     return model
 
 
@@ -241,15 +248,25 @@ def head(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     return model.lm_head(hidden.to(model.lm_head.weight.dtype)).float()
 
 
+@torch.no_grad()
+def known_start(model: nn.Module, ids: Sequence[int]) -> Any:
+    """transformers' own cache of what one row knows after these tokens."""
+    from transformers import DynamicCache
+
+    past = DynamicCache(config=model.config.get_text_config())
+    model.model.language_model(torch.tensor([ids], device=model.device), past_key_values=past, use_cache=True)
+    return past
+
+
 def generated_logits(
-    model: nn.Module, batch: Mapping[str, torch.Tensor], allowed: Sequence[int], *, shared: int = 0
+    model: nn.Module, batch: Mapping[str, torch.Tensor], allowed: Sequence[int], start: Any = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(tokens (n,), logits (n, vocabulary)) of one token by constrained generation.
 
     Logits are those before the constraint. Greedy and free of penalties whatever the shipped generation_config says.
-    The first `shared` tokens, which every row must have in the same places (see `collate`), are gone through once.
+    Goes on from `known_start` of the tokens with which every row begins (see `collate` for padding behind them).
     """
-    from transformers import DynamicCache, LogitsProcessor
+    from transformers import LogitsProcessor
 
     class Allow(LogitsProcessor):
         def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -257,9 +274,8 @@ def generated_logits(
             kept[:, allowed] = scores[:, allowed]
             return kept
 
-    past = DynamicCache(config=model.config.get_text_config())
-    if shared:
-        model.model.language_model(batch["input_ids"][:1, :shared], past_key_values=past, use_cache=True)
+    past = copy.deepcopy(start)
+    if past is not None:
         past.batch_repeat_interleave(len(batch["input_ids"]))
     last = model.lm_head.register_forward_pre_hook(lambda _, hidden: (hidden[0][:, -1:],))
     try:

@@ -52,7 +52,7 @@ def questions(processor: Any, prompts: Sequence[str], answers: Sequence[str]) ->
 # --- one batch ---------------------------------------------------------------------------------------------------
 
 
-Starts = dict[tuple[int, ...], decoder.Past]  # what stands before the audio -> what rows know of it
+Starts = dict[tuple[int, ...], Any]  # what stands before the audio -> what is known after it, as the method keeps it
 
 
 def forward(
@@ -104,15 +104,25 @@ def embedded(model: nn.Module, ids: Sequence[int], n: int) -> torch.Tensor:
 
 
 def generate(
-    model: nn.Module, clips: Sequence[family.Encoded], asked: Sequence[Question], pad: int
+    model: nn.Module,
+    clips: Sequence[family.Encoded],
+    asked: Sequence[Question],
+    pad: int,
+    starts: Starts | None = None,
 ) -> list[torch.Tensor]:
-    """`narrowed` logits of every question from transformers' own `generate`, constrained to the answers."""
+    """`narrowed` logits of every question from transformers' own `generate`, constrained to the answers.
+
+    Clips may be of any lengths. Raises ValueError where generation does not say the likeliest of the allowed tokens.
+    """
+    starts = {} if starts is None else starts
     found = []
     for question in asked:
-        shared = len(question.prompt.before)
-        batch = family.collate(clips, question.prompt, [[]] * len(clips), pad, pad_after=shared)
+        before = tuple(question.prompt.before)
+        if before not in starts:
+            starts[before] = family.known_start(model, before)
+        batch = family.collate(clips, question.prompt, [[]] * len(clips), pad, pad_after=len(before))
         batch = {key: value.to(model.device) for key, value in batch.items()}
-        tokens, logits = family.generated_logits(model, batch, question.allowed, shared=shared)
+        tokens, logits = family.generated_logits(model, batch, question.allowed, starts[before])
         said = torch.tensor(question.allowed, device=model.device)[logits[:, question.allowed].argmax(dim=1)]
         if not torch.equal(tokens, said):
             raise ValueError(
@@ -153,6 +163,11 @@ class Asking(NamedTuple):
     questions: Sequence[Question]
     method: Method
     starts: Starts
+
+
+def cost_of(ready: Sequence[Ready], asking: Asking) -> int:
+    """Tokens that a batch takes of the language model."""
+    return len(ready) * behind(asking.questions) + sum(item.tokens for item in ready)
 
 
 class Batch(NamedTuple):
@@ -234,7 +249,9 @@ class Scorer:
         else:
             yield batch
             return
-        self.sizes.too_much()  # outside of the handler, whose traceback holds on to the memory
+        self.sizes.too_much(
+            len(ready), cost_of(ready, asking)
+        )  # outside of the handler, whose traceback holds on to the memory
         half = len(places) // 2
         yield from self.begin(places[:half], ready[:half], asking)
         yield from self.begin(places[half:], ready[half:], asking)
@@ -242,13 +259,12 @@ class Scorer:
     @torch.inference_mode()
     def launch(self, places: list[int], ready: list[Ready], asking: Asking) -> Batch:
         """Encode what is yet to be encoded, and ask."""
-        cost = len(places) * behind(asking.questions) + sum(item.tokens for item in ready)
-        with self.clock.working(), self.sizes.measuring(cost):
+        with self.clock.working(), self.sizes.measuring(cost_of(ready, asking)):
             clips, new = self.encoder.encode(ready)
             if asking.method == "forward":
                 found = forward(self.model, clips, asking.questions, asking.starts)
             else:
-                found = generate(self.model, clips, asking.questions, self.pad)
+                found = generate(self.model, clips, asking.questions, self.pad, asking.starts)
             narrow = [on_host(logits) for logits in found]
         return Batch(places, narrow, new, passed(self.encoder.device))
 

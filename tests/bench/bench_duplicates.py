@@ -4,7 +4,7 @@ EARSHOT_CORPUS=... python -m tests.bench.bench_duplicates --what recall clean ch
 
 recall   copies by plant_copies.py, found by the search and, beside it, by plain normalised correlation over .5
 clean    clips of different recordings: other supergroups, other files of one speaker, other takes of one word
-chance   the strongest scores between other voices, real and synthetic: what VOICES_ALIKE of the content audit rests on
+chance   the highest scores between other voices, real and synthetic: what SPREAD rests on
 scale    seconds and peak memory of N x N clips, and how many times as long a comparison of all pairs would take
 """
 
@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import scipy.signal
 from numpy.typing import NDArray
 
-from tasks.functional.content_audit import FALL, FROM, VOICES_ALIKE
-from tasks.functional.duplicates import find_duplicates, search
+from tasks.functional.duplicates import SPREAD, find_duplicates, least_score, search
 from tests.bench.plant_copies import RATE, Original, copy_of, read_originals
 
 Wave = NDArray[np.float32]
@@ -132,21 +132,20 @@ def report(
 
 
 def bench_chance() -> None:
-    """Share of pairs of other voices over 8 deviations, how fast it falls, and the strongest pair."""
-    print(f"{'voices':>10} {'clip':>8} {'pairs':>10} {'over 8':>10} {'fall':>6} {'highest':>8}   (the audit reckons with "
-          f"{VOICES_ALIKE:g} and {FALL:g})")  # fmt: skip
+    """The highest score between other voices, how high normal deviates of as many lags come, and the ratio of the two."""
+    print(f"{'voices':>10} {'clip':>8} {'pairs':>10} {'highest':>8} {'normal':>7} {'ratio':>6} {'judged at':>10}   "
+          f"(reckoned with: {SPREAD:g})")  # fmt: skip
     for seconds in (0.1, 0.2, 0.5, 1.0):
         for name, clips, apart in (("real", *real_voices(seconds)), ("synthetic", *synthetic_voices(seconds))):
             kinds = sorted(set(apart))
             side = dict(zip(kinds, np.random.default_rng(5).permutation(len(kinds)) % 2, strict=True))
             part = [int(side[its]) for its in apart]
-            table = search(clips, part, sample_rate=RATE, lags=1.0).table
-            over = table.loc[table["score"] > FROM, "score"]
+            found = search(clips, part, sample_rate=RATE, lags=1.0)
+            highest = found.table["score"].max() if len(found.table) else float("nan")
+            normal = -NormalDist().inv_cdf(0.5 / found.lags)
             pairs = part.count(0) * part.count(1)
-            fall = f"{np.mean(over - FROM):6.2f}" if len(over) else "     -"
-            highest = table["score"].max() if len(table) else float("nan")
-            print(f"{name:>10} {1000 * seconds:>5.0f} ms {pairs:>10,} {len(over) / pairs:>10.1e} {fall} {highest:>8.1f}",
-                  flush=True)  # fmt: skip
+            print(f"{name:>10} {1000 * seconds:>5.0f} ms {pairs:>10,} {highest:>8.1f} {normal:>7.1f} "
+                  f"{highest / normal:>6.2f} {least_score(found.lags):>10.1f}", flush=True)  # fmt: skip
 
 
 def real_voices(seconds: float) -> tuple[list[Wave], list[str]]:

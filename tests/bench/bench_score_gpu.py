@@ -8,6 +8,7 @@ product reaches in the same run.
 """
 
 import argparse
+import itertools
 import os
 import tempfile
 import time
@@ -123,7 +124,7 @@ def encoder_flop(frames: int) -> float:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=4096)
+    parser.add_argument("--clips", type=int, default=2048)
     parser.add_argument("--original", type=int, default=24, help="clips of the baseline")
     given = parser.parse_args()
     started = time.perf_counter()
@@ -139,20 +140,18 @@ def main() -> None:
         floors(asked, peak, bandwidth)
 
         model = quantise(make_model(processor, "cuda"), everything=True)
-        rows = [
-            original(
-                "the original: generate, batch 1, padded to 30 s, NF4", model, processor, few, PROMPTS[0], asked[0], 2
-            )
-        ]
+        name = "the original: generate, batch 1, padded to 30 s, NF4"
+        rows = [original(name, model, processor, few, PROMPTS[0], asked[0], 2)]
         model = make_model(processor, "cuda")
         plain = original("plain, bf16", model, processor, few, PROMPTS[0], asked[0], 1)
+        name = "the same, one token, encoder in bf16"
+        rows.append(original(name, quantise(model), processor, few, PROMPTS[0], asked[0], 1))
+
+        model = family.prepare(make_model(processor, "cuda"))  # the same weights
         bf16 = [ours("encoder cache, bf16", model, processor, clips, asked[:1], cache=kept_encodings(model))]
         bf16.append(more_prompts("one more prompt, bf16", model, processor, clips, asked, cache=kept_encodings(model)))
         agree("bf16", bf16, plain)
-
         quantise(model)
-        rows.append(original("the same, one token, encoder in bf16", model, processor, few, PROMPTS[0], asked[0], 1))
-        family.prepare(model)
         for size in (64, 256):
             name = f"generate, constrained, trimmed, batch {size}, NF4"
             rows.append(ours(name, model, processor, clips[: 8 * size], asked[:1], method="generate", batch_size=size))
@@ -168,6 +167,10 @@ def agree(name: str, rows: Sequence[Row], plain: Row) -> None:
     """How far each way of asking is from the plain padded model, beside how much P differs between clips."""
     apart = max(float(np.abs(row.p_first[: len(plain.p_first)] - plain.p_first).max()) for row in rows)
     print(f"{name}: P at most {apart:.4f} from the plain padded model's; sd of P over clips {plain.p_first.std():.4f}")
+    said = [row for row in rows if row.name.startswith("generate")]
+    for row, other in itertools.product(said, [row for row in rows if not row.name.startswith("generate")]):
+        far = np.abs(row.p_first - other.p_first[: len(row.p_first)])
+        print(f"  {row.name} and {other.name}: P at most {far.max():.4f} apart over {len(far)} clips")
 
 
 def show(rows: Sequence[Row], asked: Sequence[Question], peak: float) -> None:
