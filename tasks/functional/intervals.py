@@ -57,8 +57,9 @@ def clustered_interval(
     the classes settles the value and no clip has a say; the recalls keep theirs. Under 20: t interval with G - 1 df on
     the jackknife over (class, group), on the log odds for a metric in [0, 1]. From 20: percentile bootstrap of groups
     within class, its level expanded to Student's. Where each class is wholly right or wholly wrong: exact binomial
-    over groups. Marked unreliable: G under 5 (Cameron & Miller 2015, sec. VI); right clips or wrong ones in under 3 groups; a
-    bootstrap interval that ends well inside the t interval. `tests.bench.bench_coverage` shows how often each holds.
+    over groups. Marked unreliable: G under 5 (Cameron & Miller 2015, sec. VI); right clips or wrong ones in under 3
+    groups; a bootstrap interval that ends well inside the t interval. `tests.bench.bench_coverage` shows how often each
+    holds.
     table, statistic: as in `significance.cluster_bootstrap`. Raises ValueError where the statistic has no value.
     """
     why = settled(table, statistic)
