@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.arguments import DryRun, Overrides, Refresh, Study
+from flows.audit import audit_command
 from flows.compare_detectors import compare_command
 from flows.fetch import fetching
 from flows.lineage import lineage_command
@@ -36,6 +37,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(tools)
+app.add_typer(audit_command)
 app.add_typer(report_command)
 app.add_typer(compare_command)
 app.add_typer(power_command)
