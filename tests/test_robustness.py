@@ -102,7 +102,7 @@ def test_of_two_commands_on_one_home_the_second_waits_and_finds_everything_cache
     assert (one.code, other.code) == (0, 0), one.err[-3000:] + other.err[-3000:]
     assert f"waiting for study/smoke (pid {first.process.pid}) to finish on {home}\n" in other.err
     ran = {name for name, how in stages(other.err) if how != "cached"}
-    assert all(name.startswith(("publish ", "gate of ")) for name in ran), ran
+    assert all(name.startswith(("publish ", "gate of ", "looks at ")) for name in ran), ran
     assert len(stages(other.err)) == len(stages(one.err)) > len(ran)
     assert holdings(home) == published
     assert other.out == one.out

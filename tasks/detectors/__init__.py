@@ -31,6 +31,7 @@ and its name in `Baseline` of recipes/schema.py, so that a recipe may ask for it
 import abc
 import importlib
 import importlib.metadata
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -86,11 +87,18 @@ BASELINES = {
 }
 
 
+# Baselines are made in threads, and a library whose modules import each other (scikit-learn) is handed out half made
+# where two threads enter it at different places.
+_importing = threading.Lock()
+
+
 def make(name: str) -> Detector:
     """A baseline that has yet to be fitted. Raises ValueError as `demand` does."""
     demand([name])
     entry = BASELINES[name]
-    detector: Detector = getattr(importlib.import_module(f"{__name__}.{entry.module}"), entry.name)()
+    with _importing:
+        module = importlib.import_module(f"{__name__}.{entry.module}")
+    detector: Detector = getattr(module, entry.name)()
     return detector
 
 
