@@ -16,7 +16,8 @@ from tasks.functional.residuals import excess_db
 
 LOWEST_HZ = 80.0  # under it lie hum and rumble, which are alike everywhere
 RESOLUTION_HZ = 20.0
-FLOOR = 1e-2  # of the spectrum's magnitude: what lies deeper is the codec's or the converter's
+LOUDEST = 0.99  # quantile of the spectrum: a hum of one line is no measure of the rest
+FLOOR = 1.5e-2  # of that magnitude: what lies deeper is the codec's or the converter's
 CLIP = 6.0  # robust standard deviations
 LEVELS = 127 / CLIP  # of int8
 BLOCK = 64  # samples over which the overlap's energy counts as constant
@@ -42,7 +43,7 @@ def whiten(samples: Waveform, *, clip: float = CLIP, resolution_hz: float = RESO
     spectrum[: round(LOWEST_HZ * n / SAMPLE_RATE_HZ)] = 0
     power = np.square(spectrum.real, dtype=np.float64) + np.square(spectrum.imag, dtype=np.float64)
     smooth = np.maximum(uniform_filter1d(power, max(3, round(resolution_hz * n / SAMPLE_RATE_HZ))), 0)
-    if not (top := smooth.max()) > 0:
+    if not (top := np.quantile(smooth, LOUDEST)) > 0:
         return np.zeros(samples.size, np.float32)
     white = irfft(spectrum / np.sqrt(smooth + FLOOR**2 * top).astype(np.float32), n)[: samples.size]
     deviation = np.median(np.abs(white)) / 0.6745 or np.sqrt(np.mean(np.square(white)))

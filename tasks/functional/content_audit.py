@@ -126,7 +126,10 @@ def describe_content(record: Mapping[str, Any]) -> list[str]:
         f"{row['found']}/{row['planted']}"
         for row in record["recall"]
     ]
-    return [*lines, f"  planted copies found: {'; '.join(cells)}; missed {record['miss_rate']:.0%} of all"]
+    return [
+        *lines,
+        f"  copies planted in pink noise and found: {'; '.join(cells)}; missed {record['miss_rate']:.0%} of all",
+    ]
 
 
 def describe_leaks(record: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from tasks.functional.coherence import BATCH, Signal, compress, confirm, correla
 FAMILY_WISE = 0.01  # pairs that chance alone may bring among all that were searched
 SUSPECT = 1.0  # the same, for pairs that are listed and not judged
 SPREAD = 1.25  # of a score by chance: recordings have more in common than noise has (tests/bench/bench_duplicates.py)
+LEAST = 8.0  # of a score, however few lags were searched: one speaker's takes of a word come close
 SHORTEST_S = 0.02
 PIECE_S, OVERLAP_S = 2.0, 0.5
 MOST_PAIRS = 100_000  # of pieces, up to which all are compared; of more the likest, about as many in all
@@ -46,8 +47,8 @@ def find_duplicates(
     positive.
     """
     part = [0] * len(audio_a) + [1] * len(audio_b)
-    table = search([*audio_a, *audio_b], part, sample_rate=sample_rate).table
-    table = table[table["expected"] <= FAMILY_WISE].reset_index(drop=True)
+    found = search([*audio_a, *audio_b], part, sample_rate=sample_rate)
+    table = found.table[found.table["score"] >= least_score(found.lags)].reset_index(drop=True)
     return table.assign(b=table["b"] - len(audio_a))[["a", "b", "score", "lag_s"]]
 
 
@@ -102,7 +103,7 @@ def expected(score: float, lags: float) -> float:
 
 def least_score(lags: float) -> float:
     """The score from which a pair is judged to be the same recording where so many lags were searched."""
-    return -SPREAD * NormalDist().inv_cdf(FAMILY_WISE / 2 / max(lags, 1))
+    return max(LEAST, -SPREAD * NormalDist().inv_cdf(FAMILY_WISE / 2 / max(lags, 1)))
 
 
 class Pieces(Sequence[NDArray[np.float32]]):

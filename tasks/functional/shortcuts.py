@@ -62,7 +62,7 @@ def describe_shortcuts(scored: Mapping[str, Mapping[str, Any]]) -> list[str]:
     loud = {name: its["auc"] for name, its in scored.items() if its["called_out"]}
     if not loud:
         return [f"shortcuts: no cue has an AUC over {CALLED_OUT:g} on test"]
-    return [f"shortcut: {name} has an AUC of {auc:.2f} on test" for name, auc in loud.items()]
+    return [f"shortcut: {name} has an AUC of {auc:.3f} on test" for name, auc in loud.items()]
 
 
 def folds_of(part: pd.Series) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
