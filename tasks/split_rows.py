@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tasks.audio_files import read_clip
@@ -15,31 +16,35 @@ from tasks.repo_checks import check_readme
 
 SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au"})
 SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+ROWS = 256  # of parquet in memory
 
 Row = Mapping[str, Any]
 
 
 def open_splits(folder: Path) -> Mapping[str, Iterable[Row]]:
-    """Split -> its rows, as often as they are asked for; nothing is copied into a cache."""
+    """Split -> its rows, as often as they are asked for; no row is copied into a cache.
+
+    Raises ValueError where the folder is no data set, or its README names files outside it.
+    """
     import datasets
 
     if (readme := folder / "README.md").is_file():
         check_readme(readme.read_text(encoding="utf-8"))
     files = sorted((folder / "data").glob("*.parquet")) or sorted(folder.glob("*.parquet"))
-    by_split: dict[str, list[str]] = {}
+    by_split: dict[str, list[Path]] = {}
     for file in files:
-        by_split.setdefault(SHARD.sub("", file.stem), []).append(str(file))
+        by_split.setdefault(SHARD.sub("", file.stem), []).append(file)
     try:
         if (folder / "dataset_dict.json").is_file():
             return dict(datasets.load_from_disk(str(folder)))
         if (folder / "state.json").is_file():
             return {"(all of it)": datasets.load_from_disk(str(folder))}
         if by_split:
-            return dict(datasets.load_dataset("parquet", data_files=by_split, streaming=True))
+            return {split: ParquetFiles(its) for split, its in by_split.items()}
         if folders := [child for child in sorted(folder.iterdir()) if child.is_dir() and any(audio_files(child))]:
             return {child.name: AudioFolder(child) for child in folders}
         return dict(datasets.load_dataset(str(folder), streaming=True))
-    except (datasets.exceptions.DatasetsError, FileNotFoundError, ValueError) as error:
+    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
         raise ValueError(f"{folder} is not readable as a data set: {error.__cause__ or error}") from error
 
 
@@ -49,23 +54,38 @@ def rows_of(splits: Mapping[str, Iterable[Row]]) -> Iterator[tuple[str, Row, Map
 
     for part, rows in splits.items():
         features = getattr(rows, "features", None) or {}
-        column = next((name for name, kind in features.items() if isinstance(kind, datasets.Audio)), "audio")
-        if isinstance(features.get(column), datasets.Audio):
+        column = next((name for name, kind in features.items() if isinstance(kind, datasets.Audio)), None)
+        if column:
             rows = rows.cast_column(column, datasets.Audio(decode=False))  # type: ignore[attr-defined]
-        names = {name: kind for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)}
+        classes = {name: kind for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)}
         empty = True
         for row in rows:
             empty = False
-            if not isinstance(audio := row.get(column), Mapping):
+            audio = column or next((name for name, value in row.items() if is_audio(value)), None)
+            if audio is None:
                 raise ValueError(f"{part} has no column of audio; it has {', '.join(row)}")
-            named = {
-                name: kind.int2str(row[name])
-                for name, kind in names.items()
-                if row[name] is not None and row[name] >= 0
-            }
-            yield part, {**{name: value for name, value in row.items() if name != column}, **named}, audio
+            numbered = {name: row[name] for name in classes if row[name] is not None and row[name] >= 0}
+            named = {name: classes[name].int2str(number) for name, number in numbered.items()}
+            yield part, {**{name: value for name, value in row.items() if name != audio}, **named}, row[audio]
         if empty:
             raise ValueError(f"the split {part} is empty")
+
+
+def is_audio(value: Any) -> bool:
+    """Whether a cell is what `datasets` makes of audio: bytes, or the path of a file."""
+    return isinstance(value, Mapping) and value.keys() >= {"bytes", "path"}
+
+
+class ParquetFiles:
+    """The rows of one split in parquet, a few in memory at a time."""
+
+    def __init__(self, files: list[Path]) -> None:
+        self.files = files
+
+    def __iter__(self) -> Iterator[Row]:
+        for file in self.files:
+            for batch in pq.ParquetFile(file).iter_batches(ROWS):
+                yield from batch.to_pylist()
 
 
 def audio_files(folder: Path) -> Iterator[Path]:
