@@ -88,6 +88,22 @@ def test_numbers_are_compared_with_numbers_beside_nulls() -> None:
     assert audit(table, "split").verdict == "leaky"
 
 
+def test_any_column_may_be_a_group() -> None:
+    table = clean().assign(session=["s1", "s1", "s2", "s2"] * 2 + ["s3"] * 4)
+    found = audit(table, groups=("group_id", "session")).rows.set_index("check")["shared"]
+    assert found["session"] == 2
+    assert "session" not in audit(table).rows["check"].tolist()
+    with pytest.raises(ValueError, match="needs the column speaker"):
+        audit(table, groups=("speaker",))
+
+
+def test_without_groups_exact_audio_is_compared_all_the_same() -> None:
+    table = clean()[["part", "pcm_hash"]]
+    assert audit(table, groups=()).verdict == "clean"
+    table.loc[[0, 9], "pcm_hash"] = "same"
+    assert audit(table, groups=()).verdict == "leaky"
+
+
 def test_only_the_first_pairs_are_named() -> None:
     table = pd.DataFrame({"part": ["a", "b"] * 20, "group_id": np.repeat(np.arange(20), 2)})
     row = audit(table).rows.iloc[0]

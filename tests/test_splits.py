@@ -1,5 +1,7 @@
 """No split exists that was not audited: a leak raises and names who leaks; the protocol that leaks is marked as one."""
 
+import zlib
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -11,7 +13,7 @@ from recipes.schema import CheckFailed, DatasetRecipe, read_yaml
 from tasks.audio_files import decode_flac, encode_flac
 from tasks.clips import SCHEMA
 from tasks.functional.leakage import pcm_hash
-from tasks.splits import make_splits, read_index, shuffle_clips
+from tasks.splits import make_splits, read_index, shuffle_clips, spread
 from tasks.store import Clips, draft, read_json, shelf
 from tasks.store import Splits as SplitsReference
 
@@ -25,7 +27,7 @@ def recipe(protocol: str = "group") -> DatasetRecipe:
 
 def rows_of(part: str, n: int = 8) -> list[dict]:
     """Clips of one part, two to a group, with nothing that another part has."""
-    random = np.random.default_rng(len(part) + ord(part[0]))
+    random = np.random.default_rng(zlib.crc32(part.encode()))
     rows = []
     for i in range(n):
         samples = random.uniform(-0.5, 0.5, 960)
@@ -62,6 +64,52 @@ def test_a_clean_split_is_stored_with_its_audit(home):
     assert read_json(splits.path / "balance.json") == {"largest_imbalance": 0.0}
 
 
+def test_the_audit_of_a_split_says_what_was_heard_and_what_would_have_been_missed(home):
+    audit = read_json(make_splits.fn(dealt(), recipe()).path / "audit.json")
+    content, shortcuts = audit["content"], audit["shortcuts"]
+    assert content["compared"] == dict.fromkeys(PARTS, 8)
+    assert (content["pairs"], content["leaks"], content["found"]) == (3 * 64, 0, [])
+    assert {row["duration_ms"] for row in content["recall"]} == {40}, "the clips are 60 ms long"
+    assert 0 <= content["miss_rate"] <= 1
+    assert shortcuts["duration_ms"] == {"auc": 0.5, "called_out": False}
+    assert {"level_db", "encoded_bytes", "all together"} <= set(shortcuts)
+
+
+def disguised(flac: bytes) -> dict:
+    """The audio column of a copy under another name: later, softer, turned over and in other noise."""
+    samples = decode_flac(flac)
+    copy = np.concatenate([np.zeros(80), -0.4 * samples[:-80]])
+    samples = copy + 0.02 * np.random.default_rng(9).standard_normal(copy.size)
+    return {"audio": {"bytes": encode_flac(samples), "path": "other.flac"}, "pcm_hash": pcm_hash(samples)}
+
+
+def test_a_copy_under_another_name_raises_although_every_name_is_another(home):
+    copy = disguised(rows_of("train")[2]["audio"]["bytes"])
+    with pytest.raises(CheckFailed) as error:
+        make_splits.fn(dealt(**copy), recipe())
+    assert "1 pairs of clips with one recording under two names, e.g. train2 (train) and test0 (test)" in str(
+        error.value
+    )
+    assert "Remove the copies, or give both one group" in str(error.value)
+    assert not list(shelf(SplitsReference).glob("*")), "no split is left behind"
+
+
+def test_copies_between_folds_raise_whichever_two_they_are_in(home):
+    block = read_yaml("dataset/smoke")
+    block = {**block, "splits": {"folds": 3}, "clips": {**block["clips"], "per_cell": 4}}
+    rows = {f"part{k}": rows_of(f"part{k}") for k in range(3)}
+    rows["part2"][5].update(disguised(rows["part1"][1]["audio"]["bytes"]))
+    clips = [clips_of(its) for its in rows.values()]
+    with pytest.raises(CheckFailed, match=r"part11 \(part1\) and part25 \(part2\)"):
+        make_splits.fn(clips, DatasetRecipe.model_validate(block))
+
+
+def test_of_many_clips_some_of_each_part_are_heard():
+    part = pd.Series(["train"] * 10 + ["test"] * 3)
+    assert spread(part, 4).tolist() == [0, 3, 6, 9, 10, 11, 12]
+    assert spread(part, 100).tolist() == list(range(13))
+
+
 @pytest.mark.parametrize(
     ("column", "check"),
     [
@@ -88,6 +136,7 @@ def test_the_random_protocol_passes_and_is_marked_leaky(home):
     audit = read_json(splits.path / "audit.json")
     assert (splits.verdict, audit["verdict"], audit["protocol"]) == ("leaky", "leaky", "random")
     assert any((check["shared"] or 0) > 0 for check in audit["checks"])
+    assert (audit["content"], audit["shortcuts"]) == (None, None), "its parts share their cuts by intent"
 
 
 def test_the_random_protocol_keeps_every_clip_size_and_balance(home):
