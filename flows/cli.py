@@ -22,6 +22,7 @@ from flows.power import power_command
 from flows.report import report_command
 from flows.stages import Stage
 from flows.tools import print_plan, tools
+from flows.ui import ui_command
 
 if TYPE_CHECKING:
     from flows.run_study import StudyRun
@@ -43,6 +44,7 @@ app.add_typer(compare_command)
 app.add_typer(power_command)
 app.add_typer(fetching)
 app.add_typer(lineage_command)
+app.add_typer(ui_command)
 
 
 def command(name: str, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -14,9 +14,9 @@ from flows.stages import Stage, stages_from, stages_to
 from flows.train_adapters import TrainedFold, train_adapters
 from recipes.schema import StudyRecipe, load_study
 from tasks import detectors
-from tasks.diagnosis import gpus
 from tasks.hub import published_recipe
 from tasks.hub_client import demand_token
+from tasks.slots import gpus
 from tasks.store import Publication, Report
 
 

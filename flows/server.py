@@ -32,7 +32,6 @@ IDLE_SERVICES = (
     "PAUSE_EXPIRATIONS",
     "CANCELLATION_CLEANUP",
     "TRIGGERS",
-    "REPOSSESSOR",
 )
 
 
@@ -104,6 +103,10 @@ def server_settings(folder: Path, ui: bool) -> dict[str, str]:
         "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": str(not at_newest_revision(file)).lower(),
         "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": str(ui).lower(),  # no run of ours keeps anything in a block
         "PREFECT_SERVER_UI_ENABLED": str(ui).lower(),
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        # On disk: a slot that a dead run held is given back by whichever server comes next.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        "PREFECT_SERVER_CONCURRENCY_INITIAL_DEPLOYMENT_LEASE_DURATION": "60",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
         **services,
     }

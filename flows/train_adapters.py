@@ -1,5 +1,7 @@
 """Audited splits -> one adapter a fold and seed, each past the gate."""
 
+from typing import Any, NamedTuple
+
 from prefect import flow
 from pydantic import BaseModel, ConfigDict
 
@@ -26,31 +28,62 @@ class TrainedFold(BaseModel):
 
 @flow(name="train adapters", flow_run_name="train {recipe.name}")
 def train_adapters(recipe: StudyRecipe, data: BuiltDataset) -> list[TrainedFold]:
-    """One fold after another: each has the machine to itself. Leaky folds, where there are any, come last."""
+    """One adapter a fold and seed, spread over the GPUs or cores there are. Leaky folds, where there are any, come last."""
     if recipe.adapter:
         folds = [pull_fold(recipe, data, recipe.adapter, fold) for fold in range(data.splits.folds)]
         check_gate([adapter for fold in folds for adapter in fold.adapters], recipe.train.gate)
         return folds
     protocols = [data.splits, *([data.leaky] if data.leaky else [])]
-    folds = [train_fold(recipe, data, splits, fold) for splits in protocols for fold in range(splits.folds)]
+    places = [(splits, fold) for splits in protocols for fold in range(splits.folds)]
+    bases = [start_base(recipe, data, splits, fold) for splits, fold in places]
+    training = [
+        start_adapters(recipe, data, *place, base.result() if base else None)
+        for place, base in zip(places, bases, strict=True)
+    ]
+    folds = [its.finished() for its in training]
     check_gate([adapter for fold in folds for adapter in fold.adapters], recipe.train.gate)
     return folds
 
 
-def train_fold(recipe: StudyRecipe, data: BuiltDataset, splits: Splits, fold: int) -> TrainedFold:
-    """A tiny base from clean clips of this fold's training parts where the recipe wants one, then the adapters."""
-    train, question = recipe.train, question_of(recipe)
-    parts = [part for part, side in recipe.dataset.splits.sides(fold).items() if side == "train"]
-    tiny = published = None
-    if train.base == "tiny":
-        tiny = make_base(clean_clips(recipe, data, splits, parts), train.pretrain, question, fold, train.timeout_min)
-        if splits.verdict == "clean":
-            published = publish_base(tiny, recipe.publish, data.publication, fold)
-    adapters = tuple(
-        train_adapter(splits, parts, train.method, question, tiny, published, seed, fold, train.timeout_min)
+class Training(NamedTuple):
+    """One fold whose adapters are being trained."""
+
+    splits: Splits
+    fold: int
+    tiny: Base | None
+    published: Publication | None
+    adapters: list[Any]  # futures, one a seed
+
+    def finished(self) -> TrainedFold:
+        """The fold, when the last of its adapters is there."""
+        adapters = tuple(future.result() for future in self.adapters)
+        return TrainedFold(**{**self._asdict(), "adapters": adapters})
+
+
+def start_base(recipe: StudyRecipe, data: BuiltDataset, splits: Splits, fold: int) -> Any:
+    """The future of a tiny base from clean clips of this fold's training parts, None where the recipe wants another."""
+    train = recipe.train
+    if train.base != "tiny":
+        return None
+    clips = clean_clips(recipe, data, splits, train_parts(recipe, fold))
+    return make_base.submit(clips, train.pretrain, question_of(recipe), fold, train.timeout_min)
+
+
+def start_adapters(recipe: StudyRecipe, data: BuiltDataset, splits: Splits, fold: int, tiny: Base | None) -> Training:
+    """Publish the tiny base of a fold, if it has one and may show it, and start on the adapters of all seeds."""
+    train, question, parts = recipe.train, question_of(recipe), train_parts(recipe, fold)
+    shown = tiny if splits.verdict == "clean" else None
+    published = publish_base(shown, recipe.publish, data.publication, fold) if shown else None
+    adapters = [
+        train_adapter.submit(splits, parts, train.method, question, tiny, published, seed, fold, train.timeout_min)
         for seed in train.seeds
-    )
-    return TrainedFold(splits=splits, fold=fold, tiny=tiny, published=published, adapters=adapters)
+    ]
+    return Training(splits, fold, tiny, published, adapters)
+
+
+def train_parts(recipe: StudyRecipe, fold: int) -> list[str]:
+    """The parts that the adapters of one fold are trained on."""
+    return [part for part, side in recipe.dataset.splits.sides(fold).items() if side == "train"]
 
 
 def pull_fold(recipe: StudyRecipe, data: BuiltDataset, name: str, fold: int) -> TrainedFold:

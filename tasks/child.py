@@ -31,6 +31,7 @@ class Process(Protocol):
 
 
 _working: set[Process] = set()
+_endings = 0  # how often `end_all` was called
 
 
 def python(*arguments: str) -> list[str]:
@@ -133,9 +134,34 @@ def at_work(process: Process) -> Iterator[None]:
 
 
 def end_all() -> None:
-    """End every child at work in this process; threads that wait for them are free to go."""
+    """End every child at work in this process, and let none follow that waits for its turn; whoever waits is free."""
+    global _endings
+    _endings += 1
     for process in list(_working):
         end_group(process)
+
+
+def turn() -> Callable[[], None]:
+    """Called while one waits for one's turn to start a child: raises ValueError once `end_all` has been called."""
+    begun = _endings
+
+    def demand() -> None:
+        if _endings != begun:
+            raise ValueError("stopped before it began; run the same command again to go on")
+
+    return demand
+
+
+@contextlib.contextmanager
+def ended_by_interrupts() -> Iterator[None]:
+    """Inside, whatever stops this process from without also ends the children that its threads wait for."""
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException:  # an interrupt, or the signal by which Prefect cancels a run
+        end_all()
+        raise
 
 
 def end_group(process: Process) -> None:

@@ -20,6 +20,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from tasks import child
+from tasks.slots import gpus
 from tasks.store import home, make_home
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -133,16 +134,6 @@ def look_at_gpu() -> Iterator[Finding]:
         name, total, free, driver = (field.strip() for field in line.split(","))
         yield Finding("ok", "GPU", f"{name}, {total} of memory, {free} free, driver {driver}")
     yield look_at_torch()
-
-
-def gpus() -> list[str]:
-    """A line for each NVIDIA GPU: name, total and free memory, driver; none where nvidia-smi is missing or fails."""
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,memory.free,driver_version", "--format=csv,noheader"]
-    try:
-        asked = subprocess.run(query, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return [] if asked.returncode else asked.stdout.strip().splitlines()
 
 
 def look_at_torch() -> Finding:

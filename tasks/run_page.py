@@ -20,7 +20,7 @@ _ended: list[UUID] = []
 def say(line: str) -> None:
     """One line of progress: on the terminal, and in the log of the run where there is one."""
     _terminal.info(line)
-    if _in_a_run():
+    if in_a_run():
         get_run_logger().info(line)
 
 
@@ -46,13 +46,13 @@ def _seconds(run: TaskRun, state: State) -> float:
 
 def show_table(key: str, rows: Sequence[dict[str, Any]], description: str) -> None:
     """A table artifact; `key` stays the same over runs so that the page shows its history."""
-    if _in_a_run():
+    if in_a_run():
         create_table_artifact(table=list(rows), key=_slug(key), description=description)
 
 
 def show_markdown(key: str, text: str, description: str) -> None:
     """A markdown artifact."""
-    if _in_a_run():
+    if in_a_run():
         create_markdown_artifact(markdown=text, key=_slug(key), description=description)
 
 
@@ -62,7 +62,8 @@ def show_picture(key: str, png: bytes, description: str) -> None:
     show_markdown(key, f"![{description}](data:image/png;base64,{uri})", description)
 
 
-def _in_a_run() -> bool:
+def in_a_run() -> bool:
+    """Whether Prefect is running what calls this."""
     return bool(FlowRunContext.get() or TaskRunContext.get())
 
 

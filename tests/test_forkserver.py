@@ -207,7 +207,7 @@ def how(monkeypatch, device: str, launcher=()) -> str:
         base="x", revision=None, quantization=None, question=QUESTION, device=device, output="x", adapter=None, clips={},
         generate_on=(), batch_size=1,
     )  # fmt: skip
-    job.starting("tasks.detectors.audio_llm", "x.job.json", launcher)
+    job.starting("tasks.detectors.audio_llm", "x.job.json", launcher, {})
     return asked[0] if asked[0] == "forked" else " ".join(asked[0][0][2:])
 
 

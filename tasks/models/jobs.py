@@ -4,7 +4,7 @@ import contextlib
 import re
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from tasks import child, forkserver
 from tasks.hub import content_sha
 from tasks.models.frames import SAMPLE_RATE_HZ, trimmed_frames
+from tasks.slots import slot
 from tasks.store import Base, Publication
 
 
@@ -109,23 +110,24 @@ class Job(BaseModel):
         """Let `main` of a module do this job in a child, each line it prints handed to `on_line`; the seconds it took."""
         file = Path(f"{self.output}.job.json")
         file.write_text(self.model_dump_json(), encoding="utf-8")
-        begin = time.perf_counter()
         try:
-            starting = self.starting(module, str(file), launcher)
-            child.run(starting, what=what, on_line=on_line, timeout_min=timeout_min)
+            with slot(self.device) as its:
+                begin = time.perf_counter()
+                starting = self.starting(module, str(file), launcher, its)
+                child.run(starting, what=what, on_line=on_line, timeout_min=timeout_min)
         finally:
             file.unlink(missing_ok=True)
             shutil.rmtree(f"{self.output}.trainer", ignore_errors=True)
         return time.perf_counter() - begin
 
     def starting(
-        self, module: str, file: str, launcher: Sequence[str]
+        self, module: str, file: str, launcher: Sequence[str], its: Mapping[str, str]
     ) -> contextlib.AbstractContextManager[child.Process]:
         """The child: forked on a CPU where that can be; a process of its own elsewhere, under the launcher where a GPU
-        may come into it."""
+        may come into it, with the environment of its slot."""
         job = ("-m", "tasks.child", module, file)
         if self.device != "cpu":
-            return child.started(child.python(*launcher, *job), environment=QUIET)
+            return child.started(child.python(*launcher, *job), environment={**QUIET, **its})
         if forkserver.FORKS:
             return forkserver.forked(module, file, WARM, ON_CPU)
         return child.started(child.python(*job), environment=ON_CPU)

@@ -1,0 +1,115 @@
+"""Slots: how many jobs may hold a GPU, or two cores, at once; which GPU each has; the others queue."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from tasks import child
+
+LEASE_S = 45.0  # a dead run's slot is free when its lease is over and the server has looked: every 15 s
+POLL_S = 0.5
+ASK_S = 5.0  # how long one request for a slot may wait: then whoever interrupted is listened to
+THREADS_A_JOB = 2  # as in ON_CPU
+_on_cpu = threading.BoundedSemaphore(max(2, (os.cpu_count() or 1) // THREADS_A_JOB))
+
+
+def gpus() -> list[str]:
+    """A line for each NVIDIA GPU: name, total and free memory, driver; none where nvidia-smi is missing or fails."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,memory.free,driver_version", "--format=csv,noheader"]
+    try:
+        asked = subprocess.run(query, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [] if asked.returncode else asked.stdout.strip().splitlines()
+
+
+def visible_gpus() -> list[str]:
+    """What may stand in CUDA_VISIBLE_DEVICES, one a GPU: what stands there already, else the number of each GPU."""
+    if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name.strip() for name in given.split(",") if name.strip()]
+    return [str(number) for number in range(len(gpus()))]
+
+
+def limit_name() -> str:
+    """Prefect's concurrency limit for the GPUs of this host: several hosts may share one server."""
+    return f"gpu-{socket.gethostname()}"
+
+
+def make_limit(names: Sequence[str]) -> None:
+    """Create the limit, or size it to these GPUs, on the server of this run."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name(limit_name(), len(names))
+
+
+@contextlib.contextmanager
+def slot(device: str) -> Iterator[Mapping[str, str]]:
+    """Wait for a GPU where there is one and the job may use it, else for two cores; the environment of the job.
+
+    In a run the queue is the server's, for all its runs; the GPU itself is held by a lock of this host that the kernel
+    frees when its holder dies. Raises ValueError where `child.end_all` was called meanwhile.
+    """
+    names = [] if device == "cpu" else visible_gpus()
+    still_wanted = child.turn()
+    with contextlib.ExitStack() as held:
+        if not names:
+            held.enter_context(_on_cpu)
+            still_wanted()
+            yield {}
+            return
+        if "prefect" in sys.modules:
+            queue(names, held, still_wanted)
+        gpu = hold_one(names, held, still_wanted)
+        yield {"CUDA_VISIBLE_DEVICES": gpu, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+
+
+def queue(names: Sequence[str], held: contextlib.ExitStack, still_wanted: Callable[[], None]) -> None:
+    """Hold one of the server's slots, in a run. A server that is away costs the slot, not the job: the lock stands."""
+    from prefect.concurrency.sync import concurrency
+
+    from tasks.run_page import in_a_run, say
+
+    if not in_a_run():
+        return
+    make_limit(names)
+    asked = time.monotonic()
+    told = False
+    while True:
+        still_wanted()
+        slots = concurrency(
+            limit_name(), timeout_seconds=ASK_S, lease_duration=LEASE_S, strict=True,
+            raise_on_lease_renewal_failure=False,
+        )  # fmt: skip
+        try:
+            held.enter_context(slots)
+        except TimeoutError:
+            if not told:
+                say(f"waiting for one of {len(names)} GPU slots ({limit_name()})")
+            told = True
+            continue
+        if told:
+            say(f"waited {time.monotonic() - asked:.0f} s for a GPU slot")
+        return
+
+
+def hold_one(names: Sequence[str], held: contextlib.ExitStack, still_wanted: Callable[[], None]) -> str:
+    """Lock the first of these GPUs that nobody on this host holds, waiting for one where all are held."""
+    from filelock import FileLock, Timeout
+
+    folder = Path(tempfile.gettempdir())
+    while True:
+        for name in names:
+            lock = FileLock(folder / f"earshot-{os.getuid()}-gpu-{name}.lock", thread_local=False)
+            with contextlib.suppress(Timeout):
+                held.enter_context(lock.acquire(timeout=0))
+                return name
+        still_wanted()
+        time.sleep(POLL_S)

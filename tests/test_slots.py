@@ -1,0 +1,132 @@
+"""Jobs share GPUs: one holder each, the others wait their turn, and the dead hold nothing."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from tasks import child, slots
+from tests.commands import ROOT
+
+HOLD = """
+import json, sys, time
+from tasks.slots import slot
+with slot("cuda") as its:
+    begin = time.monotonic()
+    print(json.dumps(its), flush=True)
+    time.sleep(float(sys.argv[1]))
+"""
+
+
+@pytest.fixture
+def two_gpus(tmp_path, monkeypatch) -> None:
+    """An nvidia-smi that knows of two GPUs, and a folder of locks of our own."""
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho 'A, 80 GiB, 79 GiB, 1'\necho 'B, 80 GiB, 79 GiB, 1'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(slots.tempfile, "tempdir", None)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def holder(seconds: float) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(seconds)], env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_the_gpus_there_are_and_may_be_used_are_counted(two_gpus, monkeypatch):
+    assert slots.visible_gpus() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert slots.visible_gpus() == ["1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert slots.visible_gpus() == []
+
+
+def test_two_jobs_get_a_gpu_each_and_a_third_waits_until_one_is_done(two_gpus):
+    got: list[tuple[str, float, float]] = []
+
+    def job() -> None:
+        with slots.slot("auto") as its:
+            begin = time.monotonic()
+            time.sleep(0.3)
+            got.append((its["CUDA_VISIBLE_DEVICES"], begin, time.monotonic()))
+
+    threads = [threading.Thread(target=job) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert sorted(name for name, *_ in got)[:2] in (["0", "0"], ["0", "1"])
+    for name in ("0", "1"):
+        spans = sorted((begin, end) for its, begin, end in got if its == name)
+        assert spans, "both were used"
+        assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans)), "never two on one"
+
+
+def test_a_gpu_held_by_a_process_that_was_killed_is_free_at_once(two_gpus, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    held = holder(60)
+    assert json.loads(held.stdout.readline())["CUDA_VISIBLE_DEVICES"] == "1"
+    second = holder(0)
+    time.sleep(0.2)
+    held.send_signal(signal.SIGKILL)
+    held.wait()
+    assert json.loads(second.communicate(timeout=20)[0])["CUDA_VISIBLE_DEVICES"] == "1"
+
+
+def test_whoever_waits_for_a_gpu_can_be_stopped(two_gpus, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    refused = threading.Event()
+
+    def wait() -> None:
+        with pytest.raises(ValueError, match=r"^stopped before it began"), slots.slot("cuda"):
+            pass
+        refused.set()
+
+    with slots.slot("cuda"):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        time.sleep(0.1)
+        child.end_all()
+        thread.join(10)
+    assert refused.is_set()
+
+
+def test_without_a_gpu_or_on_a_cpu_nothing_is_set(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    for device in ("cpu", "auto"):
+        with slots.slot(device) as its:
+            assert its == {}
+
+
+def test_no_more_jobs_run_on_a_cpu_than_its_cores_bear(monkeypatch):
+    most = slots._on_cpu._initial_value
+    assert most == max(2, (os.cpu_count() or 1) // slots.THREADS_A_JOB)
+    at_once: list[int] = []
+    now, lock = [0], threading.Lock()
+
+    def job() -> None:
+        with slots.slot("cpu"):
+            with lock:
+                now[0] += 1
+                at_once.append(now[0])
+            time.sleep(0.05)
+            with lock:
+                now[0] -= 1
+
+    threads = [threading.Thread(target=job) for _ in range(most + 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert max(at_once) == most
