@@ -311,7 +311,9 @@ class TrainMethod(Block):
     quantization: Kwargs | None = None  # transformers.BitsAndBytesConfig
     lora: Kwargs = Field(default_factory=lambda: {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05})  # peft.LoraConfig
     scope: Literal["language_model", "language_model+encoder"] = "language_model"
-    training: Kwargs = Field(default_factory=dict)  # trl.SFTConfig
+    training: Kwargs = Field(default_factory=dict)  # trl.SFTConfig; per_device_train_batch_size may be `auto`
+    batch_size: Count | None = None  # clips a step sees over all devices and accumulated batches
+    memory_gb: float | None = Field(None, gt=0)  # of each GPU, at most
     loss_on: Literal["answer", "turn", "sequence"] = "answer"
     device: Literal["auto", "cpu", "cuda"] = "auto"
 

@@ -64,7 +64,8 @@ def train_adapter(
             base=at.load, revision=at.revision, base_name=at.name, base_revision=at.public_revision,
             quantization=method.quantization, question=question, device=method.device, output=str(folder), lora=method.lora,
             scope=method.scope, clips=tuple(str(splits.path / "data" / f"{part}.parquet") for part in parts),
-            loss_on=method.loss_on, training=method.training, seed=seed,
+            loss_on=method.loss_on, training=method.training, batch_size=method.batch_size,
+            memory_gb=method.memory_gb, seed=seed,
         )  # fmt: skip
         module, what = "tasks.models.training", f"training with seed {seed}"
         seconds = job.run(module, what=what, on_line=say, timeout_min=timeout_min, launcher=LAUNCH)

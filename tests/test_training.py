@@ -6,22 +6,17 @@ import inspect
 import json
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
 from recipes.schema import TrainMethod
-from tasks.audio_files import encode_flac
 from tasks.models import qwen2_audio as family
-from tasks.models import training
+from tasks.models import trainer, training
+from tasks.models.collation import IGNORED, Collator
 from tasks.models.frames import audio_tokens
-from tasks.models.jobs import Question, TrainingJob
-from tasks.models.training import IGNORED, Collator, add_lora, fit, read_clips, restricted_accuracy, save
-
-ANSWERS = {"SPEECH": "A", "NONSPEECH": "B"}
-PROMPT = "Choose one: A) SPEECH B) NONSPEECH."
-NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+from tasks.models.trainer import fit
+from tasks.models.training import add_lora, read_clips, restricted_accuracy, save
+from tests.adapting import ANSWERS, NF4, PROMPT, collator, fresh, job, write_clips
 
 
 @pytest.fixture(autouse=True)
@@ -29,39 +24,9 @@ def one_thread(monkeypatch):
     monkeypatch.setattr(training, "CPU_THREADS", 1)
 
 
-def write_clips(file, durations_ms=(25, 60, 61, 100, 150, 200, 200, 200)) -> str:
-    random = np.random.default_rng(7)
-    rows = [
-        {"clip_id": f"c{i}", "label": "SPEECH" if i % 2 else "NONSPEECH",
-         "audio": {"bytes": encode_flac(random.uniform(-0.6, 0.6, 16 * ms)), "path": f"c{i}.flac"}}
-        for i, ms in enumerate(durations_ms)
-    ]  # fmt: skip
-    pq.write_table(pa.Table.from_pylist(rows), file)
-    return str(file)
-
-
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
     return read_clips([write_clips(tmp_path_factory.mktemp("clips") / "train.parquet")])
-
-
-def collator(processor, clips, loss_on="answer") -> Collator:
-    return Collator(processor, clips, PROMPT, ANSWERS, loss_on)
-
-
-def job(tiny_base, output, **changes) -> TrainingJob:
-    question = Question(classes=("SPEECH", "NONSPEECH"), answers=("A", "B"), prompt=PROMPT, longest_ms=200)
-    facts = {
-        "base": str(tiny_base), "revision": None, "base_name": "me/base", "base_revision": "b" * 40, "quantization": None,
-        "question": question, "device": "cpu", "output": str(output), "lora": {"r": 4}, "scope": "language_model",
-        "clips": (), "loss_on": "answer", "training": {}, "seed": 1,
-    }  # fmt: skip
-    return TrainingJob(**{**facts, **changes})
-
-
-def fresh(tiny_base, quantization=None):
-    quantised = training.with_dtype(quantization, torch.float32)
-    return family.load(tiny_base, revision=None, quantization=quantised, dtype=torch.float32, device="cpu")
 
 
 def trained(tiny_base, processor, clips, folder, steps=2, **changes):
@@ -97,10 +62,13 @@ def test_the_loss_on_a_turn_is_answer_and_end_of_turn(processor, clips):
     assert processor.batch_decode(labels[:, -2:]) == ["B<|im_end|>", "A<|im_end|>"] * 4
 
 
-def test_the_loss_on_a_sequence_is_everything_but_padding_and_audio(processor, clips):
+def test_the_loss_on_a_sequence_is_everything_but_padding_audio_and_what_follows_nothing(processor, clips):
     batch = collator(processor, clips, "sequence")([clips[i] for i in range(8)])
-    labels, ids, mask = batch["labels"], batch["input_ids"], batch["attention_mask"]
+    labels, ids = batch["labels"], batch["input_ids"]
+    mask = batch["attention_mask"][:, 0, -1]  # what the last position looks at
     audio = ids == processor.tokenizer.convert_tokens_to_ids(processor.audio_token)
+    first = mask.int().argmax(1)
+    mask[torch.arange(8), first] = 0
     assert (labels[audio | (mask == 0)] == IGNORED).all()
     counted = ~audio & (mask == 1)
     assert torch.equal(labels[counted], ids[counted])
@@ -280,7 +248,7 @@ def test_a_loss_that_is_no_number_stops_the_run():
     from types import SimpleNamespace
 
     with pytest.raises(ValueError, match=r"the loss is nan at step 7; lower training\.learning_rate"):
-        training.Progress().on_log(None, SimpleNamespace(global_step=7, max_steps=9), None, {"loss": float("nan")})
+        trainer.Progress().on_log(None, SimpleNamespace(global_step=7, max_steps=9), None, {"loss": float("nan")})
 
 
 # --- the gate ----------------------------------------------------------------------------------------------------

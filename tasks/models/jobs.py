@@ -161,6 +161,8 @@ class TrainingJob(ModelJob):
     scope: str
     loss_on: Literal["answer", "turn", "sequence"]
     training: dict[str, Any]
+    batch_size: int | None = None  # clips a step, over all devices
+    memory_gb: float | None = None  # of each GPU, at most
     seed: int
 
 

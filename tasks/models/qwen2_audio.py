@@ -1,5 +1,6 @@
 """Everything that knows Qwen2-Audio: its prompt, its features, the exact encoder without padding, loading and scope."""
 
+import contextlib
 import copy
 import functools
 import itertools
@@ -178,7 +179,9 @@ def merge_audio(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str
     vectors = features if features.ndim == 2 else encode(model, features, mask)
     embeddings = model.get_input_embeddings()(ids)
     places = (ids == model.config.audio_token_id).unsqueeze(-1)
-    if int(places.sum()) != len(vectors):
+    if ids.device.type != "cpu":  # asked there, and answered here, it would keep the device waiting at every step
+        torch._assert_async(places.sum() == len(vectors), "as many audio tokens as audio vectors")
+    elif int(places.sum()) != len(vectors):
         raise ValueError(
             f"{int(places.sum())} audio tokens in the batch, {len(vectors)} audio vectors from the encoder"
         )
@@ -210,6 +213,32 @@ def encode(model: nn.Module, features: torch.Tensor, mask: torch.Tensor) -> torc
     pooled = tower.layer_norm(tower.avg_pooler(hidden.permute(0, 2, 1)).permute(0, 2, 1))
     kept = (positions[None, : pooled.shape[1]] < token_lengths[:, None]).flatten().nonzero()[:, 0]
     return model.model.multi_modal_projector(pooled.flatten(0, 1)[kept.to(tower.device)])
+
+
+class Absent(nn.Module):
+    """Stands where a part of the model stood that is not asked; says which device the rest is on."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
+
+
+@contextlib.contextmanager
+def encoder_aside(model: nn.Module) -> Iterator[None]:
+    """Inside, encoder and projector are off the device and out of the model, which is given clips that are encoded."""
+    inner = (model.get_base_model() if hasattr(model, "get_base_model") else model).model
+    kept = {name: inner.get_submodule(name) for name in (ENCODER, "multi_modal_projector")}
+    device = next(inner.language_model.parameters()).device
+    for name, part in kept.items():
+        part.to("cpu")
+        setattr(inner, name, Absent(device))
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    try:
+        yield
+    finally:
+        for name, part in kept.items():
+            setattr(inner, name, part)
 
 
 def lora_config(lora: Mapping[str, Any], scope: str) -> Any:

@@ -1,7 +1,8 @@
 """The child process that trains one adapter with TRL; where a GPU may come into it, under `accelerate launch`."""
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,15 @@ import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import AutoProcessor, PrinterCallback, TrainerCallback
-from trl import SFTConfig, SFTTrainer
+from transformers import AutoProcessor
 
-from tasks.audio_files import decode_flac
-from tasks.functional.decoding import answer_scores, answers_token_ids
+from tasks.functional.decoding import answer_scores
 from tasks.models import qwen2_audio as family
+from tasks.models.collation import Collator
 from tasks.models.encoding import Encoder, kept_encodings
 from tasks.models.jobs import TrainingJob
+from tasks.models.trainer import fit
 
-IGNORED = -100
 CPU_THREADS = 2  # sums over threads differ in the last bit: the same number everywhere gives the same weights
 GATE_CLIPS = 1_000  # at most so many training clips are scored for the gate
 
@@ -29,6 +29,8 @@ def main(path: str) -> None:
     job = TrainingJob.model_validate_json(Path(path).read_text(encoding="utf-8"))
     device = pick_device(job.device)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    if device == "cuda" and job.memory_gb:
+        allow_memory(job.memory_gb)
     torch.manual_seed(job.seed)
     processor = AutoProcessor.from_pretrained(job.base, revision=job.revision, trust_remote_code=False)
     model = family.load(
@@ -39,7 +41,7 @@ def main(path: str) -> None:
         device=device,
     )
     clips = read_clips(job.clips)
-    # Before LoRA, which comes with layers cast to float32: as scoring encodes, so that both find each other's vectors.
+    # Before LoRA: as scoring encodes, so that both find each other's vectors.
     encoded = encode_once(model, processor, clips) if job.scope == "language_model" else None
     model = add_lora(alike_on_every_cpu(model), job)
     parts = family.trainable_by_part(model)
@@ -47,8 +49,12 @@ def main(path: str) -> None:
     answers = dict(zip(job.question.classes, job.question.answers, strict=True))
     frozen = not parts["encoder"] + parts["projector"]
     collate = Collator(processor, clips, job.question.prompt, answers, job.loss_on, encoded if frozen else None)
-    history = fit(model, processor, clips, collate, job.training, seed=job.seed, output=job.output, device=device)
-    accuracy = restricted_accuracy(model, collate)
+    with family.encoder_aside(model) if encoded and frozen else contextlib.nullcontext():
+        history = fit(
+            model, processor, clips, collate, job.training, seed=job.seed, output=job.output, device=device,
+            batch_size=job.batch_size,
+        )  # fmt: skip
+        accuracy = restricted_accuracy(model, collate)
     save(model, job)
     facts = {
         "history": history,
@@ -68,6 +74,14 @@ def pick_device(wish: str, threads: int = CPU_THREADS) -> str:
     if device == "cpu":
         torch.set_num_threads(threads)
     return device
+
+
+def allow_memory(gigabytes: float) -> None:
+    """Let this process use no more than so many GB of its GPU. Raises ValueError where the card has less."""
+    total = torch.cuda.mem_get_info()[1] / 1e9
+    if gigabytes > total:
+        raise ValueError(f"train.memory_gb: {gigabytes:g} GB are more than the {total:.1f} GB of this GPU")
+    torch.cuda.set_per_process_memory_fraction(gigabytes / total)
 
 
 def with_dtype(quantization: dict[str, Any] | None, dtype: torch.dtype) -> dict[str, Any] | None:
@@ -90,12 +104,13 @@ def alike_on_every_cpu(model: nn.Module) -> nn.Module:
 
 
 def add_lora(model: nn.Module, job: TrainingJob) -> nn.Module:
-    """The model with fresh adapters on its scope, seeded."""
-    from peft import get_peft_model, prepare_model_for_kbit_training
+    """The model with fresh adapters on its scope, seeded.
 
-    checkpointing = bool(job.training.get("gradient_checkpointing"))
-    if job.quantization:
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=checkpointing)
+    What is not quantised keeps its dtype: peft's preparation would widen embedding and head, 5 GB of a 7 B model, to
+    float32.
+    """
+    from peft import get_peft_model
+
     torch.manual_seed(job.seed)
     return get_peft_model(model, family.lora_config(job.lora, job.scope))
 
@@ -117,109 +132,6 @@ def encode_once(model: nn.Module, processor: Any, clips: Dataset) -> list[family
     encoded = Encoder(model, processor, cache).encode_all([audio["bytes"] for audio in clips["audio"]])
     print(f"{len(encoded)} training clips encoded once", flush=True)
     return encoded
-
-
-class Collator:
-    """Rows -> a left-padded batch with labels on the answer, the turn or the whole sequence; -100 elsewhere.
-
-    Clips are what a frozen encoder made of them, in `encoded`, or features that are computed here.
-    """
-
-    def __init__(
-        self,
-        processor: Any,
-        clips: Dataset,
-        prompt: str,
-        answers: dict[str, str],
-        loss_on: str,
-        encoded: Sequence[family.Encoded] | None = None,
-    ) -> None:
-        tokenizer = processor.tokenizer
-        self.prompt = family.tokenise_prompt(processor, prompt)
-        self.answer_ids = answers_token_ids(tokenizer, list(answers.values()))
-        self.loss_on = loss_on
-        self.pad = tokenizer.pad_token_id
-        end = [] if loss_on == "answer" else tokenizer.encode("<|im_end|>", add_special_tokens=False)
-        bare = {label: tokenizer.encode(answer, add_special_tokens=False) for label, answer in answers.items()}
-        for label, ids in bare.items():
-            if len(ids) != 1:
-                raise ValueError(
-                    f"the answer {answers[label]!r} is {len(ids)} tokens at the start of a turn; choose one token"
-                )
-        self.completions = {label: [*ids, *end] for label, ids in bare.items()}
-        self.labels = list(clips["label"])
-        # Features are computed once a clip, not once an epoch; the audio itself is only a few KB of FLAC a row.
-        self.clips: Sequence[family.Clip | family.Encoded] = encoded or family.extract(
-            processor, (decode_flac(audio["bytes"]) for audio in clips["audio"])
-        )
-
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        index = [row["row"] for row in rows]
-        completions = [self.completions[self.labels[i]] for i in index]
-        batch = family.collate([self.clips[i] for i in index], self.prompt, completions, self.pad)
-        ids = batch["input_ids"]
-        labels = ids.masked_fill((batch["attention_mask"] == 0) | (ids == self.prompt.audio_token), IGNORED)
-        if self.loss_on != "sequence":
-            labels[:, : -len(completions[0])] = IGNORED
-        return {**batch, "labels": labels}
-
-    def prompts(self, index: Sequence[int]) -> dict[str, torch.Tensor]:
-        """The batch of these rows without their answers, for scoring."""
-        return family.collate([self.clips[i] for i in index], self.prompt, [[]] * len(index), self.pad)
-
-
-def fit(
-    model: nn.Module,
-    processor: Any,
-    clips: Dataset,
-    collate: Callable[..., dict[str, torch.Tensor]],
-    training: dict[str, Any],
-    *,
-    seed: int,
-    output: str,
-    device: str,
-) -> list[dict[str, float]]:
-    """Train in place with SFTTrainer; the history of its log, measured times left out."""
-    defaults: dict[str, Any] = {
-        "per_device_train_batch_size": 16, "num_train_epochs": 3, "learning_rate": 2e-4, "logging_steps": 20,
-        "bf16": device == "cuda", "gradient_checkpointing": False, "save_strategy": "no", "report_to": [],
-        "dataloader_num_workers": 0,
-    }  # fmt: skip
-    given = {
-        "seed": seed, "output_dir": output + ".trainer", "use_cpu": device == "cpu", "max_length": None,
-        "remove_unused_columns": False, "dataset_kwargs": {"skip_prepare_dataset": True}, "disable_tqdm": True,
-    }  # fmt: skip
-    trainer = SFTTrainer(
-        model=model, args=SFTConfig(**{**defaults, **training, **given}), train_dataset=clips, data_collator=collate,
-        processing_class=processor, callbacks=[Progress()],
-    )  # fmt: skip
-    trainer.remove_callback(PrinterCallback)  # Progress says it in a line
-    trainer.train()
-    kept = ("step", "loss", "mean_token_accuracy", "learning_rate", "grad_norm")
-    return [
-        {key: float(entry[key]) for key in kept if key in entry}
-        for entry in trainer.state.log_history
-        if "loss" in entry
-    ]
-
-
-class Progress(TrainerCallback):
-    """One line a log step for the parent, which passes it to the run's log; the last step is always logged. A loss that
-    is no number stops the run."""
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step >= state.max_steps:
-            control.should_log = True
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        if logs and "loss" in logs:
-            loss = float(logs["loss"])
-            if not np.isfinite(loss):
-                raise ValueError(f"the loss is {loss} at step {state.global_step}; lower training.learning_rate")
-            answer = (
-                f", answers right {float(logs['mean_token_accuracy']):.2f}" if "mean_token_accuracy" in logs else ""
-            )
-            print(f"step {state.global_step}/{state.max_steps}: loss {loss:.3f}{answer}", flush=True)
 
 
 def restricted_accuracy(model: nn.Module, collate: Collator, batch_size: int = 64) -> float:

@@ -1,0 +1,181 @@
+"""The loss at the labelled positions is the model's own loss, and so are its gradients; batches share a step out evenly."""
+
+import contextlib
+
+import pytest
+import torch
+from trl import SFTConfig
+
+from tasks.models import batch_size
+from tasks.models import qwen2_audio as family
+from tasks.models.batch_size import Batches, TooLarge, candidates, fastest
+from tasks.models.collation import IGNORED, attended
+from tasks.models.trainer import AnswerTrainer, defaults, fit
+from tasks.models.training import add_lora, encode_once, read_clips
+from tests.adapting import NF4, collator, fresh, job, write_clips
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    return read_clips([write_clips(tmp_path_factory.mktemp("clips") / "train.parquet")])
+
+
+def trainer_of(model, processor, clips, collate, folder, **settings) -> AnswerTrainer:
+    given = {**defaults("cpu", quantised=False), "output_dir": str(folder), "use_cpu": True, "max_length": None,
+             "remove_unused_columns": False, "dataset_kwargs": {"skip_prepare_dataset": True}, **settings}  # fmt: skip
+    return AnswerTrainer(
+        model=model, args=SFTConfig(**given), train_dataset=clips, data_collator=collate, processing_class=processor,
+        answer_ids=collate.answer_ids,
+    )  # fmt: skip
+
+
+def gradients(model) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def own_loss(model, collate, rows) -> torch.Tensor:
+    """transformers' loss over every position, from the two-dimensional mask, in one batch."""
+    batch = collate([{"row": row} for row in rows])
+    completions = [collate.completions[collate.labels[row]] for row in rows]
+    plain = family.collate([collate.clips[row] for row in rows], collate.prompt, completions, collate.pad)
+    return model(**plain, labels=batch["labels"]).loss
+
+
+@pytest.mark.parametrize("loss_on", ["answer", "turn", "sequence"])
+@pytest.mark.parametrize("quantization", [None, NF4], ids=["plain", "nf4"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointed"])
+def test_loss_and_gradients_are_the_models_own(
+    tiny_base, processor, clips, tmp_path, loss_on, quantization, checkpointing
+):
+    """Over accumulated batches of unlike lengths against one batch of all rows."""
+    rows, told = list(range(8)), job(tiny_base, tmp_path, quantization=quantization, scope="language_model+encoder")
+    collate = collator(processor, clips, loss_on)
+    model = add_lora(fresh(tiny_base, quantization), told)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    trainer = trainer_of(model, processor, clips, collate, tmp_path)
+    model.train()
+    expected = own_loss(model, collate, rows)
+    expected.backward()
+    theirs = gradients(model)
+    model.zero_grad()
+    if checkpointing:
+        model.activation_checkpointing_enable()
+    parts = [collate([{"row": row} for row in some]) for some in (rows[:3], rows[3:])]
+    items = sum((part["labels"][:, 1:] != IGNORED).sum() for part in parts)
+    losses = [trainer.compute_loss(model, part, num_items_in_batch=items) for part in parts]
+    sum(losses).backward()
+    assert float(sum(losses)) == pytest.approx(float(expected), rel=1e-6 if quantization is None else 1e-3)
+    ours = gradients(model)
+    assert ours.keys() == theirs.keys()
+    assert any("audio_tower" in name for name in ours)
+    for name, gradient in theirs.items():  # adapters of a quantised base are bf16, and so are their gradients
+        close = 1e-4 if quantization is None else 2e-2
+        assert (ours[name] - gradient).norm() <= close * gradient.norm() + 1e-7, name
+    assert trainer.seen["train"].all == 8
+
+
+def test_the_head_sees_the_labelled_positions_and_no_others(tiny_base, processor, clips, tmp_path):
+    collate, model = collator(processor, clips), fresh(tiny_base)
+    trainer, widths = trainer_of(model, processor, clips, collate, tmp_path), []
+    model.lm_head.register_forward_hook(lambda _, hidden, logits: widths.append(tuple(logits.shape)))
+    trainer.compute_loss(model, collate([{"row": row} for row in range(8)]))
+    model(input_ids=torch.tensor([[1, 2, 3]]))
+    assert widths == [(8, model.config.text_config.vocab_size), (1, 3, model.config.text_config.vocab_size)]
+
+
+def test_the_share_of_right_answers_is_among_the_allowed_ones(tiny_base, processor, clips, tmp_path):
+    """A token that is likelier than either answer, and a variant of the answer, do not count against it."""
+    collate, model = collator(processor, clips), fresh(tiny_base)
+    trainer = trainer_of(model, processor, clips, collate, tmp_path)
+    a, spaced, b = *collate.answer_ids["A"], collate.answer_ids["B"][0]
+    logits = torch.zeros(3, model.config.text_config.vocab_size)
+    logits[:, 0] = 9
+    logits[0, spaced], logits[1, b], logits[2, a] = 5, 5, 5
+    trainer.seen["train"].count(logits, torch.tensor([a, b, b]), trainer.answer_ids)
+    assert trainer.seen["train"].share(trainer.accelerator) == pytest.approx(2 / 3)
+    assert trainer.seen["train"].share(trainer.accelerator) is None
+
+
+def test_padding_is_attended_by_nobody_but_itself():
+    seen = attended(torch.tensor([[0, 1, 1], [1, 1, 1]]))
+    assert seen.shape == (2, 1, 3, 3)
+    assert seen[0, 0].tolist() == [[True, False, False], [False, True, False], [False, True, True]]
+    assert torch.equal(seen[1, 0], torch.ones(3, 3).tril().bool())
+
+
+def test_a_batch_without_padding_needs_no_mask(processor, clips):
+    collate = collator(processor, clips)
+    assert "attention_mask" not in collate([{"row": row} for row in (5, 6, 7)])
+    assert "attention_mask" in collate([{"row": row} for row in (0, 7)])
+
+
+def test_a_frozen_encoder_is_out_of_the_way_while_encoded_clips_train(tiny_base, processor, clips, tmp_path, home):
+    encoded = encode_once(fresh(tiny_base), processor, clips)
+    told = job(tiny_base, tmp_path, training={"max_steps": 2, "per_device_train_batch_size": 4})
+    collate, ends = collator(processor, clips, encoded=encoded), []
+    for aside in (True, False):
+        model = add_lora(fresh(tiny_base), told)
+        tower = model.get_base_model().model.audio_tower
+        with family.encoder_aside(model) if aside else contextlib.nullcontext():
+            assert any("audio_tower" in name for name, _ in model.named_parameters()) != aside
+            fit(model, processor, clips, collate, told.training, seed=1, output=told.output, device="cpu")
+        assert model.get_base_model().model.audio_tower is tower
+        ends.append({name: value for name, value in model.state_dict().items() if "lora_" in name})
+    assert all(torch.equal(ends[0][name], value) for name, value in ends[1].items())
+
+
+# --- batches -----------------------------------------------------------------------------------------------------
+
+
+def test_sizes_that_are_tried_divide_the_step():
+    assert candidates(256) == [8, 16, 32, 64, 128, 256]
+    assert candidates(96) == [8, 12, 24, 48, 96]
+    assert candidates(4) == [4]
+    assert candidates(17) == [17]
+
+
+def speeds(fits: int, full_at: int):
+    """A device on which so many clips fit, and which more than `full_at` make no faster."""
+
+    def clips_per_s(size: int) -> float:
+        if size > fits:
+            raise TooLarge
+        return float(min(size, full_at))
+
+    return clips_per_s
+
+
+@pytest.mark.parametrize(
+    ("most", "fits", "full_at", "found"),
+    [(256, 100, 1000, 64), (256, 1000, 32, 32), (16, 1000, 1000, 16), (17, 16, 1000, 1), (16, 3, 1000, 2)],
+)
+def test_the_fastest_size_that_fits_is_taken(most, fits, full_at, found):
+    assert fastest(most, speeds(fits, full_at)) == found
+
+
+def test_a_clip_that_does_not_fit_alone_fits_nowhere():
+    with pytest.raises(TooLarge):
+        fastest(16, speeds(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("per_device", "a_step", "size", "accumulation"), [("auto", 8, 8, 1), (None, 24, 12, 2), (2, 8, 2, 4)]
+)
+def test_a_step_sees_what_the_recipe_says(
+    tiny_base, processor, clips, tmp_path, per_device, a_step, size, accumulation
+):
+    """On a CPU without a trial, which would make no two runs alike."""
+    collate = collator(processor, clips)
+    trainer = trainer_of(fresh(tiny_base), processor, clips, collate, tmp_path,
+                         per_device_train_batch_size=per_device if isinstance(per_device, int) else 1)  # fmt: skip
+    batch_size.share_out(trainer, collate, Batches.of({"per_device_train_batch_size": per_device}, a_step))
+    assert (trainer._train_batch_size, trainer.args.gradient_accumulation_steps) == (size, accumulation)
+
+
+def test_a_step_that_batches_do_not_divide_is_refused(tiny_base, processor, clips, tmp_path):
+    collate = collator(processor, clips)
+    trainer = trainer_of(fresh(tiny_base), processor, clips, collate, tmp_path, per_device_train_batch_size=3)
+    with pytest.raises(ValueError, match=r"8 clips are no multiple of 1 x training.per_device_train_batch_size = 3"):
+        batch_size.share_out(trainer, collate, Batches.of({"per_device_train_batch_size": 3}, 8))
