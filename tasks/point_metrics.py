@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 
 from tasks.functional import metrics
-from tasks.functional.calibration import calibration_error
+from tasks.functional.calibration import calibration_error, confidences
 from tasks.functional.metrics import FloatArray, IntArray
+from tasks.functional.ranking import average_precision_within, models, roc_auc_within
 
-Measure = Callable[[FloatArray, IntArray], float]  # predictions or p_speech, and truth (1, 0), a value a clip
+Measure = Callable[..., float]  # of what the metric reads, in that order, and of the truth (1, 0), a value a clip each
 
 
 class _WithoutTransformers(MetaPathFinder):
@@ -56,7 +57,7 @@ else:
 class ClipMetric(evaluate.Metric):
     """One value over clips, kept in memory. references: 1 for the positive class, 0 for the other."""
 
-    reads = ""
+    reads: tuple[str, ...] = ()
 
     def __init__(self, name: str, measure: Measure, **settings: Any) -> None:
         self.metric, self.measure = name, measure
@@ -65,24 +66,43 @@ class ClipMetric(evaluate.Metric):
     def _info(self) -> Any:
         from datasets import Features, Value
 
-        features = Features({self.reads: Value("float64"), "references": Value("int64")})
+        class Columns(Features):
+            """Features that take arrays as they are: encoding value by value costs a second a detector."""
+
+            def encode_batch(self, batch: Any) -> Any:
+                return batch
+
+        features = Columns({**dict.fromkeys(self.reads, Value("float64")), "references": Value("int64")})
         return evaluate.MetricInfo(description=self.metric, citation="", inputs_description="", features=features)
 
     def _compute(self, *, references: Any, **inputs: Any) -> dict[str, float]:
         """The value under the metric's name; what other metrics of a combination read is left alone."""
-        return {self.metric: self.measure(np.asarray(inputs[self.reads], dtype=float), np.asarray(references))}
+        read = (np.asarray(inputs[name], dtype=float) for name in self.reads)
+        return {self.metric: self.measure(*read, np.asarray(references))}
 
 
 class DecisionMetric(ClipMetric):
     """predictions: 1, 0, and NaN for no usable answer, which is wrong."""
 
-    reads = "predictions"
+    reads = ("predictions",)
 
 
 class ScoreMetric(ClipMetric):
-    """p_speech: a probability of the positive class, or for the AUC and the average precision any score."""
+    """p_speech: a probability of the positive class."""
 
-    reads = "p_speech"
+    reads = ("p_speech",)
+
+
+class RankMetric(ClipMetric):
+    """p_speech: any score; models: the number of the model that gave it, within whose clips it ranks."""
+
+    reads = ("p_speech", "models")
+
+
+class ConfidenceMetric(ClipMetric):
+    """p_speech: a probability of the positive class; predictions: 1, 0, NaN, which need not follow from it."""
+
+    reads = ("p_speech", "predictions")
 
 
 def _of_other(measure: Measure) -> Measure:
@@ -105,14 +125,22 @@ def measures_of(classes: Sequence[str]) -> dict[str, tuple[type[ClipMetric], Mea
     for name, measure in of_classes.items():
         decisions |= {f"{name}_{first}": measure, f"{name}_{second}": _of_other(measure)}
     decisions |= {"d_prime": lambda g, t: _observer(g, t).dprime, "criterion": lambda g, t: _observer(g, t).criterion}
-    scores: dict[str, Measure] = {
-        "roc_auc": metrics.roc_auc, "average_precision": metrics.average_precision, "brier": metrics.brier,
-        "log_loss": metrics.log_loss, "ece": calibration_error,
-        "mce": lambda p, truth: calibration_error(p, truth, norm="max"),
-    }  # fmt: skip
-    return {name: (DecisionMetric, measure) for name, measure in decisions.items()} | {
-        name: (ScoreMetric, measure) for name, measure in scores.items()
-    }
+    kinds: tuple[tuple[type[ClipMetric], dict[str, Measure]], ...] = (
+        (DecisionMetric, decisions),
+        (RankMetric, {
+            "roc_auc": lambda p, model, truth: roc_auc_within(p, truth, model),
+            "average_precision": lambda p, model, truth: average_precision_within(p, truth, model),
+        }),
+        (ScoreMetric, {
+            "brier": metrics.brier, "log_loss": metrics.log_loss, "ece": calibration_error,
+            "mce": lambda p, truth: calibration_error(p, truth, norm="max"),
+        }),
+        (ConfidenceMetric, {
+            f"confidence_{part}": lambda p, said, truth, part=part: getattr(confidences(p, said == truth), part)
+            for part in ("mean", "right", "wrong", "gap")
+        }),
+    )  # fmt: skip
+    return {name: (kind, measure) for kind, of_kind in kinds for name, measure in of_kind.items()}
 
 
 # --- combined ----------------------------------------------------------------------------------------------------
@@ -121,8 +149,8 @@ def measures_of(classes: Sequence[str]) -> dict[str, tuple[type[ClipMetric], Mea
 def point_metrics(rows: pd.DataFrame, classes: Sequence[str], names: Sequence[str] | None = None) -> dict[str, float]:
     """Point metrics of test rows by `evaluate.combine`, as report.json names them; the first class is positive.
 
-    rows: label and prediction (null is wrong), and p_speech. names: which ones; by default all those of decisions, and
-    those of scores where every row has p_speech.
+    rows: label and prediction (null is wrong), and p_speech; fold and seed if known. names: which ones; by default all
+    those of decisions, and those of scores where every row has p_speech.
     Raises ValueError for an unknown name, and where a metric has no value on these rows.
     """
     known = measures_of(classes)
@@ -133,7 +161,7 @@ def point_metrics(rows: pd.DataFrame, classes: Sequence[str], names: Sequence[st
     if unknown := sorted(set(wanted) - set(known)):
         raise ValueError(f"no metric is called {unknown[0]!r}; there are {sorted(known)}")
     clips = metrics.answered(rows["prediction"], rows["label"], positive=classes[0])
-    inputs = {"references": clips.truth.astype(int), "predictions": clips.said}
+    inputs = {"references": clips.truth.astype(int), "predictions": clips.said, "models": models(rows).astype(float)}
     if "p_speech" in rows:
         inputs["p_speech"] = rows["p_speech"].to_numpy(dtype=float)
     chosen = {name: known[name] for name in wanted}

@@ -25,13 +25,15 @@ from tasks.store import Adapter, Looks, Predictions, Publication, Report, Splits
 TEMPLATE = "hub_cards/report.html.j2"
 CHILDREN = ("tasks.models.training", "tasks.models.pretraining", "tasks.detectors.audio_llm")
 LIBRARIES = ("prefect", "datasets", "huggingface-hub", "torch", "transformers", "peft", "bitsandbytes", "trl", "accelerate",
-             "numpy", "pandas", "scipy", "scikit-learn", "librosa", "soundfile", "soxr", "pyarrow")  # fmt: skip
+             "numpy", "pandas", "scipy", "scikit-learn", "evaluate", "librosa", "soundfile", "soxr", "pyarrow")  # fmt: skip
+COMPUTED_WITH = ("numpy", "pandas", "scipy", "scikit-learn", "statsmodels", "evaluate", "matplotlib", "jinja2",
+                 "librosa")  # fmt: skip
 
 
 @task(
     task_run_name="report of {recipe.name}",
     **cached(
-        libraries=("numpy", "pandas", "scipy", "scikit-learn", "statsmodels", "matplotlib", "jinja2", "librosa"),
+        libraries=COMPUTED_WITH,
         files=(TEMPLATE,),
     ),
 )
@@ -45,13 +47,16 @@ def make_report(
     recipe: StudyRecipe,
 ) -> Report:
     """report.json from one table of all predictions, and the page, figures and tables made from it alone."""
+    from tasks.point_metrics import point_metrics  # half a second that a cached report need not wait for
+
     table = pd.concat([pd.read_parquet(reference.path / "predictions.parquet") for reference in predictions])
     with draft(Report) as folder:
         table.to_parquet(folder / "predictions.parquet", index=False)
         recorded = record(looks, splits, data, adapters, bases, recipe, sha256(folder / "predictions.parquet"))
         document = build_report(
-            pd.read_parquet(folder / "predictions.parquet"), recorded=recorded, **recorded["provenance"]["settings"]
-        )
+            pd.read_parquet(folder / "predictions.parquet"), recorded=recorded, point_metrics=point_metrics,
+            **recorded["provenance"]["settings"],
+        )  # fmt: skip
         files = report_files(document, (ROOT / TEMPLATE).read_text(encoding="utf-8"), hear(document, splits))
         for name, content in files.items():
             (folder / name).parent.mkdir(exist_ok=True)

@@ -19,12 +19,13 @@ from tasks.functional.report_tables import summary_lines
 from tasks.functional.spectrograms import spectrogram_png
 from tasks.functional.timing import Timing, timings
 from tasks.hub import find
+from tasks.point_metrics import point_metrics
 from tasks.store import read_json, sha256, write_folder
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "hub_cards" / "report.html.j2"
 OURS = {"report.json", "report.schema.json", "report.html", "timing.json", "figures", "tables"}
 IDS = ("clip_id", "group_id", "supergroup_id", "base_clip_id", "label", "prediction", "detector", "prompt", "method")
-LIBRARIES = ("numpy", "pandas", "scipy", "statsmodels", "matplotlib")
+LIBRARIES = ("numpy", "pandas", "scipy", "scikit-learn", "statsmodels", "evaluate", "matplotlib")
 
 
 class Asked(NamedTuple):
@@ -88,7 +89,7 @@ def document_of(asked: Asked, tables: Tables) -> Report:
     return build_report(
         tables.own, classes=asked.classes, detector=tables.detector, seed=None,
         threshold="dev" if asked.dev else "fixed", n_boot=asked.n_boot, bootstrap_seed=asked.seed, by=asked.by,
-        against=tables.others, recorded={"provenance": provenance(asked)},
+        against=tables.others, recorded={"provenance": provenance(asked)}, point_metrics=point_metrics,
     )  # fmt: skip
 
 

@@ -67,6 +67,8 @@ def verify_files(folder: Path, sha: str | None) -> Iterator[Finding]:
 
 def verify_report(folder: Path) -> Iterator[Finding]:
     """The report rebuilt from predictions.parquet, the card rendered again from the report."""
+    from tasks.point_metrics import point_metrics  # data sets are verified without
+
     stated = read_json(folder / "report.json")
     provenance = stated["provenance"]
     same_table = sha256(folder / "predictions.parquet") == provenance["predictions_sha256"]
@@ -74,8 +76,9 @@ def verify_report(folder: Path) -> Iterator[Finding]:
     recorded = {key: stated[key] for key in RECORDED}
     try:
         rebuilt = build_report(
-            pd.read_parquet(folder / "predictions.parquet"), recorded=recorded, **provenance["settings"]
-        )
+            pd.read_parquet(folder / "predictions.parquet"), recorded=recorded, point_metrics=point_metrics,
+            **provenance["settings"],
+        )  # fmt: skip
     except ValueError as error:
         yield Finding("differs", f"report.json: cannot be rebuilt, {error}")
         return

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from tasks.functional import metrics
-from tasks.functional.weighted_metrics import weighted_statistic
 
 S, N = "SPEECH", "NONSPEECH"
 POINT = {
@@ -141,21 +140,3 @@ def test_impossible_counts_are_refused(counts):
 def test_what_has_no_value_is_refused_in_a_sentence(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-# --- several models ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("statistic", ["roc_auc", "average_precision"])
-def test_clips_are_ranked_against_those_that_the_same_model_scored(statistic):
-    """Three folds that each separate perfectly, each on a scale of its own: pooled, they would look like a poor model."""
-    table = pd.DataFrame({"label": ["NONSPEECH", "SPEECH"] * 3, "p_speech": [0.1, 0.2, 0.5, 0.6, 0.8, 0.9]})
-    unit, once = np.arange(6), np.ones((1, 6))
-    assert weighted_statistic(table, statistic, unit)(once)[0] < 0.9
-    assert weighted_statistic(table.assign(fold=[0, 0, 1, 1, 2, 2]), statistic, unit)(once)[0] == pytest.approx(1)
-    assert weighted_statistic(table.assign(fold=0, seed=42), statistic, unit)(once)[0] < 0.9
-
-
-def test_a_model_without_both_classes_leaves_the_auc_to_the_others():
-    table = pd.DataFrame({"label": ["SPEECH", "NONSPEECH", "SPEECH"], "p_speech": [0.9, 0.5, 0.1], "fold": [0, 0, 1]})
-    assert weighted_statistic(table, "roc_auc", np.arange(3))(np.ones((1, 3)))[0] == 1

@@ -1,16 +1,17 @@
-"""The combined `evaluate` metrics are the functional ones to the last digits, offline, and without torch."""
+"""The combined `evaluate` metrics are the functional ones to the last digits, and those that a report states."""
 
-import os
-import subprocess
 import sys
 import threading
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tasks.functional import metrics
 from tasks.functional.calibration import calibration_error
+from tasks.functional.report import build_report
+from tasks.functional.report_metrics import Rule, metrics_of
 from tasks.point_metrics import DecisionMetric, ScoreMetric, _WithoutTransformers, evaluate, point_metrics
 from tests.test_metrics import POINT, N, S, answers
 
@@ -32,6 +33,11 @@ def test_the_combination_gives_the_functional_values(seed):
         "ece": calibration_error(table.p_speech, table.label),
         "mce": calibration_error(table.p_speech, table.label, norm="max"),
     }
+    sure, right = np.maximum(table.p_speech, 1 - table.p_speech), said == table.label
+    expected |= {
+        "confidence_mean": sure.mean(), "confidence_right": sure[right].mean(), "confidence_wrong": sure[~right].mean(),
+        "confidence_gap": sure[right].mean() - sure[~right].mean(),
+    }  # fmt: skip
     assert found.keys() == expected.keys()
     assert found == pytest.approx(expected, abs=1e-12, rel=0)
 
@@ -87,33 +93,38 @@ def test_transformers_is_hidden_from_the_thread_that_asked_and_from_no_other():
     assert not any(isinstance(finder, _WithoutTransformers) for finder in sys.meta_path)
 
 
-def test_they_load_no_torch_ask_no_network_and_leave_no_file(tmp_path):
-    program = """
-import socket, sys
-def refuse(*arguments, **keywords): raise OSError("a metric asked the network")
-socket.socket.connect = socket.create_connection = refuse
-import pandas as pd
-from tasks.point_metrics import point_metrics
-rows = pd.DataFrame({"label": ["SPEECH", "NONSPEECH"], "prediction": ["SPEECH", None], "p_speech": [0.9, 0.4]})
-found = point_metrics(rows, ("SPEECH", "NONSPEECH"), ["balanced_accuracy", "roc_auc"])
-assert found == {"balanced_accuracy": 0.5, "roc_auc": 1}, found
-print(sorted({"torch", "transformers", "prefect"} & set(sys.modules)))
-import transformers  # which is found again
-"""
-    environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    environment |= {"HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+def of_folds() -> pd.DataFrame:
+    """Answers of seven groups a class in two folds, whose scores have scales of their own."""
+    table = answers(1, n=120)
+    group = [f"{label}{i % 7}" for i, label in enumerate(table.label)]
+    fold = np.arange(120) // 3 % 2
+    return table.assign(
+        clip_id=[f"c{i}" for i in range(120)], group_id=group, fold=fold, p_speech=table.p_speech / (1 + fold)
     )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.strip() == "[]"
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_a_report_has_the_same_values_under_the_same_names():
-    from tasks.functional.report_metrics import Rule, metrics_of
-
-    table = answers(1, n=120).assign(group_id=lambda t: [f"{label}{i % 7}" for i, label in enumerate(t.label)])
-    stated = metrics_of(table, Rule(CLASSES, n_boot=50, seed=0))
-    for name, value in point_metrics(table, CLASSES).items():
+def test_the_sums_over_groups_have_the_same_values_under_the_same_names():
+    stated = metrics_of(of_folds(), Rule(CLASSES, n_boot=50, seed=0))
+    found = point_metrics(of_folds(), CLASSES)
+    assert found.keys() == stated.keys()
+    for name, value in found.items():
         assert stated[name].value == pytest.approx(value, abs=1e-12), name
+
+
+def test_a_report_states_the_values_that_the_combination_computes():
+    """A combination that counts half of everything shows in the report, but not in what has no value."""
+    rows = of_folds().drop(columns="p_speech").assign(detector="a", split="test")
+    asked = []
+
+    def halves(rows: pd.DataFrame, classes: Sequence[str], names: Sequence[str]) -> dict[str, float]:
+        asked.extend(names)
+        return {name: value / 2 for name, value in point_metrics(rows, classes, names).items()}
+
+    how = {"classes": CLASSES, "detector": "a", "seed": None, "n_boot": 50, "factors": []}
+    plain, halved = (build_report(rows, point_metrics=by, **how) for by in (point_metrics, halves))
+    expected = point_metrics(rows, CLASSES)
+    assert {name: metric.value for name, metric in plain.metrics.items() if name in expected} == expected
+    assert halved.metrics["f1_speech"].value == expected["f1_speech"] / 2
+    assert halved.metrics["roc_auc"] == plain.metrics["roc_auc"]
+    assert "roc_auc" not in asked
+    assert halved.metrics["accuracy"].ci95 == plain.metrics["accuracy"].ci95

@@ -198,17 +198,23 @@ def test_a_report_on_21_340_rows_takes_a_minute_at_most(tmp_path):
     assert seconds(table_of(["adapter", "base", "mel_statistics"]), tmp_path) <= 60
 
 
-def test_neither_torch_nor_prefect_is_loaded(tmp_path):
+def test_no_torch_is_loaded_no_network_asked_and_no_file_left_elsewhere(tmp_path):
+    """Its point metrics are `evaluate`'s, which imports transformers, and with it torch, wherever it can."""
     scores(60).to_parquet(tmp_path / "t.parquet")
-    heavy = ("torch", "transformers", "prefect", "datasets")
-    program = (
-        "import sys, atexit; from flows.cli import main\n"
-        f"atexit.register(lambda: print([name for name in {heavy} if name in sys.modules]))\n"
-        "main()"
-    )
-    arguments = ["report", str(tmp_path / "t.parquet"), "--out", str(tmp_path / "o"), "--n-boot", "9"]
-    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=ROOT)
+    program = f"""
+import atexit, socket, sys
+def refuse(*arguments, **keywords): raise OSError("a report asked the network")
+socket.socket.connect = socket.create_connection = refuse
+from flows.cli import main
+atexit.register(lambda: print(sorted({{"torch", "transformers", "prefect"}} & set(sys.modules))))
+sys.argv[1:] = ["report", {str(tmp_path / "t.parquet")!r}, "--out", {str(tmp_path / "o")!r}, "--n-boot", "9"]
+main()
+"""
+    home = tmp_path / "home"
+    environment = {**os.environ, "HOME": str(home), "HF_HOME": str(home / "hf"), "XDG_CACHE_HOME": str(home / "cache")}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "[]"), done.stderr
+    assert [path for path in home.rglob("*") if path.is_file() and "matplotlib" not in str(path)] == []
 
 
 def test_csv_is_read_as_the_same_table(run, tmp_path):

@@ -198,6 +198,18 @@ def test_levels_tell_d_prime_and_auc_beside_the_curve():
     assert {level.roc_auc for level in over_duration(rows.drop(columns="p_speech")).levels} == {None}
 
 
+def test_the_auc_of_a_level_ranks_within_the_clips_of_one_model():
+    """Two folds that each separate the classes, on scales of their own: pooled they would not."""
+    clips = clips_of(durations=(20.0, 80.0, 200.0))
+    rows = answered(clips, np.ones(len(clips)))
+    fold = np.arange(len(rows)) % 2
+    rows = rows.assign(p_speech=(rows["label"] == "SPEECH") * 0.2 + fold / 2, fold=fold, seed=42)
+    assert {level.roc_auc for level in over_duration(rows).levels} == {1.0}
+    assert {level.roc_auc for level in over_duration(rows.assign(fold=0)).levels} == {0.75}
+    alone = rows.assign(fold=(rows["label"] == "SPEECH").astype(int))
+    assert {level.roc_auc for level in over_duration(alone).levels} == {None}
+
+
 def test_the_curve_to_draw_runs_from_level_to_level():
     curve = over_duration(heard(clips_of())).correct
     at, psi = zip(*curve.points, strict=True)

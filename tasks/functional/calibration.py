@@ -1,5 +1,6 @@
 """How far a detector's probabilities can be believed, and the temperature and threshold that are fitted on dev."""
 
+import math
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -21,6 +22,15 @@ class Reliability(NamedTuple):
     n: IntArray
     confidence: FloatArray
     observed: FloatArray
+
+
+class Confidences(NamedTuple):
+    """Mean confidences in [0.5, 1], NaN over no clip; gap = right - wrong."""
+
+    mean: float
+    right: float
+    wrong: float
+    gap: float
 
 
 class TemperatureFit(NamedTuple):
@@ -95,6 +105,14 @@ def calibration_error(
     filled = bins.n > 0
     gap = np.abs(bins.confidence - bins.observed)[filled]
     return float(gap.max() if norm == "max" else np.average(gap, weights=bins.n[filled]))
+
+
+def confidences(p_speech: npt.ArrayLike, right: npt.ArrayLike) -> Confidences:
+    """Mean of max(p, 1 - p) over clips (n,), over those that are right and those that are wrong, and the gap between."""
+    p = np.asarray(p_speech, dtype=float)
+    sure, correct = np.where(p >= 0.5, p, 1 - p), np.asarray(right, dtype=bool)
+    of_right, of_wrong = (float(sure[some].mean()) if some.any() else math.nan for some in (correct, ~correct))
+    return Confidences(float(sure.mean()), of_right, of_wrong, of_right - of_wrong)
 
 
 # --- fitted on dev -----------------------------------------------------------------------------------------------

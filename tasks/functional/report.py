@@ -15,6 +15,7 @@ from tasks.functional.report_calibration import calibration_section
 from tasks.functional.report_document import DetectorReport
 from tasks.functional.report_document import Report as Report
 from tasks.functional.report_metrics import (
+    PointMetrics,
     Rule,
     ThresholdRule,
     cells_of,
@@ -47,6 +48,7 @@ def build_report(
     factors: Sequence[str] | None = None,
     by: Sequence[str] = (),
     against: Mapping[str, pd.DataFrame] | None = None,
+    point_metrics: PointMetrics | None = None,
 ) -> Report:
     """The report on `detector`: its test rows of the published `seed`, beside every other detector.
 
@@ -55,6 +57,7 @@ def build_report(
     "group" wherever there is one. threshold "dev" is Youden's on each fold's dev rows. `recorded` is copied into its
     keys as it is. factors: columns of the by-tables, by default the known that vary, and in any case those of `by`.
     against: name -> another such table; its detectors are compared on the clips they share with the headline.
+    point_metrics: `report_metrics.Rule` says what it computes.
     Raises ValueError for a table that `validate_predictions` refuses, no rows of `detector` or of `seed`, an unknown
     key of `recorded`, a factor that is no column or has over 500 levels, a detector of `predictions` that was not
     scored on the same clips, and one of `against` that shares none or gives them other labels or groups.
@@ -62,7 +65,7 @@ def build_report(
     recorded = recorded or {}
     if unknown := sorted(set(recorded) - set(RECORDED)):
         raise ValueError(f"recorded has the unknown keys {unknown}; accepted are {list(RECORDED)}")
-    rule = Rule((classes[0], classes[1]), n_boot, bootstrap_seed)
+    rule = Rule((classes[0], classes[1]), n_boot, bootstrap_seed, point_metrics)
     table = validate_predictions(predictions, classes)
     table["detector"] = table["detector"].replace("", detector)
     protocol = headline_protocol(table, detector)

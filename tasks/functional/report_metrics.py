@@ -2,16 +2,17 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import pandas as pd
 
-from tasks.functional.calibration import calibration_error, reliability
+from tasks.functional.calibration import Confidences, calibration_error, confidences, reliability
 from tasks.functional.intervals import ClusteredInterval, clustered_interval
 from tasks.functional.levels import ascending, level_names, varied
 from tasks.functional.metrics import OF_SCORES, is_correct
 from tasks.functional.predictions import FIXED_THRESHOLD, Decided
+from tasks.functional.ranking import models
 from tasks.functional.report_schema import (
     Bin,
     Calibration,
@@ -27,20 +28,28 @@ from tasks.functional.report_schema import (
 )
 from tasks.functional.score_curves import score_curves
 from tasks.functional.significance import design_effect
-from tasks.functional.weighted_metrics import models
 
-OF_BOTH_CLASSES = ("balanced_accuracy", "d_prime", "criterion", "roc_auc", "average_precision")
+RANKINGS = ("roc_auc", "average_precision")
+OF_BOTH_CLASSES = ("balanced_accuracy", "d_prime", "criterion", *RANKINGS)
 MOST_RESAMPLES = {"average_precision": 1000, "by": 2000, "thresholds": 1000}  # report_schema.Resamples says why
 N_BINS = 15
 ThresholdRule = Literal["fixed", "dev"]
+PointMetrics = Callable[
+    [pd.DataFrame, Sequence[str], Sequence[str]], Mapping[str, float]
+]  # rows, classes, names -> values
 
 
 class Rule(NamedTuple):
-    """What every interval of one report shares; the first class is the positive one."""
+    """What every interval of one report shares; the first class is the positive one.
+
+    point_metrics: what computes the value of each metric of a detector over all its clips; without it the value is that
+    of the sums over groups which the intervals rest on, as it is at the levels of a factor.
+    """
 
     classes: tuple[str, str]
     n_boot: int
     seed: int
+    point_metrics: PointMetrics | None = None
 
 
 def resamples_of(rule: Rule) -> Resamples:
@@ -82,8 +91,13 @@ def size_of(rows: pd.DataFrame, rule: Rule) -> Size:
 
 def metrics_of(rows: pd.DataFrame, rule: Rule) -> dict[str, Metric]:
     """Every metric of the report over these rows, with intervals by group and, where known, by supergroup."""
-    ranking = {name: _metric(_narrow(rows), name, rule) for name in ("roc_auc", "average_precision")}
-    return decision_metrics_of(rows, rule) | ranking | probability_metrics_of(rows, rule)
+    ranking = {name: _metric(_narrow(rows), name, rule) for name in RANKINGS}
+    stated = decision_metrics_of(rows, rule) | ranking | probability_metrics_of(rows, rule)
+    if rule.point_metrics is None:
+        return stated
+    defined = [name for name, metric in stated.items() if metric.value is not None]
+    values = rule.point_metrics(_narrow(rows), rule.classes, defined)
+    return stated | {name: stated[name].model_copy(update={"value": values[name]}) for name in defined}
 
 
 def decision_metrics_of(rows: pd.DataFrame, rule: Rule) -> dict[str, Metric]:
@@ -216,7 +230,7 @@ def _undefined(rows: pd.DataFrame, statistic: str, rule: Rule) -> str | None:
     here, (kind, _, name) = set(rows["label"].unique()), statistic.partition("_")
     if statistic in OF_BOTH_CLASSES:
         lacking = next((f"no {label} clips here" for label in rule.classes if label not in here), None)
-        return lacking or (_unranked(rows) if statistic == "roc_auc" else None)
+        return lacking or (_unranked(rows) if statistic in RANKINGS else None)
     label = next((each for each in rule.classes if each.lower() == name), None)
     answered = bool((rows["prediction"] == label).any())
     if kind == "recall" and label not in here:
@@ -241,16 +255,14 @@ def _silent(rows: pd.DataFrame) -> str | None:
 
 def _confidence(rows: pd.DataFrame, rule: Rule) -> dict[str, Metric]:
     """Calibration errors and mean confidences, max(p, 1 - p), without intervals."""
-    means = ("confidence_mean", "confidence_right", "confidence_wrong", "confidence_gap")
+    means = [f"confidence_{part}" for part in Confidences._fields]
     calibration = calibration_of(rows, rule)
     if calibration is None:
         return dict.fromkeys(("ece", "mce", *means), Metric(value=None, reason=_silent(rows)))
-    sure = rows["p_speech"].where(rows["p_speech"] >= 0.5, 1 - rows["p_speech"])
     right = is_correct(rows["prediction"], rows["label"], positive=rule.classes[0])
-    when_right, when_wrong = sure[right].mean(), sure[~right].mean()
     biased = "no interval: a binned calibration error is biased upwards, and more so in a resample"
     errors = {name: Metric(value=getattr(calibration, name), reason=biased) for name in ("ece", "mce")}
-    values = (sure.mean(), when_right, when_wrong, when_right - when_wrong)
+    values = confidences(rows["p_speech"], right)
     return errors | {name: _mean(value, bool(right.any())) for name, value in zip(means, values, strict=True)}
 
 

@@ -9,8 +9,9 @@ from pydantic import AfterValidator
 from scipy.special import chdtrc, xlogy
 
 from tasks.functional.levels import ascending, level_name
-from tasks.functional.metrics import FloatArray, dprime, roc_auc
+from tasks.functional.metrics import FloatArray, dprime
 from tasks.functional.psychometric import PsychometricFit, deviance_p_value, model_of
+from tasks.functional.ranking import models, roc_auc_within
 from tasks.functional.report_schema import Section
 from tasks.functional.sigmoid_fits import Transform
 from tasks.functional.threshold_intervals import (
@@ -81,7 +82,9 @@ class CurveLevel(Section):
     hit_rate: float
     false_alarm_rate: float
     d_prime: float
-    roc_auc: float | None  # None where a clip has no p_speech
+    roc_auc: (
+        float | None
+    )  # within models, one a fold and seed; None where a clip has no p_speech, or all have one class
 
 
 class Curves(Section):
@@ -206,8 +209,15 @@ def _level(level: Any, clips: pd.DataFrame, rule: _Rule) -> CurveLevel:
         hit_rate=hits / n_speech,
         false_alarm_rate=false_alarms / n_nonspeech,
         d_prime=dprime(hits, n_speech, false_alarms, n_nonspeech).dprime,
-        roc_auc=roc_auc(clips["p_speech"], clips["label"], positive=rule.classes[0]) if scored else None,
+        roc_auc=_auc(clips, rule) if scored else None,
     )
+
+
+def _auc(clips: pd.DataFrame, rule: _Rule) -> float | None:
+    model = models(clips)
+    if not (clips["label"].groupby(model).nunique() == 2).any():
+        return None
+    return roc_auc_within(clips["p_speech"], clips["label"], model, positive=rule.classes[0])
 
 
 # --- curves ------------------------------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from tasks.functional.metrics import BoolArray, FloatArray, answered, is_positive
+from tasks.functional.ranking import models
 from tasks.functional.report_schema import Operating, ScoreCurves
-from tasks.functional.weighted_metrics import models
 
 MOST_POINTS = 100
 

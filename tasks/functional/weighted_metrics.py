@@ -22,6 +22,7 @@ from tasks.functional.metrics import (
     squared_error,
     surprise,
 )
+from tasks.functional.ranking import models
 
 Statistic = str | Callable[[pd.DataFrame], float]
 WeightedStatistic = Callable[[FloatArray], FloatArray]  # weights (n_resamples, n_units) -> values (n_resamples,)
@@ -153,14 +154,6 @@ def _calibration_error(p: FloatArray, truth: BoolArray, unit: IntArray, statisti
     return values
 
 
-def models(table: pd.DataFrame) -> IntArray:
-    """Which model scored each row, numbered from 0: one a fold and seed where the table names them."""
-    named = [name for name in ("fold", "seed") if name in table]
-    if not named:
-        return np.zeros(len(table), dtype=int)
-    return np.asarray(table.groupby(named, dropna=False, sort=False).ngroup(), dtype=np.int64)
-
-
 def _roc_auc(score: FloatArray, truth: BoolArray, unit: IntArray, model: IntArray) -> WeightedStatistic:
     """wins[i, j] of pairs[i, j]: a positive of unit i above a negative of unit j, scored by the same model; ties one
     half (Mann-Whitney U)."""
@@ -187,7 +180,7 @@ def _roc_auc(score: FloatArray, truth: BoolArray, unit: IntArray, model: IntArra
 
 
 def _average_precision(score: FloatArray, truth: BoolArray, unit: IntArray, model: IntArray) -> WeightedStatistic:
-    """Of each model's clips, averaged by how many positives they hold."""
+    """Of each model's clips, averaged by how many positives they hold; of none where a model has one class only."""
     ranked = []
     for name in np.unique(model):
         mine = np.flatnonzero(model == name)
@@ -199,6 +192,8 @@ def _average_precision(score: FloatArray, truth: BoolArray, unit: IntArray, mode
         for its_truth, its_unit, last_of_tie in ranked:
             drawn = weights[its_unit]
             answered, found = np.cumsum(drawn)[last_of_tie], np.cumsum(drawn * its_truth)[last_of_tie]
+            if found[-1] == answered[-1]:
+                continue
             share = np.divide(found, answered, out=np.zeros_like(found), where=answered > 0)
             total += float((np.diff(found, prepend=0) * share).sum())
             positives += float(found[-1])
