@@ -9,7 +9,8 @@ from trl import SFTConfig
 from tasks.models import batch_size
 from tasks.models import qwen2_audio as family
 from tasks.models.batch_size import Batches, TooLarge, candidates, fastest
-from tasks.models.collation import IGNORED, attended
+from tasks.models.collation import IGNORED
+from tasks.models.packing import packed_rows
 from tasks.models.trainer import AnswerTrainer, defaults, fit
 from tasks.models.training import add_lora, encode_once, read_clips
 from tests.adapting import NF4, collator, fresh, job, write_clips
@@ -35,10 +36,14 @@ def gradients(model) -> dict[str, torch.Tensor]:
 
 def own_loss(model, collate, rows) -> torch.Tensor:
     """transformers' loss over every position, from the two-dimensional mask, in one batch."""
-    batch = collate([{"row": row} for row in rows])
     completions = [collate.completions[collate.labels[row]] for row in rows]
     plain = family.collate([collate.clips[row] for row in rows], collate.prompt, completions, collate.pad)
-    return model(**plain, labels=batch["labels"]).loss
+    counted = plain["input_ids"].clone()
+    for labels, mask in zip(counted, plain["attention_mask"], strict=True):
+        ids = labels[mask == 1].tolist()
+        labels[mask == 0] = IGNORED
+        labels[mask == 1] = torch.tensor(collate.labels_of(ids))
+    return model(**plain, labels=counted).loss
 
 
 @pytest.mark.parametrize("loss_on", ["answer", "turn", "sequence"])
@@ -64,8 +69,9 @@ def test_loss_and_gradients_are_the_models_own(
         model.activation_checkpointing_enable()
     parts = [collate([{"row": row} for row in some]) for some in (rows[:3], rows[3:])]
     items = sum((part["labels"][:, 1:] != IGNORED).sum() for part in parts)
-    losses = [trainer.compute_loss(model, part, num_items_in_batch=items) for part in parts]
-    sum(losses).backward()
+    with packed_rows(model.get_base_model().model.language_model):
+        losses = [trainer.compute_loss(model, part, num_items_in_batch=items) for part in parts]
+        sum(losses).backward()
     assert float(sum(losses)) == pytest.approx(float(expected), rel=1e-6 if quantization is None else 1e-3)
     ours = gradients(model)
     assert ours.keys() == theirs.keys()
@@ -80,7 +86,8 @@ def test_the_head_sees_the_labelled_positions_and_no_others(tiny_base, processor
     collate, model = collator(processor, clips), fresh(tiny_base)
     trainer, widths = trainer_of(model, processor, clips, collate, tmp_path), []
     model.lm_head.register_forward_hook(lambda _, hidden, logits: widths.append(tuple(logits.shape)))
-    trainer.compute_loss(model, collate([{"row": row} for row in range(8)]))
+    with packed_rows(model.model.language_model):
+        trainer.compute_loss(model, collate([{"row": row} for row in range(8)]))
     model(input_ids=torch.tensor([[1, 2, 3]]))
     assert widths == [(8, model.config.text_config.vocab_size), (1, 3, model.config.text_config.vocab_size)]
 
@@ -98,17 +105,16 @@ def test_the_share_of_right_answers_is_among_the_allowed_ones(tiny_base, process
     assert trainer.seen["train"].share(trainer.accelerator) is None
 
 
-def test_padding_is_attended_by_nobody_but_itself():
-    seen = attended(torch.tensor([[0, 1, 1], [1, 1, 1]]))
-    assert seen.shape == (2, 1, 3, 3)
-    assert seen[0, 0].tolist() == [[True, False, False], [False, True, False], [False, True, True]]
-    assert torch.equal(seen[1, 0], torch.ones(3, 3).tril().bool())
-
-
-def test_a_batch_without_padding_needs_no_mask(processor, clips):
+def test_a_packed_batch_holds_no_token_twice(processor, clips):
     collate = collator(processor, clips)
-    assert "attention_mask" not in collate([{"row": row} for row in (5, 6, 7)])
-    assert "attention_mask" in collate([{"row": row} for row in (0, 7)])
+    before, after = len(collate.prompt.before), len(collate.prompt.after) + 1
+    batch = collate([{"row": row} for row in (0, 5, 7)])  # 25, 200 and 200 ms
+    assert batch["input_ids"].shape == (1, before + 3 * after + 1 + 5 + 5)
+    assert batch["layout"] == (3, after + 5, before)
+    assert batch["places"].tolist() == [*range(after + 1), *range(after + 5, 3 * (after + 5))]
+    assert batch["position_ids"][0, :before].tolist() == list(range(before))
+    assert batch["position_ids"][0, before : before + after + 1].tolist() == list(range(before, before + after + 1))
+    assert "places" not in collate([{"row": row} for row in (5, 6, 7)])
 
 
 def test_a_frozen_encoder_is_out_of_the_way_while_encoded_clips_train(tiny_base, processor, clips, tmp_path, home):

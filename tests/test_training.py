@@ -46,40 +46,53 @@ def trained(tiny_base, processor, clips, folder, steps=2, **changes):
 
 # --- labels ------------------------------------------------------------------------------------------------------
 
+FLACS_MS = (25, 60, 61, 100, 150, 200, 200, 200)
+
+
+def rows_of(batch) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Tokens and labels of every row of a packed batch, the shared beginning left out."""
+    starts = (batch["position_ids"][0] == batch["layout"][2]).nonzero()[:, 0].tolist() if batch["layout"][2] else []
+    starts = starts or (batch["position_ids"][0] == 0).nonzero()[:, 0].tolist()
+    ends = [*starts[1:], batch["input_ids"].shape[1]]
+    parts = ([batch[key][0, a:b] for a, b in zip(starts, ends, strict=True)] for key in ("input_ids", "labels"))
+    ids, labels = parts
+    return ids, labels
+
 
 def test_the_loss_falls_on_the_answer_token_alone(processor, clips):
-    collate = collator(processor, clips)
-    batch = collate([clips[i] for i in range(8)])
-    labels, ids = batch["labels"], batch["input_ids"]
-    assert (labels[:, :-1] == IGNORED).all()
-    assert processor.batch_decode(labels[:, -1:]) == ["B", "A"] * 4
-    assert torch.equal(labels[:, -1], ids[:, -1])
+    batch = collator(processor, clips)([clips[i] for i in range(8)])
+    ids, labels = rows_of(batch)
+    assert all((row[:-1] == IGNORED).all() for row in labels)
+    assert processor.batch_decode([row[-1:] for row in labels]) == ["B", "A"] * 4
+    assert all(row[-1] == its[-1] for row, its in zip(labels, ids, strict=True))
+    assert (batch["labels"][0, : batch["layout"][2]] == IGNORED).all()
 
 
 def test_the_loss_on_a_turn_is_answer_and_end_of_turn(processor, clips):
-    labels = collator(processor, clips, "turn")([clips[i] for i in range(8)])["labels"]
-    assert (labels[:, :-2] == IGNORED).all()
-    assert processor.batch_decode(labels[:, -2:]) == ["B<|im_end|>", "A<|im_end|>"] * 4
+    batch = collator(processor, clips, "turn")([clips[i] for i in range(8)])
+    _, labels = rows_of(batch)
+    assert all((row[:-2] == IGNORED).all() for row in labels)
+    assert processor.batch_decode([row[-2:] for row in labels]) == ["B<|im_end|>", "A<|im_end|>"] * 4
+    assert processor.batch_decode(batch["targets"][batch["answers"]][:, None]) == ["B", "A"] * 4
 
 
-def test_the_loss_on_a_sequence_is_everything_but_padding_audio_and_what_follows_nothing(processor, clips):
+def test_the_loss_on_a_sequence_is_everything_but_audio_and_what_follows_nothing(processor, clips):
     batch = collator(processor, clips, "sequence")([clips[i] for i in range(8)])
-    labels, ids = batch["labels"], batch["input_ids"]
-    mask = batch["attention_mask"][:, 0, -1]  # what the last position looks at
-    audio = ids == processor.tokenizer.convert_tokens_to_ids(processor.audio_token)
-    first = mask.int().argmax(1)
-    mask[torch.arange(8), first] = 0
-    assert (labels[audio | (mask == 0)] == IGNORED).all()
-    counted = ~audio & (mask == 1)
-    assert torch.equal(labels[counted], ids[counted])
-    lengths = [16 * ms for ms in (25, 60, 61, 100, 150, 200, 200, 200)]
-    assert audio.sum(1).tolist() == [audio_tokens(n) for n in lengths]
+    assert batch["layout"][2] == 0, "a beginning that is labelled is every row's own"
+    token = processor.tokenizer.convert_tokens_to_ids(processor.audio_token)
+    for ids, labels, milliseconds in zip(*rows_of(batch), FLACS_MS, strict=True):
+        audio = ids == token
+        assert (labels[audio] == IGNORED).all()
+        assert labels[0] == IGNORED
+        assert torch.equal(labels[1:][~audio[1:]], ids[1:][~audio[1:]])
+        assert audio.sum() == audio_tokens(16 * milliseconds)
+    assert processor.batch_decode(batch["targets"][batch["answers"]][:, None]) == ["B", "A"] * 4
 
 
 def test_rows_may_come_in_any_order(processor, clips):
     collate = collator(processor, clips)
     batch = collate([clips[i] for i in (7, 0, 3)])
-    assert processor.batch_decode(batch["labels"][:, -1:]) == ["A", "B", "A"]
+    assert processor.batch_decode(batch["targets"][:, None]) == ["A", "B", "A"]
     features = collate.clips[0].features
     assert torch.equal(batch["input_features"][1, :, : features.shape[1]], features)
 
@@ -87,7 +100,9 @@ def test_rows_may_come_in_any_order(processor, clips):
 def test_prompts_are_the_batch_without_its_answers(processor, clips):
     collate = collator(processor, clips)
     full, prompts = collate([clips[i] for i in range(8)]), collate.prompts(range(8))
-    assert torch.equal(prompts["input_ids"], full["input_ids"][:, :-1])
+    beginning = full["input_ids"][0, : full["layout"][2]]
+    for ids, prompt, mask in zip(rows_of(full)[0], prompts["input_ids"], prompts["attention_mask"], strict=True):
+        assert torch.equal(torch.cat([beginning, ids[:-1]]), prompt[mask == 1])
     assert torch.equal(prompts["input_features"], full["input_features"])
 
 

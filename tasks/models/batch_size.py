@@ -122,7 +122,7 @@ def by_trial(trainer: Any, collate: Collator, share: int) -> int:
             raise ValueError(too_little(trainer)) from None
 
 
-def trial(trainer: Any, batch: Mapping[str, torch.Tensor]) -> float:
+def trial(trainer: Any, batch: Mapping[str, Any]) -> float:
     """Clips a second of one batch, forward and backward, the second time on the clock; 0 where it does not fit."""
     device = trainer.args.device
     room = MEMORY_SHARE * memory_limit(device) - optimizer_bytes(trainer.model)
@@ -144,7 +144,7 @@ def trial(trainer: Any, batch: Mapping[str, torch.Tensor]) -> float:
     if not seconds or torch.cuda.max_memory_allocated(device) > room:
         torch.cuda.empty_cache()
         return 0.0
-    return len(batch["input_ids"]) / seconds
+    return float(batch["layout"][0] / seconds)
 
 
 def memory_limit(device: torch.device) -> float:

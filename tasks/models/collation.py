@@ -5,17 +5,17 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from torch import nn
 
 from tasks.audio_files import decode_flac
 from tasks.functional.decoding import answers_token_ids
 from tasks.models import qwen2_audio as family
+from tasks.models.packing import pack
 
 IGNORED = -100
 
 
 class Collator:
-    """Rows -> a left-padded batch with labels on the answer, the turn or the whole sequence; -100 elsewhere.
+    """Rows -> a packed batch with labels on the answer, the turn or the whole sequence; -100 elsewhere.
 
     Clips are what a frozen encoder made of them, in `encoded`, or features that are computed here.
     """
@@ -48,41 +48,45 @@ class Collator:
             processor, (decode_flac(audio["bytes"]) for audio in clips["audio"])
         )
 
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """The batch of a step: what the model takes, `labels`, and of the row-major flattened positions those before a
-        label (`scored`), their `targets`, and which of them say the answer (`answers`)."""
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The batch of a step, packed: what the model takes, `labels`, and of the tokens those before a label (`scored`),
+        their `targets`, and which of these are the answer (`answers`)."""
         index = [row["row"] for row in rows]
+        clips = [self.clips[i] for i in index]
         completions = [self.completions[self.labels[i]] for i in index]
-        batch = family.collate([self.clips[i] for i in index], self.prompt, completions, self.pad)
-        ids, mask = batch["input_ids"], batch.pop("attention_mask")
-        # A row's first token follows nothing: what it would be told from is padding, or not there.
-        behind = nn.functional.pad(mask[:, :-1], (1, 0))
-        labels = ids.masked_fill((behind == 0) | (ids == self.prompt.audio_token), IGNORED)
-        answer = ids.shape[1] - len(completions[0])
-        if self.loss_on != "sequence":
-            labels[:, :answer] = IGNORED
-        row, column = (labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
-        if not mask.all():
-            batch["attention_mask"] = attended(mask)
-        return {
-            **batch,
-            "labels": labels,
-            "scored": row * ids.shape[1] + column,
-            "targets": labels[row, column + 1],
-            "answers": (column + 1 == answer).nonzero()[:, 0],
+        # Labels on the beginning are every row's own, and then it is not shared.
+        shared = self.prompt.before if self.loss_on != "sequence" else []
+        own = self.prompt.before[len(shared) :]
+        turns = [
+            [*own, *[self.prompt.audio_token] * clip.tokens, *self.prompt.after, *completion]
+            for clip, completion in zip(clips, completions, strict=True)
+        ]
+        packed = pack(shared, turns)
+        labels = torch.tensor([*[IGNORED] * len(shared), *(label for turn in turns for label in self.labels_of(turn))])
+        labelled = (labels != IGNORED).nonzero()[:, 0]
+        ends = len(shared) + torch.tensor([len(turn) for turn in turns]).cumsum(0)
+        audio = family.audio_inputs(clips)
+        if "feature_attention_mask" in audio:
+            audio["audio_kept"] = family.token_places(audio["feature_attention_mask"])
+        batch = {
+            "input_ids": packed.ids,
+            "position_ids": packed.positions,
+            "layout": packed.layout,
+            **audio,
+            "labels": labels[None],
+            "scored": labelled - 1,
+            "targets": labels[labelled],
+            "answers": torch.searchsorted(labelled, ends - len(completions[0])),
         }
+        return batch if packed.places is None else {**batch, "places": packed.places}
+
+    def labels_of(self, turn: Sequence[int]) -> list[int]:
+        """The tokens of a row that the loss falls on, the others ignored. Its first token follows nothing."""
+        if self.loss_on == "sequence":
+            return [IGNORED, *(IGNORED if token == self.prompt.audio_token else token for token in turn[1:])]
+        answered = len(next(iter(self.completions.values())))
+        return [*[IGNORED] * (len(turn) - answered), *turn[-answered:]]
 
     def prompts(self, index: Sequence[int]) -> dict[str, torch.Tensor]:
         """The batch of these rows without their answers, for scoring."""
         return family.collate([self.clips[i] for i in index], self.prompt, [[]] * len(index), self.pad)
-
-
-def attended(mask: torch.Tensor) -> torch.Tensor:
-    """Which positions each position looks at (rows, 1, positions, positions), of a padding mask (rows, positions).
-
-    As transformers makes it of the mask, which would take it to ask the device whether anything is padded at all.
-    Padding looks at itself, for a softmax over nothing is no number, and nobody looks at padding.
-    """
-    positions = torch.arange(mask.shape[1])
-    seen = (positions[None, :] <= positions[:, None]) & mask.bool()[:, None, :]
-    return (seen | (positions[None, :] == positions[:, None]))[:, None]

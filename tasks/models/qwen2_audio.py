@@ -133,6 +133,16 @@ def audio_inputs(clips: Sequence[Clip | Encoded]) -> dict[str, torch.Tensor]:
     return {"input_features": features, "feature_attention_mask": valid.long()}
 
 
+def token_places(mask: torch.Tensor) -> torch.Tensor:
+    """Which of the encoder's flattened (n * pooled positions) are tokens, by the mask (n, frames) of its features.
+
+    Asked of a mask on a GPU, this keeps the GPU waiting.
+    """
+    frames = mask.sum(-1, keepdim=True)
+    tokens = ((frames - 1) // 2 - 1) // 2 + 1  # as `audio_tokens`
+    return (torch.arange(mask.shape[1] // 4, device=mask.device) < tokens).flatten().nonzero()[:, 0]
+
+
 def load(
     base: str | Path,
     *,
@@ -172,11 +182,11 @@ def merge_audio(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str
     path that rebuilds the batch (and fails under bf16 autocast). Doing it here leaves one path for every batch.
     """
     features = keywords.pop("input_features", None)
-    mask = keywords.pop("feature_attention_mask", None)
+    mask, kept = keywords.pop("feature_attention_mask", None), keywords.pop("audio_kept", None)
     if features is None or keywords.get("inputs_embeds") is not None:
         return arguments, keywords
     ids = keywords.pop("input_ids")
-    vectors = features if features.ndim == 2 else encode(model, features, mask)
+    vectors = features if features.ndim == 2 else encode(model, features, mask, kept)
     embeddings = model.get_input_embeddings()(ids)
     places = (ids == model.config.audio_token_id).unsqueeze(-1)
     if ids.device.type != "cpu":  # asked there, and answered here, it would keep the device waiting at every step
@@ -189,30 +199,28 @@ def merge_audio(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str
     return arguments, keywords
 
 
-def encode(model: nn.Module, features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def encode(
+    model: nn.Module, features: torch.Tensor, mask: torch.Tensor, kept: torch.Tensor | None = None
+) -> torch.Tensor:
     """Audio vectors (sum of tokens, text width) of a batch of features (n, bins, frames), in the order of the batch.
 
     The encoder's own steps over as many positions as there are: its `forward` would take 3000 frames and no other
-    number. Frames are an even number, no fewer than `trimmed_frames` of every clip.
+    number. Frames are an even number, no fewer than `trimmed_frames` of every clip. `kept`: what
+    `token_places` says of the mask, where it is known.
     """
-    from transformers.masking_utils import create_bidirectional_mask
-
     tower = model.model.audio_tower
     features = features.to(tower.device, tower.conv1.weight.dtype)
-    encoded_lengths, token_lengths = tower._get_feat_extract_output_lengths(mask.sum(-1))
+    encoded_lengths = (mask.sum(-1) - 1) // 2 + 1
     hidden = nn.functional.gelu(tower.conv2(nn.functional.gelu(tower.conv1(features)))).permute(0, 2, 1)
     positions = torch.arange(hidden.shape[1], device=mask.device)
     hidden = hidden + tower.embed_positions.weight[: len(positions)]
-    attention = create_bidirectional_mask(
-        config=tower.config,
-        inputs_embeds=hidden,
-        attention_mask=(positions[None, :] < encoded_lengths[:, None]).long().to(tower.device),
-    )
+    heard = (positions[None, :] < encoded_lengths[:, None])[:, None, None, :].to(tower.device)
     for layer in tower.layers:
-        hidden = layer(hidden, attention)
+        hidden = layer(hidden, heard)
     pooled = tower.layer_norm(tower.avg_pooler(hidden.permute(0, 2, 1)).permute(0, 2, 1))
-    kept = (positions[None, : pooled.shape[1]] < token_lengths[:, None]).flatten().nonzero()[:, 0]
-    return model.model.multi_modal_projector(pooled.flatten(0, 1)[kept.to(tower.device)])
+    if kept is None:
+        kept = token_places(mask)
+    return model.model.multi_modal_projector(pooled.flatten(0, 1).index_select(0, kept.to(tower.device)))
 
 
 class Absent(nn.Module):

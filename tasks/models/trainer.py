@@ -13,6 +13,7 @@ from trl import SFTConfig, SFTTrainer
 
 from tasks.models.batch_size import Batches, share_out
 from tasks.models.collation import Collator
+from tasks.models.packing import packed_rows
 
 
 class AnswerTrainer(SFTTrainer):
@@ -53,7 +54,7 @@ class AnswerTrainer(SFTTrainer):
     def head_on(self, scored: torch.Tensor) -> Iterator[None]:
         """Inside, the head sees the flattened positions `scored` and logits are (their number, vocabulary)."""
         head = self.accelerator.unwrap_model(self.model).get_output_embeddings()
-        hook = head.register_forward_pre_hook(lambda _, hidden: (hidden[0].flatten(0, 1)[scored],))
+        hook = head.register_forward_pre_hook(lambda _, hidden: (hidden[0].flatten(0, 1).index_select(0, scored),))
         try:
             yield
         finally:
@@ -125,14 +126,16 @@ def fit(
     settings = {**defaults(device, quantised=is_quantised(model)), **training, **given}
     if batches.trial:
         settings["per_device_train_batch_size"] = 1  # until the trial
-    rows = clips.select_columns(["row"]).add_column("length", [clip.tokens for clip in collate.clips])
+    rows = clips.select_columns(["row"])
     trainer = AnswerTrainer(
         model=model, args=SFTConfig(**settings), train_dataset=rows, data_collator=collate, processing_class=processor,
         callbacks=[Progress()], answer_ids=collate.answer_ids,
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)  # Progress says it in a line
-    share_out(trainer, collate, batches)
-    trainer.train()
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    with packed_rows(plain.model.language_model):
+        share_out(trainer, collate, batches)
+        trainer.train()
     kept = ("step", "loss", "mean_token_accuracy", "learning_rate", "grad_norm")
     return [
         {key: float(entry[key]) for key in kept if key in entry}
@@ -161,7 +164,6 @@ def defaults(device: str, *, quantised: bool) -> dict[str, Any]:
         # Adapters of a quantised base are bf16 as all else there: autocast would only widen its norms to float32.
         "bf16": not quantised,
         "tf32": True, "optim": "adamw_torch_fused", "accelerator_config": {"non_blocking": True},
-        "train_sampling_strategy": "group_by_length", "length_column_name": "length",
     }  # fmt: skip
 
 
