@@ -132,6 +132,28 @@ def test_a_frozen_encoder_is_out_of_the_way_while_encoded_clips_train(tiny_base,
     assert all(torch.equal(ends[0][name], value) for name, value in ends[1].items())
 
 
+def test_a_model_that_knows_the_words_of_the_study_alone_trains_alike(tiny_base, processor, clips, tmp_path):
+    told = job(tiny_base, tmp_path, training={"max_steps": 2, "per_device_train_batch_size": 4})
+    collate, ends = collator(processor, clips, "turn"), []
+    for few in (True, False):
+        model = add_lora(fresh(tiny_base), told)
+        whole = model.get_base_model().model.language_model.embed_tokens
+        with family.few_words(model, sorted(collate.tokens)) if few else contextlib.nullcontext():
+            fit(model, processor, clips, collate, told.training, seed=1, output=told.output, device="cpu")
+        assert model.get_base_model().model.language_model.embed_tokens is whole
+        ends.append({name: value for name, value in model.state_dict().items() if "lora_" in name})
+    assert all(torch.equal(ends[0][name], value) for name, value in ends[1].items())
+
+
+def test_a_word_that_is_not_kept_is_an_error(tiny_base):
+    words = family.FewWords(fresh(tiny_base).get_input_embeddings(), [3, 5])
+    assert torch.equal(
+        words(torch.tensor([[5, 3, 5]])), fresh(tiny_base).get_input_embeddings()(torch.tensor([[5, 3, 5]]))
+    )
+    with pytest.raises(IndexError):
+        words(torch.tensor([[4]]))
+
+
 # --- batches -----------------------------------------------------------------------------------------------------
 
 

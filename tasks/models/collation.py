@@ -80,6 +80,12 @@ class Collator:
         }
         return batch if packed.places is None else {**batch, "places": packed.places}
 
+    @property
+    def tokens(self) -> set[int]:
+        """Every token that occurs in a batch."""
+        said = {token for completion in self.completions.values() for token in completion}
+        return {*self.prompt.before, self.prompt.audio_token, *self.prompt.after, *said, self.pad}
+
     def labels_of(self, turn: Sequence[int]) -> list[int]:
         """The tokens of a row that the loss falls on, the others ignored. Its first token follows nothing."""
         if self.loss_on == "sequence":

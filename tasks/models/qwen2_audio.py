@@ -249,6 +249,40 @@ def encoder_aside(model: nn.Module) -> Iterator[None]:
             setattr(inner, name, part)
 
 
+class FewWords(nn.Module):
+    """The rows of a frozen embedding that some tokens have, on its device: of 156,032 a study says a few dozen."""
+
+    def __init__(self, embedding: nn.Module, tokens: Sequence[int]) -> None:
+        super().__init__()
+        kept = torch.tensor(sorted(set(tokens)), device=embedding.weight.device)
+        row = torch.full((len(embedding.weight),), len(kept), dtype=torch.int32, device=kept.device)
+        row[kept] = torch.arange(len(kept), dtype=torch.int32, device=kept.device)  # of any other token: out of range
+        self.register_buffer("row", row, persistent=False)
+        self.register_buffer("weight", embedding.weight.detach()[kept], persistent=False)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return nn.functional.embedding(self.row[ids], self.weight)
+
+
+@contextlib.contextmanager
+def few_words(model: nn.Module, tokens: Sequence[int]) -> Iterator[None]:
+    """Inside, the model knows these tokens alone and its embedding is off the device; nothing where that is trained."""
+    inner = (model.get_base_model() if hasattr(model, "get_base_model") else model).model.language_model
+    whole = inner.embed_tokens
+    if any(parameter.requires_grad for parameter in whole.parameters()) or not isinstance(whole, nn.Embedding):
+        yield
+        return
+    device = whole.weight.device
+    inner.embed_tokens = FewWords(whole, tokens)
+    whole.to("cpu")
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    try:
+        yield
+    finally:
+        inner.embed_tokens = whole.to(device)
+
+
 def lora_config(lora: Mapping[str, Any], scope: str) -> Any:
     """peft.LoraConfig for a scope: attention of the language model, or of encoder and language model.
 

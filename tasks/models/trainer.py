@@ -126,13 +126,15 @@ def fit(
     settings = {**defaults(device, quantised=is_quantised(model)), **training, **given}
     if batches.trial:
         settings["per_device_train_batch_size"] = 1  # until the trial
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if settings.pop("torch_compile", False):
+        compile_layers(plain)
     rows = clips.select_columns(["row"])
     trainer = AnswerTrainer(
         model=model, args=SFTConfig(**settings), train_dataset=rows, data_collator=collate, processing_class=processor,
         callbacks=[Progress()], answer_ids=collate.answer_ids,
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)  # Progress says it in a line
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     with packed_rows(plain.model.language_model):
         share_out(trainer, collate, batches)
         trainer.train()
@@ -165,6 +167,12 @@ def defaults(device: str, *, quantised: bool) -> dict[str, Any]:
         "bf16": not quantised,
         "tf32": True, "optim": "adamw_torch_fused", "accelerator_config": {"non_blocking": True},
     }  # fmt: skip
+
+
+def compile_layers(model: nn.Module) -> None:
+    """Compile one layer of each kind for all of its kind: the whole model, unrolled, would take many minutes."""
+    for layer in model.model.language_model.layers:
+        layer.compile(dynamic=True)
 
 
 class Progress(TrainerCallback):

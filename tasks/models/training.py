@@ -49,7 +49,10 @@ def main(path: str) -> None:
     answers = dict(zip(job.question.classes, job.question.answers, strict=True))
     frozen = not parts["encoder"] + parts["projector"]
     collate = Collator(processor, clips, job.question.prompt, answers, job.loss_on, encoded if frozen else None)
-    with family.encoder_aside(model) if encoded and frozen else contextlib.nullcontext():
+    with contextlib.ExitStack() as aside:
+        if encoded and frozen:
+            aside.enter_context(family.encoder_aside(model))
+        aside.enter_context(family.few_words(model, sorted(collate.tokens)))
         history = fit(
             model, processor, clips, collate, job.training, seed=job.seed, output=job.output, device=device,
             batch_size=job.batch_size,
