@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from flows.stages import Stage
+from flows.stages import Runner, Stage
 
 Study = Annotated[str, typer.Argument(help="A study's name (study/demo) or the path of its YAML.", metavar="STUDY")]
 Overrides = Annotated[
@@ -13,4 +13,10 @@ Overrides = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would run, as `earshot plan` does.")]
 Refresh = Annotated[
     Stage | None, typer.Option("--refresh", help="Run this stage and what follows anew, cached or not.")
+]
+On = Annotated[
+    Runner,
+    typer.Option(
+        "--runner", help="Where tasks run: threads here, processes here, or a Dask cluster (never in a recipe)."
+    ),
 ]

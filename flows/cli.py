@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import logging
 import os
 import signal
 import sys
@@ -13,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.arguments import DryRun, Overrides, Refresh, Study
+from flows.arguments import DryRun, On, Overrides, Refresh, Study
 from flows.audit import audit_command
 from flows.compare_detectors import compare_command
 from flows.fetch import fetching
 from flows.lineage import lineage_command
 from flows.power import power_command
 from flows.report import report_command
-from flows.stages import Stage
+from flows.stages import Runner, Stage
 from flows.tools import print_plan, tools
 from flows.ui import ui_command
 
@@ -87,33 +86,35 @@ def fail(message: str, code: int) -> None:
 
 
 @command("run", "earshot run study/demo --set train.seeds=[42,123]")
-def run(study: Study, overrides: Overrides = None, refresh: Refresh = None, dry_run: DryRun = False) -> None:
+def run(
+    study: Study, overrides: Overrides = None, refresh: Refresh = None, dry_run: DryRun = False, runner: On = "local"
+) -> None:
     """Run a whole study: data set, adapters, report, model card, published in the home's hub."""
-    go(study, overrides, "publish", dry_run, refresh)
+    go(study, overrides, "publish", dry_run, refresh, runner)
 
 
 @command("build", "earshot build study/demo")
-def build(study: Study, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+def build(study: Study, overrides: Overrides = None, dry_run: DryRun = False, runner: On = "local") -> None:
     """Build, audit and publish a study's data set."""
-    go(study, overrides, "build", dry_run)
+    go(study, overrides, "build", dry_run, runner=runner)
 
 
 @command("train", "earshot train study/demo --set train.training.max_steps=400")
-def train(study: Study, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+def train(study: Study, overrides: Overrides = None, dry_run: DryRun = False, runner: On = "local") -> None:
     """Run a study up to its adapters."""
-    go(study, overrides, "train", dry_run)
+    go(study, overrides, "train", dry_run, runner=runner)
 
 
 @command("evaluate", "earshot evaluate study/demo")
-def evaluate(study: Study, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+def evaluate(study: Study, overrides: Overrides = None, dry_run: DryRun = False, runner: On = "local") -> None:
     """Run a study up to its report."""
-    go(study, overrides, "evaluate", dry_run)
+    go(study, overrides, "evaluate", dry_run, runner=runner)
 
 
 @command("publish", "earshot publish study/demo")
-def publish(study: Study, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+def publish(study: Study, overrides: Overrides = None, dry_run: DryRun = False, runner: On = "local") -> None:
     """Run a study up to its published card; the same as `run`."""
-    go(study, overrides, "publish", dry_run)
+    go(study, overrides, "publish", dry_run, runner=runner)
 
 
 @command("verify", "earshot verify earshot/demo-adapter")
@@ -134,16 +135,23 @@ def verify(
 
 
 def go(
-    study: str, overrides: list[str] | None, until: Stage, dry_run: bool = False, refresh: Stage | None = None
+    study: str,
+    overrides: list[str] | None,
+    until: Stage,
+    dry_run: bool = False,
+    refresh: Stage | None = None,
+    runner: Runner = "local",
 ) -> None:
     """Run a study up to a stage and say what came of it; as a dry run only say what would run."""
     if dry_run:
         print_plan(study, overrides, until, refresh)
     else:
-        finish(run_until(study, overrides, until, refresh))
+        finish(run_until(study, overrides, until, refresh, runner))
 
 
-def run_until(study: str, overrides: list[str] | None, until: Stage, refresh: Stage | None = None) -> "StudyRun":
+def run_until(
+    study: str, overrides: list[str] | None, until: Stage, refresh: Stage | None = None, runner: Runner = "local"
+) -> "StudyRun":
     """Check the recipe, then run it against a Prefect server, one command at a time on one home."""
     from flows.server import server, wait_until_stored
     from recipes.schema import load_study
@@ -152,7 +160,6 @@ def run_until(study: str, overrides: list[str] | None, until: Stage, refresh: St
     recipe = load_study(study, overrides or [], published_recipe)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
-    _print_progress()
     with only_command(study), server() as prefect, warm(recipe, until) as warm_up:
         gc.disable()  # while so much is imported, collections only take time
         from flows.run_study import run_study
@@ -163,21 +170,24 @@ def run_until(study: str, overrides: list[str] | None, until: Stage, refresh: St
         prefect.wait()
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-        from tasks.run_page import ended
+        from tasks.run_page import asked_for, ended, print_progress
 
+        print_progress()
         begin = time.monotonic()
         # The heartbeat thread sleeps in steps of a second and is joined at the end of every subflow.
         with temporary_settings(updates={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            stored = ended
             try:
-                result = run_study(study, overrides or [], until, refresh)
+                result = run_study(study, overrides or [], until, refresh, runner)
+                stored = asked_for
             except KeyboardInterrupt:
                 fail(
                     f"stopped after {len(ended())} task runs; what they made is kept, the same command goes on from there",
                     130,
                 )
             finally:
-                wait_until_stored(ended())
-        print(f"{study}: {len(ended())} task runs in {time.monotonic() - begin:.1f} s", file=sys.stderr)
+                wait_until_stored(stored())
+        print(f"{study}: {len(stored())} task runs in {time.monotonic() - begin:.1f} s", file=sys.stderr)
     return result
 
 
@@ -241,16 +251,6 @@ def finish(result: "StudyRun") -> None:
     if published := result.publication:
         folder = pull("model", published.repo, published.sha)
         print(f"card       {folder / 'README.md'}\nverify     earshot verify {published.repo}@{published.sha}")
-
-
-def _print_progress() -> None:
-    """Our own progress lines on standard error."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
-    logger = logging.getLogger("earshot")
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    logger.addHandler(handler)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> Any:

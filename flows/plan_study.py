@@ -22,16 +22,20 @@ def plan_study(
     no recording.
     """
     recipe = load_study(study, overrides, published_recipe)
-    stages, refreshed = stages_to(until), stages_from(refresh)
-    found = look_up(recipe, [stage for stage in stages if stage not in refreshed])
-    sides = find_sides(recipe, found)
-    check_cells(sides, {part: recipe.dataset.clips_of(part) for part in recipe.dataset.splits.parts}, recipe.classes)
-    lines = describe(recipe, sides, found, stages, refreshed)
+    lines = plan_lines(recipe, look_up(recipe, until, refresh), until, refresh)
     return [f"{study}, up to {until}: the recipe is right, nothing was run", *lines]
 
 
-def look_up(recipe: StudyRecipe, stages: Sequence[Stage]) -> Found:
-    """Every stage after the other until a result is missing or a check would stop the run."""
+def plan_lines(recipe: StudyRecipe, found: Found, until: Stage, refresh: Stage | None) -> list[str]:
+    """The plan of a checked recipe, of which `found` was looked up."""
+    sides = find_sides(recipe, found)
+    check_cells(sides, {part: recipe.dataset.clips_of(part) for part in recipe.dataset.splits.parts}, recipe.classes)
+    return describe(recipe, sides, found, stages_to(until), stages_from(refresh))
+
+
+def look_up(recipe: StudyRecipe, until: Stage, refresh: Stage | None = None) -> Found:
+    """Every stage after the other until a result is missing or a check would stop the run; none from `refresh` on."""
+    stages = [stage for stage in stages_to(until) if stage not in stages_from(refresh)]
     calls: dict[str, Calls] = {}
     try:
         with rehearsal():

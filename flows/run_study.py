@@ -3,21 +3,29 @@
 from contextlib import AbstractContextManager
 
 from prefect import flow
+from prefect.runtime import flow_run
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
 from pydantic import BaseModel, ConfigDict
 
 from flows.build_dataset import BuiltDataset, build_dataset
 from flows.evaluate_detectors import evaluate_detectors
-from flows.plan_study import look_up
+from flows.plan_study import look_up, plan_lines
 from flows.publish import publish
-from flows.stages import Stage, stages_from, stages_to
+from flows.runners import Chosen, chosen
+from flows.stages import STAGES, Runner, Stage, stages_from, stages_to
 from flows.train_adapters import TrainedFold, train_adapters
 from recipes.schema import StudyRecipe, load_study
-from tasks import detectors
-from tasks.hub import published_recipe
+from tasks import child, detectors
+from tasks.advice import advice
+from tasks.hub import link, published_recipe
 from tasks.hub_client import demand_token
+from tasks.planning import Found
+from tasks.reports import summary
+from tasks.run_page import fenced, show_markdown
 from tasks.slots import gpus
 from tasks.store import Publication, Report
+
+DEFAULT = "study/demo"
 
 
 class StudyRun(BaseModel):
@@ -30,37 +38,79 @@ class StudyRun(BaseModel):
     publication: Publication | None = None
 
 
-@flow(name="run study", flow_run_name="{study}")
+def name_of_run() -> str:
+    """What a run is called: recipe, stage and seeds, as far as the recipe can be read."""
+    asked = flow_run.parameters
+    study, until = asked.get("study", DEFAULT), asked.get("until", STAGES[-1])
+    try:
+        seeds = load_study(study, asked.get("overrides") or [], published_recipe).train.seeds
+    except (ValueError, FileNotFoundError):  # the flow's first line says what is wrong with it
+        return f"{study} to {until}"
+    return f"{study} to {until}, seed {', '.join(map(str, seeds))}"
+
+
+@flow(name="run study", flow_run_name=name_of_run)
 def run_study(
-    study: str = "study/demo",
+    study: str = DEFAULT,
     overrides: list[str] | None = None,
     until: Stage = "publish",
     refresh: Stage | None = None,
+    runner: Runner = "local",
 ) -> StudyRun:
     """Run a study up to a stage. `study` is a recipe's name or path, `overrides` are key.path=value.
 
-    From the stage `refresh` on nothing is taken from the cache. Raises ValueError, before anything runs, where the
-    recipe says what it may not.
+    From the stage `refresh` on nothing is taken from the cache; `runner` says where tasks run. Raises ValueError, before
+    anything runs, where the recipe says what it may not.
     """
-    recipe = load_study(study, overrides or [], published_recipe)
-    demand_extras(recipe, until)
-    if recipe.publish.to == "hub":
-        demand_token()
-    demand_gpu(recipe, until, refresh)
+    with advice(study, overrides or [], until), child.ended_by_interrupts():
+        recipe = load_study(study, overrides or [], published_recipe)
+        demand_extras(recipe, until)
+        if recipe.publish.to == "hub":
+            demand_token()
+        found = look_up(recipe, until, refresh)
+        demand_gpu(recipe, until, refresh, found)
+        show_plan(recipe, until, refresh, found)
+        with chosen(runner) as on:
+            run = run_stages(recipe, until, refresh, on)
+        show_results(recipe, run)
+        return run
+
+
+def run_stages(recipe: StudyRecipe, until: Stage, refresh: Stage | None, on: Chosen) -> StudyRun:
+    """One stage after the other, their tasks where `on` puts them."""
     with cache_of("build", refresh):
-        data = build_dataset(recipe)
+        run = StudyRun(data=on(build_dataset)(recipe))
     if until == "build":
-        return StudyRun(data=data)
+        return run
     with cache_of("train", refresh):
-        folds = train_adapters(recipe, data)
+        run = run.model_copy(update={"folds": on(train_adapters)(recipe, run.data)})
     if until == "train":
-        return StudyRun(data=data, folds=folds)
+        return run
     with cache_of("evaluate", refresh):
-        report = evaluate_detectors(recipe, data, folds)
+        run = run.model_copy(update={"report": on(evaluate_detectors)(recipe, run.data, run.folds)})
     if until == "evaluate":
-        return StudyRun(data=data, folds=folds, report=report)
-    publication = publish(recipe, data, folds, report)
-    return StudyRun(data=data, folds=folds, report=report, publication=publication)
+        return run
+    return run.model_copy(update={"publication": on(publish)(recipe, run.data, run.folds, run.report)})
+
+
+def show_plan(recipe: StudyRecipe, until: Stage, refresh: Stage | None, found: Found) -> None:
+    """What is about to be done and what is cached, on the run's page."""
+    show_markdown("plan", fenced(plan_lines(recipe, found, until, refresh)), f"Plan of {recipe.name} up to {until}")
+
+
+def show_results(recipe: StudyRecipe, run: StudyRun) -> None:
+    """What came of it, and where report, card and repositories lie."""
+    place = recipe.publish.to
+    lines = [f"- data set: {link(run.data.publication, place)}"]
+    if run.report:
+        page = run.report.path / "report.html"
+        lines = [fenced(summary(run.report).splitlines()), "", f"- report: [{page}]({page.as_uri()})", *lines]
+    if run.publication:
+        lines += [
+            f"- model: {link(run.publication, place)}",
+            f"- check it: `earshot verify {run.publication.repo}@{run.publication.sha}`",
+        ]
+    show_markdown("results", "\n".join(lines), f"Results of {recipe.name}")
 
 
 def demand_extras(recipe: StudyRecipe, until: Stage) -> None:
@@ -71,13 +121,13 @@ def demand_extras(recipe: StudyRecipe, until: Stage) -> None:
         detectors.demand(recipe.evaluate.baselines)
 
 
-def demand_gpu(recipe: StudyRecipe, until: Stage, refresh: Stage | None) -> None:
+def demand_gpu(recipe: StudyRecipe, until: Stage, refresh: Stage | None, found: Found) -> None:
     """Raise ValueError where a stage that is not cached needs a GPU and this machine has none: before anything runs."""
     stages = stages_to(until)
     if recipe.train.device != "cuda" or "train" not in stages or gpus():
         return
     anew = {"train", "evaluate"} & {*stages} & {*stages_from(refresh)}
-    if anew or not look_up(recipe, stages).complete:
+    if anew or not found.complete:
         raise ValueError(
             f"{recipe.name} has train.device=cuda and no NVIDIA GPU answers here (`earshot doctor` looks closer): run it "
             "where there is one; `earshot build` needs none, and a tiny base trains with --set train.device=cpu"

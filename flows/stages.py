@@ -1,8 +1,9 @@
-"""The stages of a study, in their order."""
+"""The stages of a study, in their order, and where their tasks may run."""
 
 from typing import Literal, get_args
 
 Stage = Literal["build", "train", "evaluate", "publish"]
+Runner = Literal["local", "processes", "dask"]  # where the tasks of a flow run
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 

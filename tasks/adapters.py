@@ -4,15 +4,14 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from recipes.schema import CheckFailed, GateBlock, PretrainBlock, TrainMethod
 from tasks.cache import cached, task
-from tasks.functional.plot_training import training_curve
 from tasks.hub import pinned, pull
 from tasks.models.jobs import LAUNCH, PretrainingJob, Question, TrainingJob, base_at
+from tasks.progress import Bar, Curve
 from tasks.repo_checks import Tensor, check_adapter, read_header
-from tasks.run_page import HOOKS, say, show_picture
+from tasks.run_page import HOOKS, say
 from tasks.store import Adapter, Base, Clips, Publication, Splits, draft, read_json, write_timing
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "numpy")
@@ -27,7 +26,9 @@ def make_base(clips: Sequence[Clips], block: PretrainBlock, question: Question, 
             learning_rate=block.learning_rate, seed=block.seed, device="cpu", question=question, output=str(folder),
         )  # fmt: skip
         module, what = "tasks.models.pretraining", "pre-training the tiny base"
-        seconds = job.run(module, what=what, on_line=say, timeout_min=timeout_min)
+        seconds = job.run(
+            module, what=what, on_line=Bar(f"base-{fold}", f"Tiny base, fold {fold}"), timeout_min=timeout_min
+        )
         base = Base.of(folder, parameters=count_parameters(folder / "model.safetensors"))
     write_timing(base, {"train_s": seconds})
     return base
@@ -58,7 +59,7 @@ def train_adapter(
     timeout_min: float,
 ) -> Adapter:
     """One adapter by SFTTrainer on the clips of `parts`; under `accelerate launch` unless the recipe says `device: cpu`."""
-    at = base_at(method.base, tiny, published)
+    at, page = base_at(method.base, tiny, published), Curve(seed, fold)
     with draft(Adapter) as folder:
         job = TrainingJob(
             base=at.load, revision=at.revision, base_name=at.name, base_revision=at.public_revision,
@@ -68,7 +69,7 @@ def train_adapter(
             memory_gb=method.memory_gb, seed=seed,
         )  # fmt: skip
         module, what = "tasks.models.training", f"training with seed {seed}"
-        seconds = job.run(module, what=what, on_line=say, timeout_min=timeout_min, launcher=LAUNCH)
+        seconds = job.run(module, what=what, on_line=page, timeout_min=timeout_min, launcher=LAUNCH)
         facts = read_json(folder / "training.json")
         adapter = Adapter.of(
             folder,
@@ -78,7 +79,8 @@ def train_adapter(
             train_accuracy=facts["train_accuracy"],
         )
     write_timing(adapter, {"train_s": seconds})
-    show_training(adapter, facts)
+    say("trainable parameters: " + ", ".join(f"{part} {count:,}" for part, count in facts["parameters"].items()))
+    page.draw(facts["history"], last=True)
     return adapter
 
 
@@ -176,13 +178,3 @@ def place_of(folder: Path, fold: int) -> Path:
     if not (place / "adapter_config.json").is_file():
         raise ValueError(f"{folder} holds no adapter of fold {fold}")
     return place
-
-
-def show_training(adapter: Adapter, facts: dict[str, Any]) -> None:
-    """Parameters by part and the training curve, on the run's page."""
-    say("trainable parameters: " + ", ".join(f"{part} {count:,}" for part, count in facts["parameters"].items()))
-    history = facts["history"]
-    steps, loss = [entry["step"] for entry in history], [entry["loss"] for entry in history]
-    accuracy = {entry["step"]: entry["mean_token_accuracy"] for entry in history if "mean_token_accuracy" in entry}
-    png = training_curve(steps, loss, accuracy)
-    show_picture(f"training-{adapter.seed}-{adapter.fold}", png, f"Training, seed {adapter.seed}, fold {adapter.fold}")

@@ -19,7 +19,7 @@ from prefect.context import TaskRunContext
 from prefect.results import ResultRecord  # type: ignore[attr-defined]
 from pydantic import BaseModel
 
-from tasks.run_page import HOOKS
+from tasks.run_page import HOOKS, silence, submitted
 from tasks.store import Reference, home
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -149,7 +149,8 @@ def looking_up() -> Iterator[Calls]:
     asked: Calls = {}
     token = _asked.set(asked)
     try:
-        yield asked
+        with silence():
+            yield asked
     finally:
         _asked.reset(token)
 
@@ -180,7 +181,9 @@ class RecordedTask(Task[P, R]):
     def submit(self, *arguments: Any, **keywords: Any) -> Any:
         asked = _asked.get()
         if asked is None:
-            return super().submit(*arguments, **keywords)
+            future = super().submit(*arguments, **keywords)
+            submitted(future.task_run_id)
+            return future
         return self.look_up(asked, *arguments, **keywords)
 
     def look_up(self, asked: Calls, *arguments: Any, **keywords: Any) -> Answer:

@@ -68,6 +68,9 @@ def find_waste() -> Iterator[Waste]:
     for path in home().glob("store/encodings/[0-9a-f]*.safetensors"):
         if time.time() - path.stat().st_mtime > UNUSED_DAYS * 86_400:
             yield measured(path, f"encodings not used for {UNUSED_DAYS} days")
+    for path in home().glob("pages/*.json"):
+        if not (cache.results() / path.stem).exists():
+            yield measured(path, "what a run showed, whose record is gone")
     for path in unpinned_snapshots():
         yield measured(path, "no ref points at it and nothing published names it")
 

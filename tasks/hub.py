@@ -154,6 +154,15 @@ def pinned(kind: Kind, name: str) -> Publication:
     return Publication(kind=kind, repo=repo, sha=sha)
 
 
+def link(its: Publication, to: Place) -> str:
+    """Markdown: a repository and its commit, leading to its page on the Hub or to its folder in the home."""
+    from huggingface_hub.constants import ENDPOINT
+
+    kind: Kind = "dataset" if its.kind == "dataset" else "model"
+    page = f"{ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{its.repo}/tree/{its.sha}"
+    return f"[{its.repo}@{its.sha}]({page if to == 'hub' else pull(kind, its.repo, its.sha).as_uri()})"
+
+
 def is_commit(folder: Path, sha: str) -> bool:
     """Whether a folder that was pulled is that commit to the byte: by content, or by what the Hub listed of it."""
     listing = folder.parent.parent / "trees" / f"{sha}.json"

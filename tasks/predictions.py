@@ -16,6 +16,7 @@ from tasks.functional.ensemble import ensemble
 from tasks.functional.metrics import probabilities
 from tasks.functional.predictions import headline_rows, validate_predictions
 from tasks.models.jobs import Question, ScoringJob, base_at
+from tasks.progress import Bar
 from tasks.run_page import say
 from tasks.store import Adapter, Base, Predictions, Publication, Splits, draft, read_json, write_timing
 
@@ -100,7 +101,12 @@ def score_audio_llm(
             batch_size=batch_size,
         )  # fmt: skip
         module, what = "tasks.detectors.audio_llm", f"scoring {name}"
-        seconds = job.run(module, what=what, on_line=say, timeout_min=timeout_min)
+        seconds = job.run(
+            module,
+            what=what,
+            on_line=Bar(f"scoring-{name}-{fold}", f"Scoring {name}, fold {fold}"),
+            timeout_min=timeout_min,
+        )
         scores = pd.read_parquet(folder / "scores.parquet")
         timing = read_json(folder / "timing.json")
     check_agreement(scores, TOLERANCE["rounded" if method.quantization or timing["rounded"] else "exact"])

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from tasks.run_page import show_picture, show_table
 from tasks.store import Adapter, Looks, Predictions, Publication, Report, Splits, draft, read_json, sha256
 
 TEMPLATE = "hub_cards/report.html.j2"
+ON_THE_PAGE = (
+    r"(psychometric|accuracy_by|comparisons).*\.png$"  # figures that the run's page shows, the report has all
+)
 CHILDREN = ("tasks.models.training", "tasks.models.pretraining", "tasks.detectors.audio_llm")
 LIBRARIES = ("prefect", "datasets", "huggingface-hub", "torch", "transformers", "peft", "bitsandbytes", "trl", "accelerate",
              "numpy", "pandas", "scipy", "scikit-learn", "evaluate", "librosa", "soundfile", "soxr", "pyarrow")  # fmt: skip
@@ -66,7 +70,7 @@ def make_report(
     show_table(
         "evaluation", evaluation_rows(document), f"Evaluation of {recipe.name} over {document.n.groups} test groups"
     )
-    for name in (Path(file).stem for file in files if file.endswith(".png")):
+    for name in (Path(file).stem for file in files if re.search(ON_THE_PAGE, file)):
         show_picture(f"figure-{name}", files[f"figures/{name}.png"], name.replace("_", " "))
     return report
 

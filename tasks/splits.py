@@ -41,6 +41,10 @@ LIBRARIES = ("numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "soundfile")
 def make_splits(clips: Sequence[Clips], recipe: DatasetRecipe) -> Splits:
     """Gather the shards of all parts and audit them. Under `protocol: group` a leak raises CheckFailed, pairs named."""
     columns = pd.concat([read_index(reference) for reference in clips], ignore_index=True)
+    counted = columns.groupby(["part", "label"], sort=False).agg(
+        clips=("clip_id", "size"), groups=("group_id", "nunique")
+    )
+    show_table("data", counted.reset_index().to_dict("records"), f"Clips and groups of {recipe.name}")
     record = audited(columns, [reference.path / "clips.parquet" for reference in clips], recipe)
     with draft(Splits) as folder:
         (folder / "data").mkdir()
