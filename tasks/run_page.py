@@ -129,7 +129,7 @@ def ended() -> list[UUID]:
 
 def _page_of(state: State) -> Path | None:
     """Where what a recorded task showed is kept: beside its record, by the same name."""
-    key = getattr(state.data, "storage_key", None)
+    key = getattr(getattr(state.data, "metadata", None), "storage_key", None)
     return home() / "pages" / f"{Path(key).name}.json" if key else None
 
 
