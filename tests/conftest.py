@@ -26,6 +26,7 @@ import pytest  # noqa: E402
 from tests.commands import Command, Done  # noqa: E402
 from tests.hub_clients import Clients, clients  # noqa: E402
 from tests.local_hub import LocalHub, local_hub  # noqa: E402
+from tests.prefect_server import Served  # noqa: E402
 
 
 @pytest.fixture
@@ -81,6 +82,20 @@ def client(hub_clients: Clients) -> Clients:
 def hub(client: Clients) -> LocalHub:
     """The Hub they are clients of."""
     return client.hub
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A real server with every deployment of prefect.yaml and two workers, for the slow tests of a session."""
+    its = Served(tmp_path_factory.mktemp("served") / "a home")
+    try:
+        its.prefect("work-pool", "create", "earshot", "--type", "process")
+        its.prefect("--no-prompt", "deploy", "--all")
+        for name in ("one", "two"):
+            its.worker(name)
+        yield its
+    finally:
+        its.close()
 
 
 class Smoke(NamedTuple):

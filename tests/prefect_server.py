@@ -1,0 +1,171 @@
+"""A real Prefect server, `earshot ui`, that tests start, kill and start again; and what they ask of it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from flows.server import free_port
+from tests.bench.bench_kills import alive
+from tests.commands import ROOT
+
+
+class Served:
+    """A home with its server; commands, deployments and workers that use it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.port = home, free_port()
+        self.url = f"http://127.0.0.1:{self.port}/api"
+        self.started: list[subprocess.Popen[Any]] = []
+        self.server = self.start_server()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """As a user sets it: the home, the server, and a profile of Prefect's that nobody else uses."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "OMP_"))}
+        return {
+            **kept, "EARSHOT_HOME": str(self.home), "PREFECT_API_URL": self.url, "PREFECT_HOME": str(self.home / "client"),
+            "PYTHONPATH": str(ROOT), "PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_LOGGING_COLORS": "false",
+            "DO_NOT_TRACK": "1",
+        }  # fmt: skip
+
+    def start_server(self) -> "subprocess.Popen[Any]":
+        """`earshot ui` at the port of this home, answering."""
+        environment = {name: value for name, value in self.environment.items() if not name.startswith("PREFECT_API")}
+        server = self.start("-m", "flows.cli", "ui", "--no-browser", "--port", str(self.port), environment=environment)
+        assert wait_for(self.answers, 90), "the server does not answer"
+        return server
+
+    def restart_server(self) -> None:
+        """Kill the server as a power cut would, and start another on the same database and port."""
+        self.server.kill()
+        self.server.wait()
+        assert wait_for(lambda: not self.answers(), 20)
+        self.server = self.start_server()
+
+    def answers(self) -> bool:
+        """Whether the server is there."""
+        try:
+            return httpx.get(f"{self.url}/health", timeout=2).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def start(
+        self, *arguments: str, environment: dict[str, str] | None = None, **options: Any
+    ) -> "subprocess.Popen[Any]":
+        """A Python command that is not waited for, ended with the home."""
+        log = (self.home.parent / f"{self.home.name}-{len(self.started)}.log").open("w")
+        process = subprocess.Popen(
+            [sys.executable, *arguments], env=environment or self.environment, cwd=self.home.parent,
+            **{"stdout": log, "stderr": subprocess.STDOUT, "text": True, **options},
+        )  # fmt: skip
+        self.started.append(process)
+        return process
+
+    def prefect(self, *arguments: str, cwd: Path = ROOT) -> str:
+        """A command of Prefect's, run to its end; what it printed."""
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", *arguments],
+            env=self.environment,
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"prefect {' '.join(arguments)}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+        return done.stdout
+
+    def earshot(self, *arguments: str, home: Path | None = None, **options: Any) -> "subprocess.Popen[Any]":
+        """A command of ours on this server, by default on this home."""
+        environment = {**self.environment, "EARSHOT_HOME": str(home or self.home)}
+        return self.start("-m", "flows.cli", *arguments, environment=environment, **options)
+
+    def worker(self, name: str) -> "subprocess.Popen[Any]":
+        """A worker that does one run at a time; it stands in a folder that is no clone."""
+        return self.start(
+            "-m",
+            "prefect",
+            "worker",
+            "start",
+            "--pool",
+            "earshot",
+            "--name",
+            name,
+            "--limit",
+            "1",
+            "--type",
+            "process",
+        )
+
+    def call(self, method: str, path: str, content: Any = None) -> Any:
+        """One request to the server's API."""
+        answer = httpx.request(method, f"{self.url}/{path}", json=content, timeout=30)
+        answer.raise_for_status()
+        return answer.json() if answer.content else None
+
+    def ask(self, path: str, **content: Any) -> Any:
+        """POST to it."""
+        return self.call("POST", path, content)
+
+    def get(self, path: str) -> Any:
+        """GET from it."""
+        return self.call("GET", path)
+
+    def run(self, deployment: str, **parameters: Any) -> str:
+        """`prefect deployment run`; the id of the flow run."""
+        told = [part for name, value in parameters.items() for part in ("-p", f"{name}={json.dumps(value)}")]
+        said = self.prefect("deployment", "run", f"run study/{deployment}", *told)
+        return next(line.split("UUID:")[1].strip() for line in said.splitlines() if "UUID:" in line)
+
+    def state(self, flow_run: str) -> dict[str, Any]:
+        """The state a flow run is in."""
+        return self.get(f"flow_runs/{flow_run}")["state"]
+
+    def ended(self, flow_run: str, within_s: float = 240) -> dict[str, Any]:
+        """Its final state."""
+        final = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+        assert wait_for(lambda: self.state(flow_run)["type"] in final, within_s, 0.5), self.logs(flow_run)[-20:]
+        return self.state(flow_run)
+
+    def logs(self, flow_run: str) -> list[str]:
+        """What a flow run logged, in order."""
+        found = self.ask("logs/filter", logs={"flow_run_id": {"any_": [flow_run]}}, sort="TIMESTAMP_ASC")
+        return [line["message"] for line in found]
+
+    def artifacts(self, flow_run: str) -> dict[str, Any]:
+        """Key -> artifact of a flow run and the flows it ran."""
+        below = self.ask("flow_runs/filter", flow_runs={"parent_flow_run_id": {"any_": [flow_run]}})
+        runs = [flow_run, *(run["id"] for run in below)]
+        found = self.ask("artifacts/filter", artifacts={"flow_run_id": {"any_": runs}})
+        return {artifact["key"]: artifact for artifact in found if artifact["key"]}
+
+    def processes(self) -> list[str]:
+        """Command lines of this home's processes that train, score or fork."""
+        return [command for command in alive(self.home).values() if "tasks." in command]
+
+    def close(self) -> None:
+        """End whatever was started."""
+        for process in reversed(self.started):
+            process.send_signal(signal.SIGINT)
+        for process in reversed(self.started):
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def wait_for(condition: Callable[[], Any], within_s: float, every_s: float = 0.1) -> bool:
+    """Whether it came true in time."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(every_s)
+    return False

@@ -1,0 +1,105 @@
+"""prefect.yaml against a real server: what is deployed runs by workers, on schedules, and says why where it cannot."""
+
+import time
+
+import pytest
+import yaml
+
+from recipes.schema import load_study
+from tests.bench.bench_kills import holdings
+from tests.commands import ROOT
+from tests.prefect_server import Served, wait_for
+
+DEPLOYED = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+SMOKE = {"study": "study/smoke"}
+
+
+def test_every_deployment_is_described_tagged_limited_and_scheduled_but_inactive():
+    assert {"study", "build", "train", "evaluate", "publish"} <= {its["name"] for its in DEPLOYED}
+    for its in DEPLOYED:
+        assert its["description"]
+        assert "earshot" in its["tags"]
+        assert its["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
+        assert [schedule["active"] for schedule in its["schedules"]] == [False]
+        assert its["work_pool"]["name"] == "earshot"
+        if "study" in its["parameters"]:
+            load_study(its["parameters"]["study"], its["parameters"]["overrides"])
+
+
+@pytest.fixture(scope="module")
+def first(served: Served) -> str:
+    """The flow run of the deployment `study` over study/smoke, done by a worker."""
+    flow_run = served.run("study", **SMOKE)
+    assert served.ended(flow_run)["type"] == "COMPLETED", served.logs(flow_run)
+    return flow_run
+
+
+@pytest.mark.slow
+def test_a_deployed_study_runs_by_a_worker_that_stands_anywhere_and_its_page_can_be_read(served, first):
+    run = served.get(f"flow_runs/{first}")
+    assert run["name"] == "study/smoke to publish, seed 42"
+    shown = served.artifacts(first)
+    tables = {key for key, its in shown.items() if its["type"] == "table"}
+    assert {"data", "audit", "shortcuts", "evaluation"} <= tables
+    assert shown["progress-training-42-0"]["data"] == 100
+    assert shown["training-42-0"]["data"].startswith("![Training, seed 42, fold 0](data:image/png;base64,")
+    assert "# " in shown["card-smoke-adapter"]["data"]
+    assert "report.html](file:///" in shown["results"]["data"]
+    assert "earshot verify earshot/smoke-adapter@" in shown["results"]["data"]
+    assert "clips" in shown["plan"]["data"]
+    logs = "\n".join(served.logs(first))
+    assert "Running 1 deployment pull step(s)" in logs
+    assert "FutureWarning" not in logs
+    assert list((served.home / "hub").glob("models--earshot--smoke-adapter/snapshots/*"))
+
+
+@pytest.mark.slow
+def test_a_recipe_that_is_wrong_fails_in_the_first_line_with_the_schemas_sentence_and_says_what_to_do(served, first):
+    before = holdings(served.home)
+    flow_run = served.run("train", **SMOKE, overrides=["train.epochs=3"])
+    state = served.ended(flow_run)
+    assert state["type"] == "FAILED"
+    assert "train.epochs: no such key; accepted here: " in state["message"]
+    shown = served.artifacts(flow_run)
+    assert list(shown) == ["what-next"], "nothing ran"
+    assert "earshot train study/smoke --set train.epochs=3" in shown["what-next"]["data"]
+    assert holdings(served.home) == before
+
+
+@pytest.mark.slow
+def test_an_interval_schedule_makes_runs_and_two_workers_share_one_home(served, first):
+    """Two deployments at once over parts that are not cached: both workers do the same work on one store."""
+    deployment = served.get("deployments/name/run study/build")
+    schedule = {
+        "schedule": {"interval": 15},
+        "active": True,
+        "parameters": {**SMOKE, "overrides": ["dataset.clips.seed=8"]},
+    }
+    answer = served.call("POST", f"deployments/{deployment['id']}/schedules", [schedule])
+    other = served.run("evaluate", **SMOKE, overrides=["dataset.clips.seed=8"])
+
+    def scheduled() -> list[dict]:
+        found = served.ask("flow_runs/filter", deployments={"id": {"any_": [deployment["id"]]}})
+        return [run for run in found if run["auto_scheduled"] and run["state_type"] == "COMPLETED"]
+
+    assert wait_for(lambda: len(scheduled()) >= 2, 240, 1), "the schedule made no two runs"
+    served.call("DELETE", f"deployments/{deployment['id']}/schedules/{answer[0]['id']}")
+    assert served.ended(other)["type"] == "COMPLETED", served.logs(other)
+    runs = [served.get(f"flow_runs/{other}"), *scheduled()]
+    assert {run["state_type"] for run in runs} == {"COMPLETED"}
+    by = {line.split("'")[1] for run in runs for line in served.logs(run["id"]) if line.startswith("Worker '")}
+    assert by == {"one", "two"}
+    assert not list((served.home / "store").glob("*/.*")), "no draft is left"
+
+
+@pytest.mark.slow
+def test_a_cancelled_run_ends_with_its_child_processes(served, first):
+    flow_run = served.run("study", **SMOKE, overrides=["train.training.max_steps=100000", "train.seeds=[1]"])
+    assert wait_for(lambda: any("step " in line for line in served.logs(flow_run)), 120, 1)
+    assert served.processes()
+    served.prefect("flow-run", "cancel", flow_run)
+    begin = time.monotonic()
+    assert wait_for(lambda: not served.processes(), 60), served.processes()
+    print(f"ended {time.monotonic() - begin:.1f} s after it was cancelled")
+    assert served.ended(flow_run)["type"] == "CANCELLED"
+    assert "stopped from outside" in served.artifacts(flow_run)["what-next"]["data"]
