@@ -105,9 +105,20 @@ def train(study: Study, overrides: Overrides = None, dry_run: DryRun = False, ru
     go(study, overrides, "train", dry_run, runner=runner)
 
 
-@command("evaluate", "earshot evaluate study/demo")
-def evaluate(study: Study, overrides: Overrides = None, dry_run: DryRun = False, runner: On = "local") -> None:
+@command("evaluate", "earshot evaluate study/demo --limit 40")
+def evaluate(
+    study: Study,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    runner: On = "local",
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=1, help="A quick look at N clips of each part, marked as such; short for "
+                     "--set evaluate.limit=N."),
+    ] = None,
+) -> None:  # fmt: skip
     """Run a study up to its report."""
+    overrides = [*(overrides or []), *([f"evaluate.limit={limit}"] if limit else [])]
     go(study, overrides, "evaluate", dry_run, runner=runner)
 
 
@@ -236,6 +247,7 @@ def finish(result: "StudyRun") -> None:
     """The short table, where things lie, and how to check them."""
     from tasks.hub import pull
     from tasks.reports import summary
+    from tasks.store import timing_folder
 
     data = result.data.publication
     if result.report is None:
@@ -248,6 +260,8 @@ def finish(result: "StudyRun") -> None:
     if result.report:
         print(summary(result.report))
         print(f"\nreport     {result.report.path / 'report.html'}")
+        if (times := timing_folder(result.report)).is_dir():
+            print(f"times      {times / 'accuracy_by_latency.csv'}")
     if published := result.publication:
         folder = pull("model", published.repo, published.sha)
         print(f"card       {folder / 'README.md'}\nverify     earshot verify {published.repo}@{published.sha}")

@@ -6,7 +6,7 @@ from flows.build_dataset import BuiltDataset
 from flows.train_adapters import TrainedFold, question_of
 from recipes.schema import StudyRecipe
 from tasks.looks import note_looks
-from tasks.predictions import make_ensemble, score_audio_llm, score_baseline
+from tasks.predictions import make_ensemble, score_audio_llm, score_baseline, score_no_audio
 from tasks.reports import make_report
 from tasks.store import Predictions, Report
 
@@ -23,22 +23,25 @@ def evaluate_detectors(recipe: StudyRecipe, data: BuiltDataset, folds: list[Trai
 
 
 def score_fold(recipe: StudyRecipe, trained: TrainedFold) -> list[Predictions]:
-    """Baselines, base and adapters of one fold, and the ensembles of them."""
+    """Baselines, base and adapters of one fold, what the adapter says unheard, and the ensembles of them."""
     sides = recipe.dataset.splits.sides(trained.fold)
     evaluate, method, question = recipe.evaluate, recipe.train.method, question_of(recipe)
     baselines = [
-        score_baseline.submit(name, trained.splits, sides, recipe.classes, trained.fold) for name in evaluate.baselines
+        score_baseline.submit(name, trained.splits, sides, recipe.classes, trained.fold, evaluate.limit)
+        for name in evaluate.baselines
     ]
     models = [
         score_audio_llm.submit(
             "adapter" if adapter else "base", trained.splits, sides, method, question, trained.tiny, trained.published,
-            adapter, trained.fold, evaluate.batch_size, evaluate.timeout_min,
+            adapter, trained.fold, evaluate.batch_size, evaluate.timeout_min, evaluate.open, evaluate.limit,
         )
         for adapter in (None, *trained.adapters)
     ]  # fmt: skip
     scored = [future.result() for future in (*baselines, *models)]
+    published = models[1].result()  # the adapter of the first seed
+    unheard = score_no_audio(published, trained.splits, recipe.classes, trained.fold)
     ensembles = [
         make_ensemble.submit(name, block, scored, trained.splits, recipe.classes, recipe.train.seeds[0], trained.fold)
         for name, block in evaluate.ensembles.items()
     ]
-    return [*scored, *(future.result() for future in ensembles)]
+    return [*scored, unheard, *(future.result() for future in ensembles)]

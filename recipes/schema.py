@@ -380,7 +380,8 @@ class TrainRecipe(TrainMethod):
 # --- evaluate ----------------------------------------------------------------------------------------------------
 
 Baseline = Literal["majority", "loudness", "six_cues", "mel_statistics", "webrtc", "silero", "silero_default"]
-OTHERS = ("adapter", "base", "no_audio")  # detectors that every study has: no ensemble may take their names
+# Names that no ensemble may take: every study has or may have detectors of these.
+OTHERS = ("adapter", "base", "no_audio", "adapter_open", "base_open")
 
 
 class EnsembleBlock(Block):
@@ -388,6 +389,16 @@ class EnsembleBlock(Block):
 
     of: Annotated[tuple[str, ...], AfterValidator(distinct)] = Field(min_length=2)
     how: Literal["mean", "vote"] = "mean"
+
+
+class OpenBlock(Block):
+    """Test clips asked a third time, for up to 8 tokens that nothing constrains, which the words of a class map to it.
+
+    An answer counts for a class by its answer (A, B), its name, or one of `words`: class -> further words that name it.
+    What names none or both is no answer: counted, and wrong. The rules: `map_open_answer` of tasks/functional/decoding.py.
+    """
+
+    words: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
 
 
 class EvaluateRecipe(Block):
@@ -399,6 +410,8 @@ class EvaluateRecipe(Block):
     )
     ensembles: Mapping[str, EnsembleBlock] = Field(default_factory=dict)  # name -> what it is made of
     threshold: Literal["fixed", "dev"] = "fixed"  # fixed: p_speech >= 0.5; dev: Youden's on dev
+    open: OpenBlock | None = None  # also ask for free answers: a detector of its own, e.g. adapter_open
+    limit: Count | None = None  # a quick look at so many clips of each part: marked as such and never published
     batch_size: Count | None = None  # clips a forward pass; null: as many as fit
     n_boot: int = Field(10_000, ge=100)
     seed: int = 0
@@ -507,6 +520,8 @@ class StudyRecipe(Block):
     def _agree(self) -> Self:
         if len(set(self.classes)) != 2 or len(set(self.answers)) != 2:
             raise ValueError("classes and answers are two different names each")
+        if self.evaluate.open and (unknown := sorted(set(self.evaluate.open.words) - set(self.classes))):
+            raise ValueError(f"evaluate.open.words: {unknown[0]!r} is none of the classes {list(self.classes)}")
         for source in self.dataset.sources:
             named = [getattr(source, "label", None), *getattr(source, "labels", {}).values()]
             for label in named if source.role == "content" else []:

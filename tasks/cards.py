@@ -82,7 +82,7 @@ def publish_adapter(adapters: Sequence[Adapter], report: Report, splits: Splits,
         for adapter in adapters:
             place = folder / f"fold-{adapter.fold}" if adapter.fold else folder
             shutil.copytree(adapter.path, place, dirs_exist_ok=True)
-        (folder / "evidence").mkdir()
+        (folder / "evidence").mkdir(exist_ok=True)  # what listening found lies there already
         for name in ("audit.json", "balance.json"):
             shutil.copy(splits.path / name, folder / "evidence" / name)
         text = yaml.safe_dump(recipe.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)

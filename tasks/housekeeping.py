@@ -14,7 +14,7 @@ from tasks.hub import hub
 from tasks.store import dead_drafts, home, make_home
 
 SETTLED_S = 3_600  # what is younger may belong to a worker that has not recorded it yet
-UNUSED_DAYS = 30  # encodings that nobody has asked for so long would be made anew if anybody did
+UNUSED_DAYS = 30  # encodings and scores that nobody has asked for so long would be made anew if anybody did
 SHA = re.compile(r"\b[0-9a-f]{40}\b")
 SPEAKS = {".md", ".json", ".yaml"}  # files of a repository that pin others
 
@@ -65,9 +65,10 @@ def find_waste() -> Iterator[Waste]:
     for path in home().glob("store/*/*"):
         if re.fullmatch(r"[0-9a-f]{16}", path.name) and path not in needed and settled(path):
             yield measured(path, "no result names it")
-    for path in home().glob("store/encodings/[0-9a-f]*.safetensors"):
-        if time.time() - path.stat().st_mtime > UNUSED_DAYS * 86_400:
-            yield measured(path, f"encodings not used for {UNUSED_DAYS} days")
+    for what, pattern in {"encodings": "encodings/[0-9a-f]*.safetensors", "scores": "scores/[0-9a-f]*.jsonl"}.items():
+        for path in home().glob(f"store/{pattern}"):
+            if time.time() - path.stat().st_mtime > UNUSED_DAYS * 86_400:
+                yield measured(path, f"{what} not used for {UNUSED_DAYS} days")
     for path in home().glob("pages/*.json"):
         if not (cache.results() / path.stem).exists():
             yield measured(path, "what a run showed, whose record is gone")
@@ -126,6 +127,7 @@ def discard(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
         path.with_name(f"{path.name}.timing.json").unlink(missing_ok=True)
+        shutil.rmtree(path.with_name(f"{path.name}.timing"), ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
 

@@ -94,6 +94,7 @@ def evaluate_steps(recipe: StudyRecipe) -> list[Step]:
             Predictions,
             "score_s",
         ),
+        Step("evaluate", "score_no_audio", "no audio", folds),
         Step("evaluate", "make_ensemble", "ensembles", folds * len(evaluate.ensembles)),
         Step("evaluate", "make_report", "report", 1),
     ]

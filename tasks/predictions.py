@@ -1,5 +1,7 @@
 """Predictions: one fixed table for every detector, whatever it is."""
 
+import itertools
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,22 +10,26 @@ import pandas as pd
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from recipes.schema import CheckFailed, EnsembleBlock, TrainMethod
+from recipes.schema import CheckFailed, EnsembleBlock, OpenBlock, TrainMethod
 from tasks import detectors
 from tasks.audio_files import decode_flac
-from tasks.cache import cached, task
+from tasks.cache import cached, code_digest, task
+from tasks.functional.decoding import open_rules
 from tasks.functional.ensemble import ensemble
 from tasks.functional.metrics import probabilities
-from tasks.functional.predictions import headline_rows, validate_predictions
+from tasks.functional.predictions import FIXED_THRESHOLD, headline_rows, validate_predictions
+from tasks.functional.timing import latency_of
 from tasks.models.jobs import Question, ScoringJob, base_at
 from tasks.progress import Bar
 from tasks.run_page import say
-from tasks.store import Adapter, Base, Predictions, Publication, Splits, draft, read_json, write_timing
+from tasks.store import Adapter, Base, Predictions, Publication, Splits, draft, read_json, write_json, write_timing
 
 CLIP_COLUMNS = (
     "clip_id", "group_id", "supergroup_id", "base_clip_id", "label", "duration_ms", "snr_db", "band", "room", "context",
     "varied", "category", "family", "recording_id", "noise_id", "room_id",
 )  # fmt: skip
+CHILD = "tasks.detectors.audio_llm"
+TIMED, WARM = 32, 4  # clips on the clock, and before it
 # One forward and a generated token may differ by rounding: that of fp32, or that of 4-bit and bf16 arithmetic.
 TOLERANCE = {"exact": 1e-5, "rounded": 0.08}
 
@@ -33,9 +39,11 @@ TOLERANCE = {"exact": 1e-5, "rounded": 0.08}
     **cached(libraries=("numpy", "scipy", "scikit-learn", "librosa", "soundfile", "pandas", *detectors.installed())),
 )
 def score_baseline(
-    name: str, splits: Splits, sides: Mapping[str, str], classes: tuple[str, str], fold: int
+    name: str, splits: Splits, sides: Mapping[str, str], classes: tuple[str, str], fold: int, limit: int | None = None
 ) -> Predictions:
-    """Fit one baseline on the train and dev sides and score dev and test. `sides` maps part -> side.
+    """Fit one baseline on the train and dev sides and score dev and test, of a quick look `limit` clips of each part.
+
+    `sides` maps part -> side.
 
     Raises ValueError where the baseline needs an extra that is not installed, or gives no probability for every clip.
     """
@@ -44,10 +52,14 @@ def score_baseline(
     if detector.chosen:
         say(f"{name}, fold {fold}: {detector.chosen}")
     tables = [
-        answered(detector, name, splits, part, classes).assign(split=sides[part], answer_mass=np.nan, method=None)
+        answered(detector, name, splits, part, classes, limit).assign(
+            split=sides[part], answer_mass=np.nan, method=None
+        )
         for part in scored(sides)
     ]
-    return save(pd.concat(tables, ignore_index=True), name, splits, fold, seed=None, prompt=None)
+    predictions = save(pd.concat(tables, ignore_index=True), name, splits, fold, seed=None, prompt=None)
+    write_timing(predictions, {"latency": timed(detector, flacs(splits, scored(sides)[-1:]))})
+    return predictions
 
 
 def labelled(splits: Splits, sides: Mapping[str, str], side: str, classes: tuple[str, str]) -> detectors.Labelled:
@@ -58,7 +70,7 @@ def labelled(splits: Splits, sides: Mapping[str, str], side: str, classes: tuple
 
 
 def answered(
-    detector: detectors.Detector, name: str, splits: Splits, part: str, classes: tuple[str, str]
+    detector: detectors.Detector, name: str, splits: Splits, part: str, classes: tuple[str, str], limit: int | None
 ) -> pd.DataFrame:
     """One part's clips with p_speech and prediction. Raises ValueError where a clip has no probability."""
     clips = read_columns(splits, part, CLIP_COLUMNS)
@@ -66,15 +78,32 @@ def answered(
         p_first = probabilities(detector.score(waveforms(splits, [part])), len(clips))
     except ValueError as error:
         raise ValueError(f"baseline {name}, {part}: {error}") from error
+    if limit is not None:
+        chosen = clips["clip_id"].isin(quick_look(clips, limit)).to_numpy()
+        clips, p_first = clips[chosen].reset_index(drop=True), p_first[chosen]
     said = np.where(p_first >= detector.threshold, *classes)
     return clips.assign(p_speech=np.nan if detector.only_decides else p_first, prediction=said)
+
+
+def timed(detector: detectors.Detector, clips: Iterator[bytes]) -> dict[str, Any]:
+    """How long one clip takes, alone and warm: decoded, then scored; over up to 32 of the clips."""
+    chosen = list(itertools.islice(clips, TIMED))
+    stages: dict[str, list[float]] = {"loading": [], "detector": []}
+    for flac in [*chosen[:WARM], *chosen]:
+        begin = time.perf_counter()
+        waveform = decode_flac(flac)
+        loaded = time.perf_counter()
+        detector.score([waveform])
+        stages["loading"].append(1000 * (loaded - begin))
+        stages["detector"].append(1000 * (time.perf_counter() - loaded))
+    return latency_of({name: its[-len(chosen) :] for name, its in stages.items()}, "cpu")
 
 
 @task(
     task_run_name="{name}, fold {fold}",
     **cached(
         libraries=("torch", "transformers", "peft", "bitsandbytes", "numpy", "pandas"),
-        runs=("tasks.detectors.audio_llm",),
+        runs=(CHILD,),
     ),
 )
 def score_audio_llm(
@@ -89,32 +118,48 @@ def score_audio_llm(
     fold: int,
     batch_size: int | None,
     timeout_min: float,
+    open_block: OpenBlock | None = None,
+    limit: int | None = None,
 ) -> Predictions:
-    """Answer dev and test by one forward and test also by constrained generation; the two must agree."""
+    """Answer dev and test by one forward and test also by constrained generation; the two must agree.
+
+    With an `open_block` test is answered freely as well, as a detector of its own. What the checks of listening found
+    lies beside the table.
+    """
     at = base_at(method.base, tiny, published)
+    clips = pd.concat([chosen_clips(splits, part, limit) for part in scored(sides)], ignore_index=True)
     with draft(Predictions) as folder:
         files = {side: tuple(str(splits.path / "data" / f"{p}.parquet") for p in scored(sides) if sides[p] == side)
                  for side in ("dev", "test")}  # fmt: skip
+        rules = open_rules(question.classes, question.answers, open_block.words) if open_block else None
         job = ScoringJob(
             base=at.load, revision=at.revision, quantization=method.quantization, question=question, device=method.device,
             output=str(folder), adapter=str(adapter.path) if adapter else None, clips=files, generate_on=("test",),
-            batch_size=batch_size,
+            batch_size=batch_size, base_revision=at.public_revision, code=code_digest((CHILD,)), open_rules=rules,
+            only=None if limit is None else tuple(clips["clip_id"]),
         )  # fmt: skip
-        module, what = "tasks.detectors.audio_llm", f"scoring {name}"
-        seconds = job.run(
-            module,
-            what=what,
-            on_line=Bar(f"scoring-{name}-{fold}", f"Scoring {name}, fold {fold}"),
-            timeout_min=timeout_min,
-        )
+        bar = Bar(f"scoring-{name}-{fold}", f"Scoring {name}, fold {fold}")
+        seconds = job.run(CHILD, what=f"scoring {name}", on_line=bar, timeout_min=timeout_min)
         scores = pd.read_parquet(folder / "scores.parquet")
-        timing = read_json(folder / "timing.json")
+        timing, heard = (read_json(folder / f"{file}.json") for file in ("timing", "listening"))
     check_agreement(scores, TOLERANCE["rounded" if method.quantization or timing["rounded"] else "exact"])
-    clips = pd.concat([read_columns(splits, part, CLIP_COLUMNS) for part in scored(sides)], ignore_index=True)
     table = clips.merge(scores, on="clip_id", validate="one_to_many")
-    predictions = save(table, name, splits, fold, seed=adapter.seed if adapter else None, prompt=question.prompt)
-    write_timing(predictions, {"score_s": seconds, **timing["ms_per_clip"]})
+    predictions = save(
+        table, name, splits, fold, seed=adapter.seed if adapter else None, prompt=question.prompt, heard=heard
+    )
+    write_timing(predictions, {"score_s": seconds, "latency": timing["latency"]})
     return predictions
+
+
+@task(task_run_name="no_audio, fold {fold}", **cached(libraries=("numpy", "pandas", "pyarrow")))
+def score_no_audio(asked: Predictions, splits: Splits, classes: tuple[str, str], fold: int) -> Predictions:
+    """What the model of `asked` says of its clips without their sound: the same of all, by the words of the question."""
+    p_first = read_json(asked.path / "listening.json")["no_audio"]["p_first"]
+    rows = pd.read_parquet(asked.path / "predictions.parquet").query("method == 'forward'")
+    table = rows[[*CLIP_COLUMNS, "split"]].assign(
+        p_speech=p_first, prediction=classes[int(p_first < FIXED_THRESHOLD)], answer_mass=np.nan, method=None
+    )
+    return save(table, "no_audio", splits, fold, seed=None, prompt=rows["prompt"].iloc[0])
 
 
 @task(task_run_name="{name}, fold {fold}", **cached(libraries=("numpy", "pandas", "pyarrow")))
@@ -169,21 +214,55 @@ def read_columns(splits: Splits, part: str, columns: Sequence[str]) -> pd.DataFr
 
 def waveforms(splits: Splits, parts: Sequence[str]) -> Iterator[NDArray[np.float32]]:
     """The clips of these parts, decoded one after another."""
+    return map(decode_flac, flacs(splits, parts))
+
+
+def flacs(splits: Splits, parts: Sequence[str]) -> Iterator[bytes]:
+    """The clips of these parts as they lie there."""
     for part in parts:
         for batch in pq.ParquetFile(splits.path / "data" / f"{part}.parquet").iter_batches(256, columns=["audio"]):
             for row in batch.to_pylist():
-                yield decode_flac(row["audio"]["bytes"])
+                yield row["audio"]["bytes"]
+
+
+def chosen_clips(splits: Splits, part: str, limit: int | None) -> pd.DataFrame:
+    """The clips of one part, of a quick look `limit` of them."""
+    clips = read_columns(splits, part, CLIP_COLUMNS)
+    return clips if limit is None else clips[clips["clip_id"].isin(quick_look(clips, limit))]
+
+
+def quick_look(clips: pd.DataFrame, limit: int) -> list[str]:
+    """The ids of at most `limit` clips, of every class equally many, spread over the rows."""
+    classes = clips["label"].nunique()
+    ids: list[str] = []
+    for place, (_, its) in enumerate(clips.groupby("label", sort=True)):
+        share = limit // classes + (place < limit % classes)
+        at = np.linspace(0, len(its) - 1, min(share, len(its))).round().astype(int)
+        ids += its["clip_id"].iloc[at].tolist()
+    return ids
 
 
 def save(
-    table: pd.DataFrame, name: str, splits: Splits, fold: int, seed: int | None, prompt: str | None
+    table: pd.DataFrame,
+    name: str,
+    splits: Splits,
+    fold: int,
+    seed: int | None,
+    prompt: str | None,
+    heard: Mapping[str, Any] | None = None,
 ) -> Predictions:
-    """Add what identifies the detector and store the table."""
+    """Add what identifies the detector and store the table, with what was found of its model's listening.
+
+    Free answers are those of a detector of its own.
+    """
     protocol = "group" if splits.verdict == "clean" else "random"
-    facts: dict[str, Any] = {"detector": name, "protocol": protocol, "fold": fold, "prompt": prompt}
+    facts: dict[str, Any] = {"protocol": protocol, "fold": fold, "prompt": prompt}
     table = table.assign(**facts, seed=pd.array([seed] * len(table), dtype="Int64"))
+    table["detector"] = np.where(table["method"] == "open", f"{name}_open", name)
     table["method"] = table["method"].astype("string")
     table["prompt"] = table["prompt"].astype("string")
     with draft(Predictions) as folder:
         table.to_parquet(folder / "predictions.parquet", index=False)
+        if heard is not None:
+            write_json(folder / "listening.json", heard)
         return Predictions.of(folder, detector=name, rows=len(table))

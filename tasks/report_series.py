@@ -36,7 +36,7 @@ def compare_reports(names: Sequence[str], out: Path) -> list[str]:
         raise ValueError("a report is named twice: name each once")
     labels = labelled(files)
     reports = {labels[name]: read_report(file) for name, file in files.items()}
-    timing = {labels[name]: read_timing(file.with_name("timing.json")) for name, file in files.items()}
+    timing = {labels[name]: read_timing(times_beside(file)) for name, file in files.items()}
     rows, remarks = series_rows(reports, timing), series_remarks(reports)
     drawn = figures_of_reports(reports, timing)
     context = {
@@ -82,6 +82,12 @@ def read_report(file: Path) -> Report:
         ) from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is no report: {error}") from error
+
+
+def times_beside(file: Path) -> Path:
+    """Where the times of a report lie: beside it in its folder, or in the store beside the folder."""
+    own = file.with_name("timing.json")
+    return own if own.exists() else file.parent.with_name(f"{file.parent.name}.timing") / own.name
 
 
 def read_timing(file: Path) -> dict[str, Timing]:

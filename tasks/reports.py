@@ -15,13 +15,31 @@ from recipes.schema import StudyRecipe
 from tasks.audio_files import decode_flac
 from tasks.cache import ROOT, cached, code_digest, task
 from tasks.functional.audio import SAMPLE_RATE_HZ
+from tasks.functional.listening import listening_section
+from tasks.functional.plot_detectors import rests_on
+from tasks.functional.plot_latency import accuracy_by_latency, latency_rows, timed_detectors
 from tasks.functional.report import Report as Document
 from tasks.functional.report import build_report, publication_refusals
 from tasks.functional.report_files import Heard, clips_to_hear, report_files
 from tasks.functional.report_tables import evaluation_rows, summary_lines
 from tasks.functional.spectrograms import spectrogram_png
+from tasks.functional.timing import timing_of
 from tasks.run_page import show_picture, show_table
-from tasks.store import Adapter, Looks, Predictions, Publication, Report, Splits, draft, read_json, sha256
+from tasks.store import (
+    Adapter,
+    Looks,
+    Predictions,
+    Publication,
+    Report,
+    Splits,
+    draft,
+    read_json,
+    read_timing,
+    sha256,
+    timing_folder,
+    write_folder,
+    write_json,
+)
 
 TEMPLATE = "hub_cards/report.html.j2"
 ON_THE_PAGE = (
@@ -57,6 +75,9 @@ def make_report(
     with draft(Report) as folder:
         table.to_parquet(folder / "predictions.parquet", index=False)
         recorded = record(looks, splits, data, adapters, bases, recipe, sha256(folder / "predictions.parquet"))
+        recorded["listening"] = heard_by(predictions)
+        (folder / "evidence").mkdir()
+        write_json(folder / "evidence" / "listening.json", recorded["listening"])
         document = build_report(
             pd.read_parquet(folder / "predictions.parquet"), recorded=recorded, point_metrics=point_metrics,
             **recorded["provenance"]["settings"],
@@ -72,6 +93,7 @@ def make_report(
     )
     for name in (Path(file).stem for file in files if re.search(ON_THE_PAGE, file)):
         show_picture(f"figure-{name}", files[f"figures/{name}.png"], name.replace("_", " "))
+    keep_times(report, document, predictions)
     return report
 
 
@@ -82,6 +104,39 @@ def hear(document: Document, splits: Splits) -> dict[str, Heard]:
     found = pq.read_table(splits.path / "data", columns=["clip_id", "audio"], filters=[("clip_id", "in", wanted)])
     flac = {row["clip_id"]: row["audio"]["bytes"] for row in found.to_pylist()}
     return {clip: Heard(flac[clip], spectrogram_png(decode_flac(flac[clip]), SAMPLE_RATE_HZ)) for clip in wanted}
+
+
+def heard_by(predictions: Sequence[Predictions]) -> dict[str, Any]:
+    """What the checks of listening found of every model, as a section of the report."""
+    models = {}
+    for reference in predictions:
+        if (file := reference.path / "listening.json").is_file():
+            row = pd.read_parquet(reference.path / "predictions.parquet", columns=["seed", "fold", "protocol"]).iloc[0]
+            seed = "" if pd.isna(row["seed"]) else f", seed {row['seed']}"
+            models[f"{reference.detector}{seed}, fold {row['fold']}, {row['protocol']}"] = read_json(file)
+    return listening_section(models)
+
+
+def keep_times(report: Report, document: Document, predictions: Sequence[Predictions]) -> None:
+    """Write beside the report what one clip takes of each detector, of the first fold and seed that was timed: a table,
+    timing.json and the figure of accuracy against latency."""
+    measured: dict[str, dict[str, Any]] = {}
+    for reference in predictions:
+        if latency := read_timing(reference).get("latency"):
+            measured.setdefault(reference.detector, latency)
+    timing = {name: timing_of(its) for name, its in measured.items()}
+    if not (timed := timed_detectors(document, timing)):
+        return
+    png = accuracy_by_latency(timed, rests_on(document))
+    rows = latency_rows(document, measured)
+    files = {
+        "timing.json": json.dumps({name: one._asdict() for name, one in timing.items()}, indent=1).encode(),
+        "accuracy_by_latency.csv": pd.DataFrame(rows).to_csv(index=False).encode(),
+        "accuracy_by_latency.png": png,
+    }
+    write_folder(files, timing_folder(report))
+    show_table("latency", rows, "Balanced accuracy against ms a clip, one at a time, warm")
+    show_picture("figure-accuracy-by-latency", png, "accuracy by latency")
 
 
 def summary(report: Report) -> str:
@@ -150,7 +205,7 @@ def asked(recipe: StudyRecipe) -> dict[str, Any]:
         "study": recipe.name, "recipe_sha256": hashlib.sha256(whole.encode()).hexdigest(),
         "prompt": recipe.prompt, "classes": list(recipe.classes), "answers": list(recipe.answers),
         "protocol": recipe.dataset.splits.protocol, "seeds": list(train.seeds), "quantization": train.quantization,
-        "lora": train.lora, "scope": train.scope, "loss_on": train.loss_on,
+        "lora": train.lora, "scope": train.scope, "loss_on": train.loss_on, "quick_look": recipe.evaluate.limit,
     }  # fmt: skip
 
 

@@ -277,12 +277,17 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def write_timing(reference: Reference, seconds: Mapping[str, float]) -> None:
+def write_timing(reference: Reference, times: Mapping[str, Any]) -> None:
     """Measured times lie beside a folder, never in it: they differ from run to run and may not enter a fingerprint."""
-    write_json(shelf(type(reference)) / f"{reference.fingerprint}.timing.json", dict(seconds))
+    write_json(shelf(type(reference)) / f"{reference.fingerprint}.timing.json", dict(times))
 
 
-def read_timing(reference: Reference) -> dict[str, float]:
+def timing_folder(reference: Reference) -> Path:
+    """Where measured times of a report lie, and what is drawn of them: beside it, for the same reason."""
+    return shelf(type(reference)) / f"{reference.fingerprint}.timing"
+
+
+def read_timing(reference: Reference) -> dict[str, Any]:
     """Times that were measured when the folder was made, or nothing."""
     path = shelf(type(reference)) / f"{reference.fingerprint}.timing.json"
     return dict(read_json(path)) if path.exists() else {}

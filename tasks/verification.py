@@ -101,7 +101,8 @@ def verify_report(folder: Path) -> Iterator[Finding]:
 
 def verify_evidence(folder: Path, stated: dict[str, Any]) -> Iterator[Finding]:
     """Recorded sections against the evidence files they were taken from."""
-    evidence = {"leakage": "evidence/audit.json", "balance": "evidence/balance.json"}
+    names = {"leakage": "audit", "balance": "balance", "listening": "listening"}
+    evidence = {key: f"evidence/{name}.json" for key, name in names.items()}
     for key, name in evidence.items():
         same = stated[key] == read_json(folder / name)
         what = f"report.json: {key}, from {name} (sha256 {sha256(folder / name)[:12]})"

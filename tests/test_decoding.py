@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import logsumexp, softmax
 
-from tasks.functional.decoding import answer_scores, answer_token_ids, answers_token_ids
+from tasks.functional.decoding import answer_scores, answer_token_ids, answers_token_ids, map_open_answer, open_rules
 
 PIECES = {"A": 32, " A": 362, "B": 33, " B": 425, "SPE": 7, "ECH": 8, " Yes": 9, "C": 5, " C": 5}
 
@@ -124,3 +124,29 @@ def test_logits_that_are_no_numbers_are_refused_with_the_row(bad):
         pytest.raises(ValueError, match=r"^row 1: the logits of the answers \['A', 'B'\] are not finite"),
     ):
         answer_scores(logits, IDS)
+
+
+# --- free answers ------------------------------------------------------------------------------------------------
+
+
+RULES = open_rules(("SPEECH", "NONSPEECH"), ("A", "B"), {"NONSPEECH": ("music",)})
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("A", "SPEECH"), (" a ", "SPEECH"), ("A)", "SPEECH"), ("(B)", "NONSPEECH"), ("B.", "NONSPEECH"),
+        ("A) SPEECH", "SPEECH"), ("B) NONSPEECH (music", "NONSPEECH"), ("It is speech.", "SPEECH"),
+        ("NON-SPEECH", "NONSPEECH"), ("non speech", "NONSPEECH"), ("nonspeech", "NONSPEECH"), ("Music!", "NONSPEECH"),
+        ("A dog barking", None), ("There is no speech", None), ("This is not music", None), ("speech or music?", None),
+        ("A) NONSPEECH", None), ("", None), ("speeches", None), ("C", None), ("no music but speech", "SPEECH"),
+    ],
+)  # fmt: skip
+def test_a_free_answer_names_a_class_by_the_declared_rules_or_none(text, named):
+    assert map_open_answer(text, RULES) == named
+
+
+def test_words_are_those_of_the_study_and_those_declared_beside_them():
+    assert RULES == {"SPEECH": ("A", "SPEECH"), "NONSPEECH": ("B", "NONSPEECH", "music")}
+    assert map_open_answer("voice", open_rules(("VOICE", "OTHER"), ("yes", "no"))) == "VOICE"
+    assert map_open_answer("No.", open_rules(("VOICE", "OTHER"), ("yes", "no"))) == "OTHER"

@@ -211,7 +211,8 @@ def clips_file(tmp_path_factory):
 def job(tiny_base, clips_file, tmp_path):
     return ScoringJob(
         base=str(tiny_base), revision=None, quantization=None, question=QUESTION, device="cpu", output=str(tmp_path),
-        adapter=None, clips={"test": (clips_file,)}, generate_on=("test",), batch_size=3,
+        adapter=None, clips={"test": (clips_file,)}, generate_on=("test",), batch_size=3, base_revision="b" * 40,
+        code="c",
     )  # fmt: skip
 
 

@@ -205,7 +205,7 @@ def how(monkeypatch, device: str, launcher=()) -> str:
     monkeypatch.setattr(forkserver, "forked", lambda *arguments: asked.append("forked"))
     job = ScoringJob(
         base="x", revision=None, quantization=None, question=QUESTION, device=device, output="x", adapter=None, clips={},
-        generate_on=(), batch_size=1,
+        generate_on=(), batch_size=1, base_revision="b", code="c",
     )  # fmt: skip
     job.starting("tasks.detectors.audio_llm", "x.job.json", launcher, {})
     return asked[0] if asked[0] == "forked" else " ".join(asked[0][0][2:])
@@ -285,6 +285,7 @@ def work(folder: Path, clips: str, quantization) -> dict[str, str]:
     ).run("tasks.models.training", launcher=LAUNCH, **told)  # fmt: skip
     ScoringJob(
         adapter=str(folder / "adapter"), clips={"test": (clips,)}, generate_on=("test",), batch_size=3,
+        base_revision="b" * 40, code="c",
         output=str(folder / "scores"), **base, **common,
     ).run("tasks.detectors.audio_llm", **told)  # fmt: skip
     (folder / "scores" / "timing.json").unlink()

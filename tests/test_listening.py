@@ -10,6 +10,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from tasks.audio_files import decode_flac, encode_flac
+from tasks.functional.listening import listening_section
 from tasks.models import listening
 from tasks.models import qwen2_audio as family
 from tasks.models.encoding import samples_of
@@ -63,6 +64,23 @@ def test_what_a_listening_model_leaves_can_be_written_down(model, processor, que
 def test_clips_of_one_token_only_pass_as_well(model, processor, question, durations_ms):
     found = checked(model, processor, question, flacs(durations_ms))
     assert found["batch_composition"]["largest_difference"] <= 1e-5
+
+
+def test_a_report_has_a_row_for_every_check_with_the_worst_of_all_models(model, processor, question):
+    found = {**checked(model, processor, question), "processor_warnings": 0}
+    other = copy.deepcopy(found)
+    other["swap"]["largest_difference"], other["no_audio"]["p_first"] = 7e-6, 0.9
+    section = listening_section({"base, fold 0": found, "adapter, fold 0": other})
+    rows = {row["check"]: row for row in section["checks"]}
+    assert list(rows) == [
+        "audio swap", "silence", "no-audio prior", "batch composition", "left padding", "zero-token guard",
+        "sampling-rate guard", "processor warnings",
+    ]  # fmt: skip
+    assert rows["audio swap"]["found"] == "P moves by at most 7e-06"
+    assert rows["no-audio prior"]["found"].endswith("to 0.900")
+    assert rows["zero-token guard"]["found"] == rows["sampling-rate guard"]["found"] == "refused"
+    assert {row["models"] for row in rows.values()} == {2}
+    assert section["models"]["base, fold 0"] == found
 
 
 def test_adapters_are_listened_to_as_well(model, processor, question):

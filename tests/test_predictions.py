@@ -9,8 +9,8 @@ import pytest
 from recipes.schema import CheckFailed
 from tasks.audio_files import encode_flac
 from tasks.functional.predictions import validate_predictions
-from tasks.predictions import CLIP_COLUMNS, check_agreement, score_baseline, scored
-from tasks.store import Splits, draft
+from tasks.predictions import CLIP_COLUMNS, check_agreement, save, score_baseline, score_no_audio, scored
+from tasks.store import Predictions, Splits, draft, read_timing
 
 CLASSES = ("SPEECH", "NONSPEECH")
 SIDES = {"train": "train", "dev": "dev", "test": "test"}
@@ -150,3 +150,60 @@ def test_scores_of_a_leaky_split_say_so(home):
 def test_the_same_splits_give_the_same_bytes(splits):
     one, other = (score_baseline.fn("mel_statistics", splits, SIDES, CLASSES, 0) for _ in range(2))
     assert one == other
+
+
+# --- unheard, at liberty, in a hurry -------------------------------------------------------------------------------
+
+
+def asked_model(splits, heard) -> Predictions:
+    """A stored table of a model: forward on dev and test, generated and free answers on test."""
+    rows = []
+    for part, methods in {"dev": ["forward"], "test": ["forward", "generate", "open"]}.items():
+        clips = pq.read_table(splits.path / "data" / f"{part}.parquet", columns=list(CLIP_COLUMNS)).to_pandas()
+        for method in methods:
+            free = method == "open"
+            rows.append(clips.assign(split=part, method=method, p_speech=np.nan if free else 0.7, answer_mass=0.5,
+                                     prediction=[None, *["SPEECH"] * (len(clips) - 1)] if free else "SPEECH"))  # fmt: skip
+    return save(pd.concat(rows), "adapter", splits, 0, seed=42, prompt="Which?", heard=heard)
+
+
+def test_without_sound_every_clip_gets_the_answer_to_the_words_alone(splits):
+    asked = asked_model(splits, {"no_audio": {"p_first": 0.25}})
+    table = table_of(score_no_audio.fn(asked, splits, CLASSES, 0))
+    assert table["detector"].unique().tolist() == ["no_audio"]
+    assert table.groupby("split").size().to_dict() == {"dev": 6, "test": 8}
+    assert set(zip(table["p_speech"], table["prediction"], strict=True)) == {(0.25, "NONSPEECH")}
+    assert validate_predictions(table, CLASSES)["clip_id"].nunique() == 14
+
+
+def test_free_answers_are_a_detector_of_their_own_whose_missing_answers_count(splits):
+    table = validate_predictions(table_of(asked_model(splits, None)), CLASSES)
+    assert table.groupby("detector")["method"].unique().map(sorted).to_dict() == {
+        "adapter": ["forward", "generate"], "adapter_open": ["open"],
+    }  # fmt: skip
+    assert table.query("detector == 'adapter_open'")["prediction"].isna().sum() == 1
+
+
+def test_a_model_that_never_names_a_class_is_a_table_all_the_same(splits):
+    table = table_of(asked_model(splits, None))
+    silent = table.assign(prediction=table["prediction"].where(table["method"] != "open", None))
+    found = validate_predictions(silent, CLASSES).query("method == 'open'")
+    assert found["prediction"].isna().all()
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(1, 1), (4, 4), (5, 5), (99, 8)])
+def test_a_quick_look_takes_so_many_clips_of_both_classes(splits, limit, expected):
+    table = table_of(score_baseline.fn("loudness", splits, SIDES, CLASSES, 0, limit))
+    test = table[table["split"] == "test"]
+    assert len(test) == expected
+    assert abs(test["label"].value_counts().reindex(list(CLASSES), fill_value=0).diff().iloc[1]) <= 1
+    whole = table_of(score_baseline.fn("loudness", splits, SIDES, CLASSES, 0)).set_index("clip_id")
+    pd.testing.assert_series_equal(table.set_index("clip_id")["p_speech"], whole.loc[table["clip_id"], "p_speech"])
+
+
+def test_what_a_clip_takes_is_kept_beside_the_table_and_never_in_it(splits):
+    predictions = score_baseline.fn("loudness", splits, SIDES, CLASSES, 0)
+    ms = read_timing(predictions)["latency"]["ms"]
+    assert 0 < ms["all"]["median"] <= ms["all"]["p95"]
+    assert set(ms) == {"all", "loading", "detector"}
+    assert [file.name for file in predictions.path.iterdir()] == ["predictions.parquet"]

@@ -1,52 +1,118 @@
 """The child process that scores clips with an audio LLM."""
 
+import hashlib
 import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import torch
+import transformers
+from numpy.typing import NDArray
 from torch import nn
 from transformers import AutoProcessor
 
+from tasks.functional.decoding import map_open_answer
 from tasks.models import qwen2_audio as family
 from tasks.models.encoding import kept_encodings
 from tasks.models.jobs import ScoringJob
+from tasks.models.latency import measure
 from tasks.models.listening import NoProcessorWarnings, check
-from tasks.models.scoring import Method, Question, Scorer, questions
+from tasks.models.score_log import ScoreLog
+from tasks.models.scoring import Method, Question, Scorer, answers_of, questions
 from tasks.models.training import alike_on_every_cpu, pick_device, with_dtype
 
-METHODS: tuple[Method, ...] = ("forward", "generate")
+SAY_EVERY_S = 15.0
 
 
 def main(path: str) -> None:
-    """Write scores.parquet: clip_id, split, method, p_speech, prediction, answer_mass; listening.json and times apart."""
+    """Write scores.parquet: clip_id, split, method, p_speech, prediction, answer_mass; listening.json and times apart.
+
+    Every batch is kept as it comes, so that after a kill only what is missing is asked.
+    """
     job = ScoringJob.model_validate_json(Path(path).read_text(encoding="utf-8"))
     processor = AutoProcessor.from_pretrained(job.base, revision=job.revision, trust_remote_code=False)
     with NoProcessorWarnings():
         model = load(job)
         scorer = Scorer(model, processor, kept_encodings(model), job.batch_size)
         (question,) = questions(processor, [job.question.prompt], job.question.answers)
-        clips = {split: read(files) for split, files in job.clips.items() if files}
-        heard = check(scorer, processor, question, job.question.prompt, next(iter(clips.values())).flacs)
-        tables, seconds = [], {}
-        for split, its in clips.items():
-            for method in METHODS if split in job.generate_on else METHODS[:1]:
-                begin = time.perf_counter()
-                scores = score(scorer, its.flacs, question, job.question.classes, method)
-                seconds[f"{split}_{method}_ms_per_clip"] = 1000 * (time.perf_counter() - begin) / len(its.ids)
-                print(f"{split}, {method}: {len(its.ids)} clips", flush=True)
-                tables.append(scores.assign(clip_id=its.ids, split=split, method=method))
+        clips = {split: read(files, job.only) for split, files in job.clips.items() if files}
+        first = next(iter(clips.values())).flacs
+        heard = check(scorer, processor, question, job.question.prompt, first)
+        tables = [
+            table_of(job, scorer, processor, split, its, question, method)
+            for split, its in clips.items()
+            for method in methods_of(job, split)
+        ]
+        times = measure(model, processor, question, first)
     pd.concat(tables, ignore_index=True).to_parquet(Path(job.output, "scores.parquet"), index=False)
+    heard["processor_warnings"] = 0  # any would have ended the run
     Path(job.output, "listening.json").write_text(json.dumps(heard), encoding="utf-8")
-    timing = {"ms_per_clip": seconds, "rounded": next(model.parameters()).dtype != torch.float32}
+    timing = {"rounded": next(model.parameters()).dtype != torch.float32, "latency": times}
     Path(job.output, "timing.json").write_text(json.dumps(timing), encoding="utf-8")
     if (waited := scorer.clock.waiting_share()) is not None:
         print(f"the GPU waited {waited:.1%} of the time between batches", flush=True)
+
+
+def methods_of(job: ScoringJob, split: str) -> list[Method]:
+    """In which ways the clips of a split are asked."""
+    methods: list[Method] = ["forward"]
+    if split in job.generate_on:
+        methods.append("generate")
+        if job.open_rules is not None:
+            methods.append("open")
+    return methods
+
+
+def table_of(
+    job: ScoringJob, scorer: Scorer, processor: Any, split: str, clips: "Clips", question: Question, method: Method
+) -> pd.DataFrame:
+    """The scores of one split asked in one way, from the log as far as it has them.
+
+    Raises ValueError where the device stops in the middle: what was scored is kept.
+    """
+    log = ScoreLog.of(identity(job, scorer.model), [question], method)
+    what, begin = f"{split}, {method}", time.perf_counter()
+    before = sum(log.clip(clip) is not None for clip in clips.flacs)
+    try:
+        if method == "open":
+            scores = score_open(scorer, processor, clips.flacs, question, job, log, what)
+        else:
+            scores = score(scorer, clips.flacs, question, job.question.classes, method, log, what)
+    except torch.AcceleratorError as error:
+        known = sum(log.clip(clip) is not None for clip in clips.flacs)
+        raise ValueError(
+            f"the GPU stopped at {what} ({str(error).splitlines()[0]}); {known} of {len(clips.ids)} clips are scored and "
+            "kept: run the same command again to go on"
+        ) from error
+    seconds = time.perf_counter() - begin
+    kept = f", {before} of them kept from before" if before else ""
+    print(f"{what}: {len(clips.ids)}/{len(clips.ids)} clips in {seconds:.1f} s{kept}", flush=True)
+    return scores.assign(clip_id=clips.ids, split=split, method=method)
+
+
+def identity(job: ScoringJob, model: nn.Module) -> dict[str, Any]:
+    """All that decides the numbers of a model: weights, code, libraries, and what it runs on."""
+    device = model.device.type
+    return {
+        "base": job.base_revision, "adapter": weights_of(job.adapter), "quantization": job.quantization,
+        "code": job.code, "torch": torch.__version__, "transformers": transformers.__version__, "device": device,
+        "dtype": str(next(model.parameters()).dtype), "threads": torch.get_num_threads() if device == "cpu" else 0,
+    }  # fmt: skip
+
+
+def weights_of(adapter: str | None) -> str | None:
+    """SHA-256 over the files of an adapter that decide its answers."""
+    if adapter is None:
+        return None
+    digest = hashlib.sha256()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        digest.update(Path(adapter, name).read_bytes())
+    return digest.hexdigest()
 
 
 def load(job: ScoringJob) -> nn.Module:
@@ -84,25 +150,65 @@ class Clips(NamedTuple):
     flacs: list[bytes]
 
 
-def read(files: Sequence[str]) -> Clips:
-    """The clips of clip parquets, in the order of the files."""
-    clips = Clips([], [])
+def read(files: Sequence[str], only: Sequence[str] | None = None) -> Clips:
+    """The clips of clip parquets, in the order of the files; of `only` some, those."""
+    clips, wanted = Clips([], []), None if only is None else {*only}
     for file in files:
         for batch in pq.ParquetFile(file).iter_batches(256, columns=["clip_id", "audio"]):
             for row in batch.to_pylist():
-                clips.ids.append(row["clip_id"])
-                clips.flacs.append(row["audio"]["bytes"])
+                if wanted is None or row["clip_id"] in wanted:
+                    clips.ids.append(row["clip_id"])
+                    clips.flacs.append(row["audio"]["bytes"])
     return clips
 
 
 def score(
-    scorer: Scorer, clips: Sequence[bytes], question: Question, classes: tuple[str, str], method: Method
+    scorer: Scorer,
+    clips: Sequence[bytes],
+    question: Question,
+    classes: tuple[str, str],
+    method: Method,
+    log: ScoreLog | None = None,
+    what: str = "scoring",
 ) -> pd.DataFrame:
     """p_speech, prediction and answer_mass of clips in their order.
 
     The prediction is the likeliest allowed token, as greedy generation has it; P sums over the tokens of an answer, so
     near .5 the two may differ.
     """
-    (answers,) = scorer.score(clips, [question], method)
+    answers = answers_of(gathered(scorer, clips, question, method, log, what), question)
     said = np.where(answers.said_first, *classes)
     return pd.DataFrame({"p_speech": answers.p_first, "prediction": said, "answer_mass": answers.answer_mass})
+
+
+def score_open(
+    scorer: Scorer,
+    processor: Any,
+    clips: Sequence[bytes],
+    question: Question,
+    job: ScoringJob,
+    log: ScoreLog | None = None,
+    what: str = "scoring",
+) -> pd.DataFrame:
+    """prediction and the text that was said, of clips in their order; no prediction where the rules map the text to none."""
+    assert job.open_rules is not None
+    tokens = gathered(scorer, clips, question, "open", log, what)
+    texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    said = [map_open_answer(text, job.open_rules) for text in texts]
+    return pd.DataFrame(
+        {"p_speech": np.nan, "prediction": pd.Series(said, dtype=object), "answer_mass": np.nan, "said": texts}
+    )
+
+
+def gathered(
+    scorer: Scorer, clips: Sequence[bytes], question: Question, method: Method, log: ScoreLog | None, what: str
+) -> NDArray[Any]:
+    """What was answered to every clip, a row each in their order, with a line of progress now and then."""
+    done, spoken, rows = 0, time.monotonic(), dict[int, NDArray[Any]]()
+    for places, (found,) in scorer.scored(clips, [question], method, log):
+        rows |= zip(places, found, strict=True)
+        done += len(places)
+        if time.monotonic() - spoken > SAY_EVERY_S:
+            spoken = time.monotonic()
+            print(f"{what}: {done}/{len(clips)} clips", flush=True)
+    return np.stack([rows[i] for i in range(len(clips))])

@@ -1,5 +1,6 @@
 """From token scores to answers: which tokens say an answer, and how likely each answer is among them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -65,3 +66,39 @@ def _logsumexp(values: NDArray[np.float64]) -> NDArray[np.float64]:
     top = np.where(np.isfinite(top), top, 0.0)
     with np.errstate(divide="ignore"):
         return np.log(np.exp(values - top).sum(axis=1)) + top[:, 0]
+
+
+# --- free answers ------------------------------------------------------------------------------------------------
+
+OpenRules = Mapping[str, Sequence[str]]  # class -> the words that name it, its letter among them
+NEGATIONS = r"(?:no|not|non|without|isn't|never)"
+
+
+def open_rules(
+    classes: Sequence[str], answers: Sequence[str], also: OpenRules | None = None
+) -> dict[str, tuple[str, ...]]:
+    """The words that name each class in a free answer: its answer, its name, and those that are declared beside them."""
+    words = zip(classes, answers, strict=True)
+    return {name: (answer, name, *(also or {}).get(name, ())) for name, answer in words}
+
+
+def map_open_answer(text: str, rules: OpenRules) -> str | None:
+    """The class that a free answer names, or None where it names none, both, or one by a negation only.
+
+    Capitals and spaces do not matter, "NON-SPEECH" and "non speech" are NONSPEECH. A word of one letter names its class at
+    the beginning, alone or before one of `) . : ,`: "A", "A) SPEECH", but not "A dog". Of words that overlap the longest
+    counts, and one behind "no", "not", "non", "without", "isn't" or "never" counts for none.
+    """
+    rest, named = " ".join(text.split()).casefold(), set[str]()
+    letters = {word.casefold(): name for name, words in rules.items() for word in words if len(word) == 1}
+    if (start := re.match(r"\W*(\w)\s*(?:[).:,]|$)", rest)) and start[1] in letters:
+        named.add(letters[start[1]])
+        rest = rest[start.end() :]
+    words = {word: name for name, its in rules.items() for word in its if len(word) > 1}
+    for word in sorted(words, key=len, reverse=True):
+        spelt = re.sub(r"^non(?=\w)", r"non[\\s-]?", re.escape(word.casefold()))
+        found = rf"(?P<negated>\b{NEGATIONS}[\s-]+)?\b{spelt}\b"
+        if any(match["negated"] is None for match in re.finditer(found, rest)):
+            named.add(words[word])
+        rest = re.sub(found, " ", rest)
+    return named.pop() if len(named) == 1 else None

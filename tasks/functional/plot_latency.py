@@ -1,7 +1,7 @@
 """Accuracy against the time it takes, with those marked that none is both faster and better than."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from tasks.functional.plot_canvas import SOFT, STYLES, Style, canvas, log_axis, 
 from tasks.functional.plot_detectors import shown
 from tasks.functional.report_document import Report
 from tasks.functional.report_schema import Metric
-from tasks.functional.timing import Timing, frontier
+from tasks.functional.timing import STAGES, Timing, frontier
 
 
 class Timed(NamedTuple):
@@ -41,6 +41,24 @@ def timed_reports(reports: Mapping[str, Report], timing: Mapping[str, Mapping[st
         if own and accuracy.value is not None:
             found[name] = Timed(own, accuracy, STYLES[order % len(STYLES)])
     return found
+
+
+def latency_rows(report: Report, latency: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row a timed detector, fastest first: balanced accuracy, ms a clip, and ms of every stage.
+
+    latency: detector -> what `latency_of` wrote down.
+    """
+    rows = []
+    for name, its in latency.items():
+        if name not in report.detectors:
+            continue
+        accuracy = report.detectors[name].metrics["balanced_accuracy"]
+        low, high = accuracy.ci95 or (None, None)
+        whole = {"detector": name, "balanced_accuracy": accuracy.value, "ci95_low": low, "ci95_high": high}
+        stages = sorted(its["ms"], key=STAGES.index)
+        times = {f"{stage}_{q}_ms": its["ms"][stage][q] for stage in stages for q in ("median", "p95")}
+        rows.append({**whole, "device": its["device"], "timed_clips": its["clips"], **times})
+    return sorted(rows, key=lambda row: row["all_median_ms"])
 
 
 def accuracy_by_latency(timed: Mapping[str, Timed], n: str) -> bytes:

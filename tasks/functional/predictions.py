@@ -158,8 +158,8 @@ def _text(column: pd.Series, default: object) -> pd.Series:
 
 
 def _names_any(filled: pd.DataFrame) -> pd.Series:
-    """Whether the row's detector and method name a prediction anywhere."""
-    return filled.groupby(["detector", "method"])["prediction"].transform("count") > 0
+    """Whether the row's detector and method name a prediction anywhere; a free answer may name no class at all."""
+    return (filled.groupby(["detector", "method"])["prediction"].transform("count") > 0) | (filled["method"] == "open")
 
 
 # --- the rows of one detector ------------------------------------------------------------------------------------

@@ -140,6 +140,10 @@ def publication_refusals(report: Report) -> list[str]:
         refusals.append("No leakage audit is recorded: nothing shows that train and test are apart.")
     elif verdict != "clean":
         refusals.append(f"The leakage audit says {verdict!r}: the score may be memory of what was trained on.")
+    if limit := provenance.get("quick_look"):
+        refusals.append(
+            f"It is a quick look at {limit} clips of each part (evaluate.limit), not the whole test split."
+        )
     if "random" in (report.protocol, provenance.get("protocol")):
         refusals.append("The protocol is 'random': it exists to measure inflation and never makes a headline.")
     if gate.get("passed") is False and gate.get("on_fail") != "mark":

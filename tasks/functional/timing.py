@@ -1,8 +1,8 @@
 """How long detectors take a clip: measured times, which enter no report and no fingerprint, and who is worth waiting for."""
 
 import math
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,33 @@ class Timing(NamedTuple):
     p05_ms: float
     median_ms: float
     p95_ms: float
+
+
+STAGES = (
+    "all",
+    "loading",
+    "features",
+    "encoder",
+    "language_model",
+    "detector",
+    "post_processing",
+)  # in a table's order
+QUANTILES = {"p05": 0.05, "median": 0.5, "p95": 0.95}
+
+
+def latency_of(stages_ms: Mapping[str, Sequence[float]], device: str) -> dict[str, Any]:
+    """What is written down of measured stages, each the ms of every timed clip: their quantiles, and those of the sum
+    under "all"."""
+    columns = {name: np.asarray(its, dtype=float) for name, its in stages_ms.items()}
+    whole = np.sum(list(columns.values()), axis=0)
+    columns = columns | {"all": whole}
+    ms = {name: {q: float(np.quantile(its, at)) for q, at in QUANTILES.items()} for name, its in columns.items()}
+    return {"clips": len(whole), "device": device, "ms": ms}
+
+
+def timing_of(latency: Mapping[str, Any]) -> Timing:
+    """The whole of what `latency_of` wrote down."""
+    return Timing(latency["clips"], *(latency["ms"]["all"][name] for name in QUANTILES))
 
 
 def timings(table: pd.DataFrame) -> dict[str, Timing]:

@@ -14,6 +14,7 @@ PLAIN_NAMES = {  # how the verdict speaks of a detector, in the verdict's order
     "silero_default": "Silero at its vendor's threshold",
     "majority": "always naming the majority class",
     "base": "the base model without the adapter",
+    "no_audio": "the adapter's answer without any sound",
 }
 WITH_ARTICLE = ("adapter", "base")
 DEV_FLAGS = {
@@ -43,6 +44,8 @@ def _subject(headline: str) -> str:
 
 def _warnings(headline: str, detector: Detector, recorded: Mapping[str, Any]) -> list[str]:
     lines = []
+    if limit := (recorded.get("provenance") or {}).get("quick_look"):
+        lines.append(f"A quick look at {limit} clips of each part, no result: the whole test split was not scored.")
     if (verdict := (recorded.get("leakage") or {}).get("verdict", "clean")) != "clean":
         lines.append(f"The leakage audit says {verdict!r}: these numbers are not of unheard recordings.")
     gate = recorded.get("gate") or {}

@@ -169,7 +169,13 @@ class TrainingJob(ModelJob):
 class ScoringJob(ModelJob):
     """Every clip of some files by one model, with or without an adapter."""
 
+    base_revision: str  # with `code`, what scores are kept under beside the adapter and the question
+    code: str  # digest of all that decides a score
     adapter: str | None
     clips: dict[str, tuple[str, ...]]  # split -> files
+    only: tuple[str, ...] | None = None  # of a quick look: the ids of its clips
     generate_on: tuple[str, ...]  # splits that are also answered by constrained generation
+    open_rules: dict[str, tuple[str, ...]] | None = (
+        None  # class -> words that name it in a free answer; None: not asked
+    )
     batch_size: int | None  # None: what the device's memory takes

@@ -74,6 +74,7 @@ def hears_more_than_silence(listener: Listener) -> dict[str, float]:
             f"{moved.max():.1g}): what it hears does not reach its answer; its projector or its encoder is broken"
         )
     return {
+        "least_asked": HEARD,
         "largest_change_of_log_odds": float(moved.max()),
         "mean_change_of_log_odds": float(moved.mean()),
         "answers_changed": float(np.mean((heard >= 0.5) != (unheard >= 0.5))),

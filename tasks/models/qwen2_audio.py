@@ -348,12 +348,29 @@ def generated_logits(
     past = copy.deepcopy(start)
     if past is not None:
         past.batch_repeat_interleave(len(batch["input_ids"]))
-    last = model.lm_head.register_forward_pre_hook(lambda _, hidden: (hidden[0][:, -1:],))
-    try:
+    with last_position_only(model):
         out = model.generate(
             **batch, past_key_values=past, max_new_tokens=1, logits_processor=[Allow()], do_sample=False, num_beams=1,
             repetition_penalty=1.0, return_dict_in_generate=True, output_logits=True,
         )  # fmt: skip
+    return out.sequences[:, -1], out.logits[0].float()
+
+
+@contextlib.contextmanager
+def last_position_only(model: nn.Module) -> Iterator[None]:
+    """Inside, the head sees the last position of every row only."""
+    last = model.lm_head.register_forward_pre_hook(lambda _, hidden: (hidden[0][:, -1:],))
+    try:
+        yield
     finally:
         last.remove()
-    return out.sequences[:, -1], out.logits[0].float()
+
+
+def said_freely(model: nn.Module, batch: Mapping[str, torch.Tensor], tokens: int) -> torch.Tensor:
+    """(n, up to `tokens`) token ids that greedy generation says when nothing constrains it, up to the end of the turn."""
+    _, keywords = merge_audio(model, (), dict(batch))
+    with last_position_only(model):
+        said: torch.Tensor = model.generate(
+            **keywords, max_new_tokens=tokens, do_sample=False, num_beams=1, repetition_penalty=1.0
+        )
+    return said

@@ -18,8 +18,10 @@ from tasks.models.batches import BatchSizes, Clock, on_device, on_host, passed
 from tasks.models.encoder_cache import EncoderCache
 from tasks.models.encoding import Encoder, Ready, samples_of
 from tasks.models.frames import audio_tokens
+from tasks.models.score_log import Rows, ScoreLog
 
-Method = Literal["forward", "generate"]
+Method = Literal["forward", "generate", "open"]
+OPEN_TOKENS = 8  # at most so many are said freely
 
 
 class Answers(NamedTuple):
@@ -132,6 +134,19 @@ def generate(
     return found
 
 
+def say_freely(
+    model: nn.Module, clips: Sequence[family.Encoded], asked: Sequence[Question], pad: int
+) -> list[torch.Tensor]:
+    """For every question the tokens (n, OPEN_TOKENS) that transformers' own greedy `generate` says, filled up with `pad`."""
+    found = []
+    for question in asked:
+        batch = family.collate(clips, question.prompt, [[]] * len(clips), pad)
+        batch = {key: value.to(model.device) for key, value in batch.items()}
+        said = family.said_freely(model, batch, OPEN_TOKENS)
+        found.append(nn.functional.pad(said, (0, OPEN_TOKENS - said.shape[1]), value=pad))
+    return found
+
+
 def narrowed(logits: torch.Tensor, allowed: Sequence[int]) -> torch.Tensor:
     """(n, allowed + 1): the logits of the allowed tokens, and last the logsumexp over all others, so that a softmax
     over a row is that over the vocabulary."""
@@ -147,6 +162,17 @@ def answers_of(narrow: NDArray[np.float32], question: Question) -> Answers:
     p_first, mass = answer_scores(narrow, ids)
     likeliest = narrow[:, :-1].argmax(axis=1)
     return Answers(p_first, mass, np.isin(likeliest, next(iter(ids.values()))))
+
+
+def refuse_broken(places: Sequence[int], found: Rows, n: int) -> None:
+    """Raise ValueError, naming a clip, where a batch's logits are no numbers."""
+    for rows in found:
+        broken = np.isnan(rows).any(axis=1) | ~np.isfinite(rows[:, :-1]).all(axis=1)
+        if broken.any():
+            raise ValueError(
+                f"clip {places[int(broken.argmax())] + 1} of {n}: the logits of its answers are not finite, so it has no "
+                "probability; the model is broken or overflowed, and what was scored before is kept"
+            )
 
 
 def behind(asked: Sequence[Question]) -> int:
@@ -202,25 +228,70 @@ class Scorer:
         other.sizes = BatchSizes(self.encoder.device, rows)
         return other
 
-    def score(self, clips: Sequence[bytes], asked: Sequence[Question], method: Method = "forward") -> list[Answers]:
+    def score(
+        self,
+        clips: Sequence[bytes],
+        asked: Sequence[Question],
+        method: Method = "forward",
+        log: ScoreLog | None = None,
+    ) -> list[Answers]:
         """The answers to every question for all clips, in their order."""
         narrow = [np.full((len(clips), len(question.allowed) + 1), np.nan, np.float32) for question in asked]
-        for places, found in self.scored(clips, asked, method):
+        for places, found in self.scored(clips, asked, method, log):
             for whole, part in zip(narrow, found, strict=True):
                 whole[places] = part
         return [answers_of(whole, question) for whole, question in zip(narrow, asked, strict=True)]
 
     def scored(
-        self, clips: Sequence[bytes], asked: Sequence[Question], method: Method = "forward"
-    ) -> Iterator[tuple[list[int], list[NDArray[np.float32]]]]:
-        """Batch by batch, where its clips stand in `clips` and every question's `narrowed` logits for them.
+        self,
+        clips: Sequence[bytes],
+        asked: Sequence[Question],
+        method: Method = "forward",
+        log: ScoreLog | None = None,
+    ) -> Iterator[tuple[list[int], Rows]]:
+        """Batch by batch, where its clips stand in `clips` and every question's `narrowed` logits (of "open": tokens) for
+        them; with a `log`, first what it knows already, and every other batch kept in it before it is handed on.
 
         A batch is handed on when the next one has been begun, so that a GPU never waits for what is done with it.
-        Raises ValueError for a clip that gives the model no audio token, and for one that is too much alone.
+        Raises ValueError for a clip that gives the model no audio token, for one that is too much alone, and for logits
+        that are no numbers.
         """
         tokens = [audio_tokens(samples_of(clip)) for clip in clips]
         order = np.argsort(tokens, kind="stable").tolist()
-        costs = [tokens[i] + behind(asked) for i in order]
+        known, order = self.recalled(clips, order, [tokens[i] + behind(asked) for i in order], log)
+        yield from known
+        for places, found in self.asked(clips, order, [tokens[i] + behind(asked) for i in order], asked, method):
+            refuse_broken(places, found, len(clips))
+            if log is not None:
+                log.add([clips[i] for i in places], found)
+            yield places, found
+
+    def recalled(
+        self, clips: Sequence[bytes], order: list[int], costs: list[int], log: ScoreLog | None
+    ) -> tuple[list[tuple[list[int], Rows]], list[int]]:
+        """What a log knows of clips in their order, and the order of the others.
+
+        Where batches have a fixed number of rows only whole ones count: those that are left are then the same as ever, and
+        so is every bit of their answers. Where memory decides, a clip counts by itself.
+        """
+        if log is None or not len(log):
+            return [], order
+        known, left = [], []
+        while order:
+            size = self.sizes.take(costs) if self.sizes.rows else 1
+            places, order, costs = order[:size], order[size:], costs[size:]
+            its = [clips[i] for i in places]
+            rows = log.batch(its) if self.sizes.rows else log.clip(its[0])
+            if rows is None:
+                left += places
+            else:
+                known.append((places, rows))
+        return known, left
+
+    def asked(
+        self, clips: Sequence[bytes], order: list[int], costs: list[int], asked: Sequence[Question], method: Method
+    ) -> Iterator[tuple[list[int], Rows]]:
+        """The clips that `order` names, asked batch by batch."""
         asking = Asking(asked, method, {})
         begun: deque[Batch] = deque()
         with self.encoder.readers() as pool:
@@ -263,12 +334,14 @@ class Scorer:
             clips, new = self.encoder.encode(ready)
             if asking.method == "forward":
                 found = forward(self.model, clips, asking.questions, asking.starts)
-            else:
+            elif asking.method == "generate":
                 found = generate(self.model, clips, asking.questions, self.pad, asking.starts)
+            else:
+                found = say_freely(self.model, clips, asking.questions, self.pad)
             narrow = [on_host(logits) for logits in found]
         return Batch(places, narrow, new, passed(self.encoder.device))
 
-    def end(self, batch: Batch) -> tuple[list[int], list[NDArray[np.float32]]]:
+    def end(self, batch: Batch) -> tuple[list[int], Rows]:
         """What a batch has given, once it has."""
         batch.wait()
         self.encoder.keep(batch.vectors)
