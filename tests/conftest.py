@@ -98,6 +98,14 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         its.close()
 
 
+@pytest.fixture(scope="session")
+def served_study(served: Served) -> str:
+    """The flow run of the deployment `study` over study/smoke, done by a worker."""
+    flow_run = served.run("study", study="study/smoke")
+    assert served.ended(flow_run)["type"] == "COMPLETED", served.logs(flow_run)
+    return flow_run
+
+
 class Smoke(NamedTuple):
     """A home in which `earshot run study/smoke` ran once, and how that ended."""
 

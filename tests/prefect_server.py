@@ -20,8 +20,8 @@ from tests.commands import ROOT
 class Served:
     """A home with its server; commands, deployments and workers that use it."""
 
-    def __init__(self, home: Path) -> None:
-        self.home, self.port = home, free_port()
+    def __init__(self, home: Path, database: str | None = None) -> None:
+        self.home, self.port, self.database = home, free_port(), database
         self.url = f"http://127.0.0.1:{self.port}/api"
         self.started: list[subprocess.Popen[Any]] = []
         self.server = self.start_server()
@@ -37,9 +37,13 @@ class Served:
         }  # fmt: skip
 
     def start_server(self) -> "subprocess.Popen[Any]":
-        """`earshot ui` at the port of this home, answering."""
+        """`earshot ui` at the port of this home, or Prefect's own server on another database, answering."""
         environment = {name: value for name, value in self.environment.items() if not name.startswith("PREFECT_API")}
-        server = self.start("-m", "flows.cli", "ui", "--no-browser", "--port", str(self.port), environment=environment)
+        ours = ("-m", "flows.cli", "ui", "--no-browser", "--port", str(self.port))
+        theirs = ("-m", "prefect", "server", "start", "--port", str(self.port))
+        if self.database:
+            environment |= {"PREFECT_SERVER_DATABASE_CONNECTION_URL": self.database}
+        server = self.start(*(theirs if self.database else ours), environment=environment)
         assert wait_for(self.answers, 90), "the server does not answer"
         return server
 

@@ -8,7 +8,7 @@ import yaml
 from recipes.schema import load_study
 from tests.bench.bench_kills import holdings
 from tests.commands import ROOT
-from tests.prefect_server import Served, wait_for
+from tests.prefect_server import wait_for
 
 DEPLOYED = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
 SMOKE = {"study": "study/smoke"}
@@ -26,19 +26,11 @@ def test_every_deployment_is_described_tagged_limited_and_scheduled_but_inactive
             load_study(its["parameters"]["study"], its["parameters"]["overrides"])
 
 
-@pytest.fixture(scope="module")
-def first(served: Served) -> str:
-    """The flow run of the deployment `study` over study/smoke, done by a worker."""
-    flow_run = served.run("study", **SMOKE)
-    assert served.ended(flow_run)["type"] == "COMPLETED", served.logs(flow_run)
-    return flow_run
-
-
 @pytest.mark.slow
-def test_a_deployed_study_runs_by_a_worker_that_stands_anywhere_and_its_page_can_be_read(served, first):
-    run = served.get(f"flow_runs/{first}")
+def test_a_deployed_study_runs_by_a_worker_that_stands_anywhere_and_its_page_can_be_read(served, served_study):
+    run = served.get(f"flow_runs/{served_study}")
     assert run["name"] == "study/smoke to publish, seed 42"
-    shown = served.artifacts(first)
+    shown = served.artifacts(served_study)
     tables = {key for key, its in shown.items() if its["type"] == "table"}
     assert {"data", "audit", "shortcuts", "evaluation"} <= tables
     assert shown["progress-training-42-0"]["data"] == 100
@@ -47,14 +39,16 @@ def test_a_deployed_study_runs_by_a_worker_that_stands_anywhere_and_its_page_can
     assert "report.html](file:///" in shown["results"]["data"]
     assert "earshot verify earshot/smoke-adapter@" in shown["results"]["data"]
     assert "clips" in shown["plan"]["data"]
-    logs = "\n".join(served.logs(first))
+    logs = "\n".join(served.logs(served_study))
     assert "Running 1 deployment pull step(s)" in logs
     assert "FutureWarning" not in logs
     assert list((served.home / "hub").glob("models--earshot--smoke-adapter/snapshots/*"))
 
 
 @pytest.mark.slow
-def test_a_recipe_that_is_wrong_fails_in_the_first_line_with_the_schemas_sentence_and_says_what_to_do(served, first):
+def test_a_recipe_that_is_wrong_fails_in_the_first_line_with_the_schemas_sentence_and_says_what_to_do(
+    served, served_study
+):
     before = holdings(served.home)
     flow_run = served.run("train", **SMOKE, overrides=["train.epochs=3"])
     state = served.ended(flow_run)
@@ -67,7 +61,7 @@ def test_a_recipe_that_is_wrong_fails_in_the_first_line_with_the_schemas_sentenc
 
 
 @pytest.mark.slow
-def test_an_interval_schedule_makes_runs_and_two_workers_share_one_home(served, first):
+def test_an_interval_schedule_makes_runs_and_two_workers_share_one_home(served, served_study):
     """Two deployments at once over parts that are not cached: both workers do the same work on one store."""
     deployment = served.get("deployments/name/run study/build")
     schedule = {
@@ -93,7 +87,7 @@ def test_an_interval_schedule_makes_runs_and_two_workers_share_one_home(served, 
 
 
 @pytest.mark.slow
-def test_a_cancelled_run_ends_with_its_child_processes(served, first):
+def test_a_cancelled_run_ends_with_its_child_processes(served, served_study):
     flow_run = served.run("study", **SMOKE, overrides=["train.training.max_steps=100000", "train.seeds=[1]"])
     assert wait_for(lambda: any("step " in line for line in served.logs(flow_run)), 120, 1)
     assert served.processes()

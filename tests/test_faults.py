@@ -1,0 +1,208 @@
+"""A server that is restarted, a disk that is full, a run that dies with a slot: what was done is kept, the rest goes on."""
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.bench.bench_kills import holdings
+from tests.prefect_server import Served
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[Served]:
+    its = Served(tmp_path_factory.mktemp("faults") / "home")
+    try:
+        yield its
+    finally:
+        its.close()
+
+
+def until(command: "subprocess.Popen[str]", point: str) -> None:
+    """Read what a command says up to the first line with `point`."""
+    assert any(point in line for line in command.stderr), f"it never came to {point!r}"
+
+
+def test_a_server_that_is_restarted_in_mid_run_costs_neither_the_run_nor_its_record(server, smoke):
+    command = server.earshot("run", "study/smoke", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    until(command, "step 2/4: loss")
+    server.restart_server()
+    _, said = command.communicate(timeout=240)
+    assert command.returncode == 0, said[-3000:]
+    assert holdings(server.home) == holdings(smoke.home)
+    told = int(re.search(r"study/smoke: (\d+) task runs", said)[1])
+    runs = server.ask("task_runs/filter", limit=200)
+    assert len([run for run in runs if run["state_type"] == "COMPLETED" and "flow" not in run["task_key"]]) >= told
+
+
+@contextlib.contextmanager
+def disk(place: Path, mb: int) -> Iterator[None]:
+    """A file system of that size, where this machine lets us mount one."""
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mb}m", "tmpfs", place], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_a_full_disk_is_a_sentence_and_the_same_command_goes_on_once_there_is_room(server, smoke, tmp_path):
+    place = tmp_path / "small disk"
+    with disk(place, 6):
+        home = place / "home"
+        command = server.earshot("run", "study/smoke", home=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        _, said = command.communicate(timeout=240)
+        assert command.returncode == 2, said[-3000:]
+        assert "No space left on device" in said
+        assert "Traceback" not in said
+        assert not list((home / "store").glob("*/.draft*")), "what was half written is gone"
+        subprocess.run(["mount", "-o", "remount,size=200m", place], check=True)
+        command = server.earshot("run", "study/smoke", home=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        _, said = command.communicate(timeout=240)
+        assert command.returncode == 0, said[-3000:]
+        assert "cached" in said
+        assert holdings(home) == holdings(smoke.home)
+
+
+# --- GPU slots ---------------------------------------------------------------------------------------------------
+
+STUDY = """
+import json, sys, time
+from prefect import flow
+from tasks.cache import task
+from tasks.slots import slot
+
+@task
+def train(seed: int, seconds: float) -> None:
+    with slot("cuda") as its:
+        begin = time.time()
+        print("in", flush=True)
+        time.sleep(seconds)
+        print(json.dumps([its["CUDA_VISIBLE_DEVICES"], begin, time.time()]), flush=True)
+
+@flow
+def study(seeds: int, seconds: float) -> None:
+    [future.result() for future in [train.submit(seed, seconds) for seed in range(seeds)]]
+
+study(int(sys.argv[1]), float(sys.argv[2]))
+"""
+
+
+@pytest.fixture
+def gpus(server, tmp_path, monkeypatch):
+    """A machine with as many GPUs as one says."""
+
+    def there_are(count: int) -> None:
+        program = tmp_path / "bin" / "nvidia-smi"
+        program.parent.mkdir(exist_ok=True)
+        program.write_text("#!/bin/sh\n" + "echo 'A, 80 GiB, 79 GiB, 1'\n" * count)
+        program.chmod(0o755)
+
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return there_are
+
+
+def study(server: Served, seeds: int, seconds: float) -> "subprocess.Popen[str]":
+    return server.start("-c", STUDY, str(seeds), str(seconds), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+def spans(*studies: "subprocess.Popen[str]") -> list[tuple[str, float, float]]:
+    """(GPU, begin, end) of every job."""
+    said = [line for its in studies for line in its.communicate(timeout=240)[0].splitlines()]
+    return [tuple(json.loads(line)) for line in said if line.startswith("[")]
+
+
+def overlap(held: list[tuple[str, float, float]], gpu: str) -> bool:
+    ours = sorted((begin, end) for name, begin, end in held if name == gpu)
+    return any(begin < before for (_, before), (begin, _) in itertools.pairwise(ours))
+
+
+def test_two_studies_queue_for_one_gpu_and_spread_over_two(server, gpus):
+    gpus(1)
+    held = spans(study(server, 2, 1), study(server, 2, 1))
+    assert [name for name, *_ in held] == ["0"] * 4
+    assert not overlap(held, "0")
+    (limit,) = [its for its in server.ask("v2/concurrency_limits/filter") if its["name"].startswith("gpu-")]
+    assert (limit["limit"], limit["active_slots"]) == (1, 0)
+    gpus(2)
+    held = spans(study(server, 4, 2))
+    assert {name for name, *_ in held} == {"0", "1"}
+    assert not overlap(held, "0")
+    assert not overlap(held, "1")
+    assert max(end for *_, end in held) - min(begin for _, begin, _ in held) < 4 * 2, "beside each other"
+
+
+def test_a_slot_that_a_dead_run_held_is_free_within_90_s(server, gpus):
+    gpus(1)
+    dead = study(server, 1, 600)
+    assert dead.stdout.readline() == "in\n"
+    dead.kill()
+    dead.communicate()
+    begin = time.monotonic()
+    heir = study(server, 1, 0)
+    assert heir.stdout.readline() == "in\n"
+    waited_s = time.monotonic() - begin
+    assert 5 < waited_s < 90, waited_s
+    assert heir.wait(60) == 0
+
+
+# --- another database --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def postgres(tmp_path_factory) -> Iterator[str]:
+    """The address of an empty PostgreSQL, where this machine has one."""
+    binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    initdb = shutil.which("initdb") or (str(binaries[-1]) if binaries else None)
+    if not initdb:
+        pytest.skip("no PostgreSQL here")
+    from flows.server import free_port
+
+    folder, port = tmp_path_factory.mktemp("postgres") / "data", free_port()
+    as_user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []  # it refuses to run as root
+    folder.mkdir()
+    for place in (folder, *folder.parents[:3]):
+        place.chmod(0o777)
+    if as_user:
+        shutil.chown(folder, "postgres")
+    folder.chmod(0o700)
+    ctl = str(Path(initdb).resolve().with_name("pg_ctl"))
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
+    subprocess.run([*as_user, initdb, "-D", folder, "-U", "earshot", "-A", "trust"], check=True, capture_output=True)
+    subprocess.run(
+        [*as_user, ctl, "-D", folder, "-w", "-l", folder / "log", "-o", options, "start"],
+        check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        yield f"postgresql+asyncpg://earshot@127.0.0.1:{port}/postgres"
+    finally:
+        subprocess.run([*as_user, ctl, "-D", folder, "-m", "immediate", "stop"], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_server_on_postgresql_keeps_the_same_record(postgres, tmp_path, smoke):
+    its = Served(tmp_path / "home", database=postgres)
+    try:
+        command = its.earshot("build", "study/smoke", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        _, said = command.communicate(timeout=240)
+        assert command.returncode == 0, said[-3000:]
+        told = int(re.search(r"study/smoke: (\d+) task runs", said)[1])
+        runs = its.ask("task_runs/filter", limit=200)
+        assert len([run for run in runs if run["state_type"] == "COMPLETED"]) >= told
+        ours, theirs = holdings(its.home), holdings(smoke.home)
+        assert ours["splits"] == theirs["splits"]
+        assert not (its.home / "prefect" / "prefect.db").exists(), "the record lies in PostgreSQL alone"
+    finally:
+        its.close()
