@@ -22,7 +22,7 @@ from tasks.hub_client import demand_token
 from tasks.planning import Found
 from tasks.reports import summary
 from tasks.run_page import fenced, show_markdown
-from tasks.slots import gpus
+from tasks.slots import gpus, make_limit, visible_gpus
 from tasks.store import Publication, Report
 
 DEFAULT = "study/demo"
@@ -70,6 +70,8 @@ def run_study(
         found = look_up(recipe, until, refresh)
         demand_gpu(recipe, until, refresh, found)
         show_plan(recipe, until, refresh, found)
+        if recipe.train.device != "cpu" and (names := visible_gpus()):
+            make_limit(names)
         with chosen(runner) as on:
             run = run_stages(recipe, until, refresh, on)
         show_results(recipe, run)

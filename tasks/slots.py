@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tasks import child
 
-LEASE_S = 45.0  # a dead run's slot is free when its lease is over and the server has looked: every 15 s
+LEASE_S = 60.0  # the least that Prefect takes; the server looks every 15 s whether one is over, as a dead run's is
 POLL_S = 0.5
 ASK_S = 5.0  # how long one request for a slot may wait: then whoever interrupted is listened to
 THREADS_A_JOB = 2  # as in ON_CPU
@@ -45,8 +45,10 @@ def limit_name() -> str:
 def make_limit(names: Sequence[str]) -> None:
     """Create the limit, or size it to these GPUs, on the server of this run."""
     from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectAlreadyExists
 
-    with get_client(sync_client=True) as client:
+    # What exists already was made by another run that was first, for the same GPUs.
+    with get_client(sync_client=True) as client, contextlib.suppress(ObjectAlreadyExists):
         client.upsert_global_concurrency_limit_by_name(limit_name(), len(names))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from flows.server import free_port
 from tests.bench.bench_kills import alive
@@ -24,6 +25,7 @@ class Served:
         self.home, self.port, self.database = home, free_port(), database
         self.url = f"http://127.0.0.1:{self.port}/api"
         self.started: list[subprocess.Popen[Any]] = []
+        self.workers: list[subprocess.Popen[Any]] = []
         self.server = self.start_server()
 
     @property
@@ -73,39 +75,36 @@ class Served:
         self.started.append(process)
         return process
 
-    def prefect(self, *arguments: str, cwd: Path = ROOT) -> str:
-        """A command of Prefect's, run to its end; what it printed."""
+    def python(self, *arguments: str) -> str:
+        """A Python command, run to its end in the clone; what it printed."""
         done = subprocess.run(
-            [sys.executable, "-m", "prefect", *arguments],
-            env=self.environment,
-            cwd=cwd,
-            capture_output=True,
-            text=True,
+            [sys.executable, *arguments], env=self.environment, cwd=ROOT, capture_output=True, text=True
         )
-        assert done.returncode == 0, f"prefect {' '.join(arguments)}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+        assert done.returncode == 0, f"{' '.join(arguments)}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
         return done.stdout
+
+    def prefect(self, *arguments: str) -> str:
+        """A command of Prefect's."""
+        return self.python("-m", "prefect", *arguments)
 
     def earshot(self, *arguments: str, home: Path | None = None, **options: Any) -> "subprocess.Popen[Any]":
         """A command of ours on this server, by default on this home."""
         environment = {**self.environment, "EARSHOT_HOME": str(home or self.home)}
         return self.start("-m", "flows.cli", *arguments, environment=environment, **options)
 
-    def worker(self, name: str) -> "subprocess.Popen[Any]":
+    def worker(self, name: str) -> None:
         """A worker that does one run at a time; it stands in a folder that is no clone."""
-        return self.start(
-            "-m",
-            "prefect",
-            "worker",
-            "start",
-            "--pool",
-            "earshot",
-            "--name",
-            name,
-            "--limit",
-            "1",
-            "--type",
-            "process",
-        )
+        told = ("--pool", "earshot", "--name", name, "--limit", "1", "--type", "process")
+        self.workers.append(self.start("-m", "prefect", "worker", "start", *told))
+
+    def kill_workers(self) -> None:
+        """Kill every worker, and the processes of the flows that they run, as a host does that loses its power."""
+        for worker in self.workers:
+            below = psutil.Process(worker.pid).children(recursive=True) if worker.poll() is None else []
+            for process in [worker, *(child for child in below if "prefect" in " ".join(child.cmdline()))]:
+                process.kill()
+            worker.wait()
+        self.workers.clear()
 
     def call(self, method: str, path: str, content: Any = None) -> Any:
         """One request to the server's API."""

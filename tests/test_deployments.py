@@ -1,9 +1,19 @@
 """prefect.yaml against a real server: what is deployed runs by workers, on schedules, and says why where it cannot."""
 
+import http.server
+import json
+import queue
+import re
+import shutil
+import subprocess
+import threading
 import time
+import tomllib
+from collections.abc import Iterator
 
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 
 from recipes.schema import load_study
 from tests.bench.bench_kills import holdings
@@ -45,9 +55,34 @@ def test_a_deployed_study_runs_by_a_worker_that_stands_anywhere_and_its_page_can
     assert list((served.home / "hub").glob("models--earshot--smoke-adapter/snapshots/*"))
 
 
+@pytest.fixture
+def told(served) -> Iterator["queue.Queue[bytes]"]:
+    """What the automations of automations.yaml send to a webhook, which is a server of ours."""
+    received: queue.Queue[bytes] = queue.Queue()
+
+    class Webhook(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.put(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Webhook) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        make = "from prefect.blocks.webhook import Webhook; print(Webhook(url={!r}).save('earshot'))"
+        block = served.python("-c", make.format(f"http://127.0.0.1:{server.server_port}/"))
+        file = served.home.parent / "mine.yaml"
+        file.write_text((ROOT / "automations.yaml").read_text(encoding="utf-8").replace("WEBHOOK", block.strip()))
+        assert "earshot-failed" in served.prefect("automation", "create", "--from-file", str(file))
+        yield received
+        server.shutdown()
+
+
 @pytest.mark.slow
 def test_a_recipe_that_is_wrong_fails_in_the_first_line_with_the_schemas_sentence_and_says_what_to_do(
-    served, served_study
+    served, served_study, told
 ):
     before = holdings(served.home)
     flow_run = served.run("train", **SMOKE, overrides=["train.epochs=3"])
@@ -58,6 +93,10 @@ def test_a_recipe_that_is_wrong_fails_in_the_first_line_with_the_schemas_sentenc
     assert list(shown) == ["what-next"], "nothing ran"
     assert "earshot train study/smoke --set train.epochs=3" in shown["what-next"]["data"]
     assert holdings(served.home) == before
+    message = json.loads(told.get(timeout=60))["text"]
+    assert message.startswith("study/smoke to train - ")
+    assert "train.epochs: no such key" in message
+    assert f"/runs/flow-run/{flow_run}" in message
 
 
 @pytest.mark.slow
@@ -89,7 +128,7 @@ def test_an_interval_schedule_makes_runs_and_two_workers_share_one_home(served, 
 @pytest.mark.slow
 def test_a_cancelled_run_ends_with_its_child_processes(served, served_study):
     flow_run = served.run("study", **SMOKE, overrides=["train.training.max_steps=100000", "train.seeds=[1]"])
-    assert wait_for(lambda: any("step " in line for line in served.logs(flow_run)), 120, 1)
+    assert wait_for(lambda: any(line.startswith("step ") for line in served.logs(flow_run)), 120, 1)
     assert served.processes()
     served.prefect("flow-run", "cancel", flow_run)
     begin = time.monotonic()
@@ -97,3 +136,35 @@ def test_a_cancelled_run_ends_with_its_child_processes(served, served_study):
     print(f"ended {time.monotonic() - begin:.1f} s after it was cancelled")
     assert served.ended(flow_run)["type"] == "CANCELLED"
     assert "stopped from outside" in served.artifacts(flow_run)["what-next"]["data"]
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_leaves_no_process_and_its_work_is_gone_on_with(served, served_study):
+    long = {**SMOKE, "overrides": ["train.training.max_steps=100000", "train.seeds=[2]"]}
+    flow_run = served.run("train", **long)
+    assert wait_for(lambda: any(line.startswith("step ") for line in served.logs(flow_run)), 120, 1)
+    served.kill_workers()
+    assert wait_for(lambda: not served.processes(), 20), served.processes()
+    assert served.state(flow_run)["type"] == "RUNNING", "nobody was there to say otherwise"
+    served.worker("three")
+    begin = time.monotonic()
+    again = served.run("train", **SMOKE)
+    assert served.ended(again)["type"] == "COMPLETED", served.logs(again)
+    print(f"the next run of the deployment was through {time.monotonic() - begin:.0f} s after its worker was killed")
+
+
+def test_the_dockerfile_has_no_fault_that_a_linter_knows():
+    if not (linter := shutil.which("hadolint")):
+        pytest.skip("no hadolint here")
+    linted = subprocess.run([linter, "--no-color", ROOT / "Dockerfile"], capture_output=True, text=True)
+    assert linted.returncode == 0, linted.stdout
+
+
+def test_what_the_dockerfile_copies_and_installs_is_there():
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    extras = set(re.search(r"-e '\.\[([a-z,]+)\]'", text)[1].split(","))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert extras <= set(project["optional-dependencies"])
+    assert SpecifierSet(project["requires-python"]).contains(re.search(r"FROM python:([\d.]+)-", text)[1])
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+    assert not {"constraints.txt", "pyproject.toml", "README.md", "recipes"} & set(ignored)

@@ -83,7 +83,7 @@ from prefect import flow
 from tasks.cache import task
 from tasks.slots import slot
 
-@task
+@task()
 def train(seed: int, seconds: float) -> None:
     with slot("cuda") as its:
         begin = time.time()
