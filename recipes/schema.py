@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from recipes.block import Block, Count, Kwargs, Unit, distinct
+from recipes.hub_terms import known_language, known_licence
 from recipes.library_keys import accepted_keys, refuse_unknown
 from recipes.reading import apply_overrides, read_yaml
 from recipes.sources import KINDS, Source
@@ -30,6 +31,10 @@ SAMPLE_RATE_HZ = 16_000  # fixed by the feature extractor of Qwen2-Audio
 
 class CheckFailed(ValueError):
     """A check that a study makes of itself did not pass: a leak, the gate, an agreement, a claim without evidence."""
+
+
+Licence = Annotated[str, AfterValidator(known_licence)]
+Language = Annotated[str, AfterValidator(known_language)]
 
 
 # --- dataset: sides and clips ------------------------------------------------------------------------------------
@@ -251,7 +256,8 @@ class DatasetRecipe(Block):
 
     name: str
     description: str = ""
-    licence: str = "other"
+    licence: Licence = "other"  # of the set as a whole; `other` where that of its clips differs
+    languages: Annotated[tuple[Language, ...], AfterValidator(distinct)] = ()  # that are spoken in it, ISO 639
     sources: tuple[Source, ...] = Field(min_length=1)
     hygiene: HygieneBlock | None = None
     splits: SplitsBlock
@@ -445,7 +451,7 @@ class PublishBlock(Block):
     namespace: RepositoryName = "earshot"
     dataset: RepositoryName
     adapter: RepositoryName
-    licence: str = "mit"
+    licence: Licence = "mit"  # of the adapter
     to: Literal["home", "hub"] = "home"
     private: bool = True  # this and the next are read where `to` is hub
     create_pr: bool = False  # propose to a repository instead of committing to it

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,20 +11,34 @@ import pandas as pd
 import pyarrow.parquet as pq
 import yaml
 
+from recipes.hub_terms import size_category
 from recipes.schema import CheckFailed, DatasetRecipe, PublishBlock, StudyRecipe
 from tasks.cache import ROOT, task
+from tasks.card_metadata import card_faults
 from tasks.functional.audio import BANDS
-from tasks.functional.cards import fill, render_model_card
+from tasks.functional.cards import render_base_card, render_dataset_card, render_licence, render_model_card
+from tasks.functional.dataset_card import LICENCES, licences_of
 from tasks.functional.design import cross_durations_and_snrs
 from tasks.functional.report import Report as Document
 from tasks.hub import newest, publish
 from tasks.hub_client import Wish
 from tasks.run_page import HOOKS, say, show_markdown
-from tasks.store import Adapter, Base, Hygiene, Publication, Report, Splits, file_digests, home, read_json, write_json
+from tasks.store import (
+    Adapter,
+    Base,
+    Hygiene,
+    Publication,
+    Report,
+    Splits,
+    file_digests,
+    home,
+    read_json,
+    read_timing,
+    write_json,
+)
 
 TEMPLATES = ROOT / "hub_cards"
 FACTORS = ("duration_ms", "snr_db", "band", "room", "context")
-LICENCES = {"content": "licence", "noise": "noise_licence", "rooms": "room_licence"}  # what is heard -> its column
 COUNTED = ("part", "label", "clip_id", "group_id", "supergroup_id")
 
 
@@ -40,7 +54,8 @@ def publish_dataset(
             shutil.copy(hygiene.path / "hygiene.csv", folder)
         write_json(folder / "card.json", dataset_facts(splits, recipe, classes, repo, hygiene))
         facts = read_json(folder / "card.json")  # rendered from the file, as verification does
-        card = fill((TEMPLATES / "dataset_card.md.j2").read_text(encoding="utf-8"), {"data": facts})
+        card = render_dataset_card(template("dataset_card"), facts)
+        add_licence(folder, recipe.licence, repo, facts)
         publication = finish(folder, "dataset", repo, card, block)
     show_markdown(f"card-{block.dataset}", without_header(card), f"Card of {repo}")
     return publication
@@ -59,7 +74,8 @@ def publish_base(base: Base, block: PublishBlock, data: Publication, fold: int) 
             "fold": fold,
             "data": data.model_dump(),
         }
-        card = fill((TEMPLATES / "base_card.md.j2").read_text(encoding="utf-8"), {"base": facts})
+        card = render_base_card(template("base_card"), facts)
+        add_licence(folder, block.licence, repo, data.model_dump())
         return finish(folder, "model", repo, card, block)
 
 
@@ -71,9 +87,9 @@ def publish_adapter(adapters: Sequence[Adapter], report: Report, splits: Splits,
     """
     repo = f"{recipe.publish.namespace}/{recipe.publish.adapter}"
     stated = as_of_now(read_json(report.path / "report.json"))
-    document = Document.model_validate(stated)
+    document, timing = Document.model_validate(stated), times_of(adapters)
     try:
-        card = render_model_card((TEMPLATES / "model_card.md.j2").read_text(encoding="utf-8"), document)
+        card = render_model_card(template("model_card"), document, timing)
     except ValueError as error:
         raise CheckFailed(str(error)) from error
     with workbench() as folder:
@@ -85,11 +101,19 @@ def publish_adapter(adapters: Sequence[Adapter], report: Report, splits: Splits,
         (folder / "evidence").mkdir(exist_ok=True)  # what listening found lies there already
         for name in ("audit.json", "balance.json"):
             shutil.copy(splits.path / name, folder / "evidence" / name)
+        write_json(folder / "evidence" / "timing.json", timing)
+        add_licence(folder, recipe.publish.licence, repo, stated["provenance"]["dataset"])
         text = yaml.safe_dump(recipe.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
         (folder / "recipe.yaml").write_text(text, encoding="utf-8")
         publication = finish(folder, "model", repo, card, recipe.publish)
     show_markdown(f"card-{recipe.publish.adapter}", without_header(card), f"Model card of {repo}")
     return publication
+
+
+def times_of(adapters: Sequence[Adapter]) -> dict[str, dict[str, float]]:
+    """What was measured while the adapters were trained; nothing of one that was pulled."""
+    measured = {f"seed {adapter.seed}, fold {adapter.fold}": read_timing(adapter) for adapter in adapters}
+    return {key: {name: its[key] for name, its in measured.items() if key in its} for key in ("train_s", "energy_j")}
 
 
 def as_of_now(report: dict[str, Any]) -> dict[str, Any]:
@@ -101,8 +125,21 @@ def as_of_now(report: dict[str, Any]) -> dict[str, Any]:
     return {**report, "provenance": {**report["provenance"], "dataset": {**data, "superseded_by": later}}}
 
 
+def template(name: str) -> str:
+    """The text of a template."""
+    return (TEMPLATES / f"{name}.md.j2").read_text(encoding="utf-8")
+
+
+def add_licence(folder: Path, licence: str, repo: str, made_from: Mapping[str, Any]) -> None:
+    """LICENSE.md, where the licence is `other`: the card's head points there."""
+    if licence == "other":
+        (folder / "LICENSE.md").write_text(render_licence(template("licence"), repo, made_from), encoding="utf-8")
+
+
 def finish(folder: Path, kind: Any, repo: str, card: str, block: PublishBlock) -> Publication:
-    """Card, list of files with their hashes, and into the hub."""
+    """Card, list of files with their hashes, and into the hub. Raises CheckFailed where the card's head is not valid."""
+    if faults := card_faults(card, kind):
+        raise CheckFailed(f"the card of {repo} is not published: {'; '.join(faults)}")
     (folder / "README.md").write_text(card, encoding="utf-8")
     write_json(folder / "files.json", dict(sorted(file_digests(folder).items())))
     publication = publish(folder, kind, repo, block.to, Wish(block.private, block.create_pr))
@@ -126,7 +163,9 @@ def dataset_facts(
         "name": recipe.name,
         "description": recipe.description,
         "licence": recipe.licence,
-        "licences": {heard: clips[column].value_counts().to_dict() for heard, column in LICENCES.items()},
+        "languages": list(recipe.languages),
+        "size": size_category(len(clips)),
+        "licences": licences_of(clips),
         "classes": list(classes),
         "folds": recipe.splits.folds,
         "parts": [{"name": part, "file": f"data/{part}.parquet"} for part in parts],

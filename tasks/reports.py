@@ -15,9 +15,11 @@ from recipes.schema import StudyRecipe
 from tasks.audio_files import decode_flac
 from tasks.cache import ROOT, cached, code_digest, task
 from tasks.functional.audio import SAMPLE_RATE_HZ
+from tasks.functional.dataset_card import LICENCES, licences_of
 from tasks.functional.listening import listening_section
 from tasks.functional.plot_detectors import rests_on
 from tasks.functional.plot_latency import accuracy_by_latency, latency_rows, timed_detectors
+from tasks.functional.model_card import measured_conditions
 from tasks.functional.report import Report as Document
 from tasks.functional.report import build_report, publication_refusals
 from tasks.functional.report_files import Heard, clips_to_hear, report_files
@@ -168,6 +170,7 @@ def record(
         "provenance": {
             **asked(recipe),
             **parents(first, data, bases, recipe),
+            "heard": heard(splits, recipe),
             **environment(first),
             "folds": splits.folds,
             "predictions_sha256": predictions_sha256,
@@ -221,6 +224,25 @@ def parents(
         "base": {"repo": base, "revision": revision},
         "bases": [{"repo": published.repo, "sha": published.sha} for published in bases],
         "adapter": {"fingerprint": adapters[0].fingerprint, "seed": adapters[0].seed},
+    }
+
+
+def heard(splits: Splits, recipe: StudyRecipe) -> dict[str, Any]:
+    """What its clips are made of: sources, languages, licences, and the conditions of those on which it is judged."""
+    columns = ["duration_ms", "snr_db", "band", "room", "context", *LICENCES.values()]
+    judged = [*recipe.dataset.splits.parts] if splits.folds else ["test"]
+    tables = {
+        part: pq.read_table(splits.path / "data" / f"{part}.parquet", columns=columns).to_pandas()
+        for part in splits.clips
+    }
+    return {
+        "sources": [
+            {"kind": source.kind, "role": source.role, "label": getattr(source, "label", None)}
+            for source in recipe.dataset.sources
+        ],
+        "languages": list(recipe.dataset.languages),
+        "licences": licences_of(pd.concat(tables.values())),
+        "conditions": measured_conditions(pd.concat(tables[part] for part in judged)),
     }
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from tasks.cache import ROOT
-from tasks.functional.cards import fill, render_model_card
+from tasks.functional.cards import render_dataset_card, render_model_card
 from tasks.functional.leakage import audit
 from tasks.functional.report import RECORDED, Report, build_report
 from tasks.hub import find, is_commit
@@ -90,7 +90,8 @@ def verify_report(folder: Path) -> Iterator[Finding]:
     yield from verify_evidence(folder, stated)
     template = (TEMPLATES / "model_card.md.j2").read_text(encoding="utf-8")
     try:
-        card = render_model_card(template, Report.model_validate(stated))
+        timing = read_json(folder / "evidence" / "timing.json")
+        card = render_model_card(template, Report.model_validate(stated), timing)
     except ValueError as error:
         yield Finding("differs", f"README.md: {error}")
         return
@@ -128,7 +129,7 @@ def verify_dataset(folder: Path) -> Iterator[Finding]:
     same = found.verdict == facts["audit"]["verdict"] and found.rows.to_dict("records") == facts["audit"]["checks"]
     yield judge(same, f"audit.json: {found.verdict}, audited again over {len(clips)} clips")
     template = (TEMPLATES / "dataset_card.md.j2").read_text(encoding="utf-8")
-    card = fill(template, {"data": facts})
+    card = render_dataset_card(template, facts)
     yield judge(card == (folder / "README.md").read_text(encoding="utf-8"), "README.md: rendered again from card.json")
 
 

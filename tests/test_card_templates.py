@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
-from jinja2 import UndefinedError
 
-from tasks.functional.cards import fill, render_model_card
+from tasks.functional.cards import fill, render_dataset_card, render_model_card
 from tasks.functional.report import Report
 from tasks.functional.report_schema import Inflation
 from tests.test_report import recorded, studied
@@ -21,7 +20,11 @@ PROVENANCE = {
     "base": {"repo": "Qwen/Qwen2-Audio-7B-Instruct", "revision": "d" * 40}, "bases": [],
     "adapter": {"fingerprint": "e" * 16, "seed": 42}, "prompt": 'Is it "speech"?\nA) yes', "seeds": [42, 43],
     "classes": ["SPEECH", "NONSPEECH"], "answers": ["A", "B"], "libraries": {"torch": "2.13.0"}, "code": "f" * 16,
-    "predictions_sha256": "0" * 64,
+    "predictions_sha256": "0" * 64, "dtype": "torch.float32", "device": "cpu", "quantization": None, "lora": {"r": 4},
+    "scope": "language_model", "loss_on": "answer",
+    "heard": {"sources": [{"kind": "espeak", "role": "content", "label": "SPEECH"}], "languages": ["en"],
+              "licences": {"content": {"CC0-1.0": 30}, "noise": {}, "rooms": {}},
+              "conditions": {"duration_ms": ["40", "200", "1000"], "snr_db": ["-5", "5", "no noise"], "band": ["clean"]}},
 }  # fmt: skip
 LEAKAGE = {
     "verdict": "clean",
@@ -34,7 +37,7 @@ LEAKAGE = {
 DATA: dict[str, Any] = {
     "repo": "earshot/demo-clips", "name": "demo", "description": "Short and noisy.", "licence": "cc0-1.0",
     "licences": {"content": {"CC0-1.0": 30, "GPL-3.0+": 10}, "noise": {"generated": 20}, "rooms": {}},
-    "classes": ["SPEECH", "NONSPEECH"], "folds": None, "clips": 40,
+    "classes": ["SPEECH", "NONSPEECH"], "folds": None, "clips": 40, "languages": ["en"], "size": "n<1K",
     "parts": [{"name": "train", "file": "data/train.parquet"}, {"name": "test", "file": "data/test.parquet"}],
     "counts": [{"part": "train", "label": "SPEECH", "clips": 20, "groups": 4, "supergroups": 4}],
     "factors": {"duration_ms": [40.0, 80.0], "snr_db": [-5.0, None], "band": ["clean", "phone"], "room": ["anechoic"],
@@ -64,7 +67,8 @@ def header(card: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def report() -> Report:
-    evidence = recorded(provenance=PROVENANCE, leakage=LEAKAGE, balance={"largest_imbalance": 0})
+    adapter = {"parameters": {"language_model": 6144, "all": 811_776}, "bytes": 26_000, "sha256": {"fold 0": "a" * 64}}
+    evidence = recorded(provenance=PROVENANCE, leakage=LEAKAGE, balance={"largest_imbalance": 0}, adapter=adapter)
     document = studied().model_copy(update=evidence)
     return Report.model_validate_json(json.dumps(document.model_dump(mode="json"), sort_keys=True))
 
@@ -172,7 +176,7 @@ def test_card_of_a_leaky_result_is_refused(report: Report) -> None:
 
 def test_card_without_its_provenance_is_no_card(report: Report) -> None:
     provenance = {key: value for key, value in PROVENANCE.items() if key != "predictions_sha256"}
-    with pytest.raises(UndefinedError, match="predictions_sha256"):
+    with pytest.raises(ValueError, match="does not say 'predictions_sha256'"):
         render_model_card(read("model_card.md.j2"), report.model_copy(update={"provenance": provenance}))
 
 
@@ -218,7 +222,7 @@ def test_page_shows_why_a_number_is_missing(report: Report) -> None:
 
 
 def test_data_card_names_its_files_and_counts_groups() -> None:
-    card = fill(read("dataset_card.md.j2"), {"data": DATA})
+    card = render_dataset_card(read("dataset_card.md.j2"), DATA)
     splits = header(card)["configs"][0]["data_files"]
     assert splits == [{"split": part["name"], "path": part["file"]} for part in DATA["parts"]]
     assert "| train | SPEECH | 4 | 4 | 20 |" in card
@@ -229,7 +233,7 @@ def test_data_card_names_its_files_and_counts_groups() -> None:
 
 def data_card(**changes: Any) -> str:
     """The card of a data set, its header read first."""
-    card = fill(read("dataset_card.md.j2"), {"data": DATA | changes})
+    card = render_dataset_card(read("dataset_card.md.j2"), DATA | changes)
     assert card.startswith("---\n")
     assert header(card)["license"] == "cc0-1.0"
     assert "\n\n\n\n" not in card
@@ -301,4 +305,4 @@ def test_data_card_counts_what_hygiene_dropped_or_says_that_nobody_listened() ->
 
 
 def test_data_card_of_folds_says_how_they_turn() -> None:
-    assert "There are 5 parts for 5 folds" in fill(read("dataset_card.md.j2"), {"data": DATA | {"folds": 5}})
+    assert "There are 5 parts for 5 folds" in render_dataset_card(read("dataset_card.md.j2"), DATA | {"folds": 5})

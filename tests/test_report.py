@@ -217,6 +217,13 @@ def test_inflation_decides_as_the_rest_of_the_report_does() -> None:
     assert found.value == pytest.approx(1 / 8)
 
 
+def without_interval(report: Report) -> Report:
+    bare = report.metrics["balanced_accuracy"].model_copy(
+        update={"ci95": None, "reason": "the same answer for every clip"}
+    )
+    return report.model_copy(update={"metrics": report.metrics | {"balanced_accuracy": bare}})
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
@@ -612,7 +619,7 @@ def test_a_percentile_interval_that_is_a_little_short_does_not_open_the_verdict(
 
 def test_failed_gate_that_is_only_marked_is_said_first() -> None:
     gate = {"passed": False, "train_accuracy": {"seed 42, fold 0": 0.612}, "asked": 0.85, "on_fail": "mark"}
-    report = build(tiny({"adapter": [1, 0, 1] * 32}, seed=42), recorded=recorded(gate=gate))
+    report = build(tiny({"adapter": [1, 0, 1, 1, 0, 1, 1, 1] * 12}, seed=42), recorded=recorded(gate=gate))
     assert report.verdict_lines[0] == "The adapter failed its training gate: accuracy on train 0.612, 0.850 was asked."
     assert not publication_refusals(report)
 
@@ -623,6 +630,7 @@ def test_failed_gate_that_is_only_marked_is_said_first() -> None:
         (lambda report: report.model_copy(update={"leakage": None}), "No leakage audit"),
         (lambda report: report.model_copy(update={"leakage": {"verdict": "leaky"}}), "'leaky'"),
         (lambda report: report.model_copy(update={"protocol": "random"}), "'random'"),
+        (without_interval, "has no interval"),
         (lambda report: report.model_copy(update={"gate": {"passed": False, "on_fail": "stop"}}), "training gate"),
         (lambda report: report.model_copy(update={"seed": 43}), "first is 42"),
         (

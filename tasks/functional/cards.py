@@ -6,17 +6,43 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 
+from tasks.functional.card_heads import as_yaml, base_head
+from tasks.functional.dataset_card import dataset_card, licences_text
+from tasks.functional.model_card import model_card
 from tasks.functional.report import Report, publication_refusals
 
+NOTHING_TIMED: Mapping[str, Any] = {"train_s": {}, "energy_j": {}}
 
-def render_model_card(template: str, report: Report) -> str:
-    """The card of an adapter from its report alone.
 
-    Raises ValueError with every reason why the result may not be published: no audit, a leak, a class of one group ...
+def render_model_card(template: str, report: Report, timing: Mapping[str, Any] = NOTHING_TIMED) -> str:
+    """The card of an adapter from its report and what was timed while it was made.
+
+    Raises ValueError with every reason why the result may not be published: no audit, a leak, a class of one group, no
+    interval ..., or naming what the report lacks.
     """
     if refusals := publication_refusals(report):
         raise ValueError("this result may not be published: " + "; ".join(refusals))
-    return fill(template, {"report": report.model_dump(mode="json")})
+    try:
+        content = model_card(report.model_dump(mode="json"), timing)
+    except KeyError as error:
+        raise ValueError(f"this result may not be published: its report does not say {error}") from error
+    return fill(template, content)
+
+
+def render_dataset_card(template: str, facts: Mapping[str, Any]) -> str:
+    """The card of a data set from its card.json."""
+    return fill(template, dataset_card(facts))
+
+
+def render_base_card(template: str, facts: Mapping[str, Any]) -> str:
+    """The card of a tiny base."""
+    return fill(template, {"head": as_yaml(base_head(facts)), "base": facts})
+
+
+def render_licence(template: str, repo: str, made_from: Mapping[str, Any]) -> str:
+    """LICENSE.md of what has no single licence: of a data set (card.json), or of weights (`repo` and `sha` of the data)."""
+    lines, tables = licences_text(made_from)
+    return fill(template, {"repo": repo, "lines": lines, "tables": tables})
 
 
 def fill(template: str, context: Mapping[str, Any], *, html: bool = False) -> str:

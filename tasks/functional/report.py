@@ -136,6 +136,11 @@ def publication_refusals(report: Report) -> list[str]:
         for name, count in report.n.by_label.items()
         if count.groups < 2
     ]
+    headline = report.metrics["balanced_accuracy"]
+    if headline.ci95 is None and not refusals:
+        refusals.append(
+            f"The balanced accuracy has no interval ({headline.reason}): it makes no headline without one."
+        )
     if verdict is None:
         refusals.append("No leakage audit is recorded: nothing shows that train and test are apart.")
     elif verdict != "clean":

@@ -9,6 +9,7 @@ The process that forks the jobs is killed as well, once a stage that needs it: t
 
 import argparse
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -17,6 +18,8 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+
+from tasks.store import file_digests
 
 # Lines of progress, one or more a stage, in the order in which a run prints them.
 POINTS = (
@@ -110,10 +113,20 @@ def orphans(home: Path, within_s: float = 15.0) -> Mapping[int, str]:
 
 
 def holdings(home: Path) -> dict[str, set[str]]:
-    """What store and hub hold, by fingerprint and sha; drafts would show as names with a dot."""
+    """What store and hub hold, by fingerprint; drafts would show as names with a dot. What was timed differs each time, and
+    with it the card that says so."""
     store = {kind.name: {path.name for path in kind.iterdir() if path.is_dir()} for kind in (home / "store").iterdir()}
-    hub = {repo.name: {path.name for path in (repo / "snapshots").iterdir()} for repo in (home / "hub").iterdir()}
+    hub = {repo.name: {untimed(path) for path in (repo / "snapshots").iterdir()} for repo in (home / "hub").iterdir()}
     return store | hub
+
+
+def untimed(snapshot: Path) -> str:
+    """A snapshot's files with their hashes, without the times and what is made from them."""
+    digests = file_digests(snapshot)
+    if "evidence/timing.json" in digests:
+        for name in ("evidence/timing.json", "README.md", "files.json"):
+            digests.pop(name)
+    return json.dumps(digests, sort_keys=True)
 
 
 def tell(number: int, victim: str, point: str, reached: bool, home: Path) -> None:
