@@ -34,6 +34,7 @@ from tasks.store import (
     home,
     read_json,
     read_timing,
+    timing_folder,
     write_json,
 )
 
@@ -87,7 +88,7 @@ def publish_adapter(adapters: Sequence[Adapter], report: Report, splits: Splits,
     """
     repo = f"{recipe.publish.namespace}/{recipe.publish.adapter}"
     stated = as_of_now(read_json(report.path / "report.json"))
-    document, timing = Document.model_validate(stated), times_of(adapters)
+    document, timing = Document.model_validate(stated), times_of(adapters, report)
     try:
         card = render_model_card(template("model_card"), document, timing)
     except ValueError as error:
@@ -110,10 +111,14 @@ def publish_adapter(adapters: Sequence[Adapter], report: Report, splits: Splits,
     return publication
 
 
-def times_of(adapters: Sequence[Adapter]) -> dict[str, dict[str, float]]:
-    """What was measured while the adapters were trained; nothing of one that was pulled."""
+def times_of(adapters: Sequence[Adapter], report: Report) -> dict[str, dict[str, Any]]:
+    """What was measured while the adapters were trained and the detectors timed; nothing of an adapter that was pulled."""
     measured = {f"seed {adapter.seed}, fold {adapter.fold}": read_timing(adapter) for adapter in adapters}
-    return {key: {name: its[key] for name, its in measured.items() if key in its} for key in ("train_s", "energy_j")}
+    trained = {
+        key: {name: its[key] for name, its in measured.items() if key in its} for key in ("train_s", "energy_j")
+    }
+    latency = timing_folder(report) / "timing.json"
+    return {**trained, "latency": read_json(latency) if latency.is_file() else {}}
 
 
 def as_of_now(report: dict[str, Any]) -> dict[str, Any]:

@@ -15,11 +15,11 @@ from recipes.schema import StudyRecipe
 from tasks.audio_files import decode_flac
 from tasks.cache import ROOT, cached, code_digest, task
 from tasks.functional.audio import SAMPLE_RATE_HZ
+from tasks.functional.card_evidence import measured_conditions
 from tasks.functional.dataset_card import LICENCES, licences_of
 from tasks.functional.listening import listening_section
 from tasks.functional.plot_detectors import rests_on
 from tasks.functional.plot_latency import accuracy_by_latency, latency_rows, timed_detectors
-from tasks.functional.model_card import measured_conditions
 from tasks.functional.report import Report as Document
 from tasks.functional.report import build_report, publication_refusals
 from tasks.functional.report_files import Heard, clips_to_hear, report_files

@@ -5,10 +5,10 @@ from typing import Any
 
 import pandas as pd
 
+from tasks.functional.card_evidence import CONDITIONS
 from tasks.functional.card_heads import as_yaml, dataset_head
-from tasks.functional.model_card import CONDITIONS, Table
+from tasks.functional.card_tables import Json, Table
 
-Json = Mapping[str, Any]
 LICENCES = {"content": "licence", "noise": "noise_licence", "rooms": "room_licence"}  # what is heard -> its column
 CONTEXTS = {
     "noise": "{:g} ms of noise, the noise that was mixed into it (of silence where none was)",
