@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 from uuid import UUID
 
 from tasks import child
@@ -96,7 +97,7 @@ def settings(folder: Path, url: str) -> dict[str, str]:
 def server_settings(folder: Path, ui: bool) -> dict[str, str]:
     """What only the server reads."""
     file = folder / "prefect.db"
-    database = str(file).replace("%", "%25").replace("?", "%3F").replace("#", "%23")
+    database = f"file:{quote(str(file))}?uri=true"  # a plain path ends at its first question mark
     services = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in IDLE_SERVICES if not ui}
     return {
         "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{database}",
