@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from tasks.functional.audio import SAMPLE_RATE_HZ, Waveform, rms
 from tasks.functional.residuals import excess_db
 
-LOWEST_HZ = 80.0  # under it lie hum and rumble, which are alike everywhere
+BAND_HZ = (80.0, SAMPLE_RATE_HZ / 2)  # under it lie hum and rumble, which are alike everywhere
+PARTS_HZ = ((300.0, 3400.0), (80.0, 2000.0))  # where a telephone or noise has left something
 RESOLUTION_HZ = 20.0
 LOUDEST = 0.99  # quantile of the spectrum: a hum of one line is no measure of the rest
 FLOOR = 1.5e-2  # of that magnitude: what lies deeper is the codec's or the converter's
@@ -25,29 +26,38 @@ SHORTEST_OVERLAP_S = 0.1
 SHORTEST_SHARE = 0.75  # of the shorter waveform, where that is less
 SIDE_MS, GUARD_MS = 30.0, 1.0  # lags beside a peak that tell how high it is by chance
 HIGHEST_SIDE = 3.8  # what the highest of so many normal deviates seldom passes
-WORTH = 6.0  # the least peak whose difference is looked at
-ALLOWED_DB, HALVED_DB = 3.5, 3.5  # excess of the difference that copies have; and beyond that, what halves a peak
+WORTH, CLEAR = (
+    6.0,
+    15.0,
+)  # the least peak that is looked at more closely, and the one that no part of the band must help
+ALLOWED_DB, HALVED_DB = 3.5, 3.0  # excess of the difference that copies have; and beyond that, what halves a peak
 FFT_SIZES = tuple(BLOCK * n * 2**k for k in range(8) for n in (8, 9, 10, 12))
 BATCH = 2**19  # correlation samples in memory at a time
 
 Signal = NDArray[np.int8]
 
 
-def whiten(samples: Waveform, *, clip: float = CLIP, resolution_hz: float = RESOLUTION_HZ) -> NDArray[np.float32]:
-    """`samples` (16 kHz) with a flat spectrum above 80 Hz, in robust standard deviations and clipped. Shape (n,)."""
+def whiten(
+    samples: Waveform, *, resolution_hz: float = RESOLUTION_HZ, band_hz: tuple[float, float] = BAND_HZ
+) -> NDArray[np.float32]:
+    """`samples` (16 kHz) with a flat spectrum within a band and none beside it, in robust standard deviations and
+    clipped. Shape (n,)."""
     from scipy.fft import irfft, next_fast_len, rfft
     from scipy.ndimage import uniform_filter1d
 
     n = next_fast_len(samples.size, real=True)
     spectrum = rfft(samples.astype(np.float32), n)
-    spectrum[: round(LOWEST_HZ * n / SAMPLE_RATE_HZ)] = 0
+    spectrum[: round(BAND_HZ[0] * n / SAMPLE_RATE_HZ)] = 0
     power = np.square(spectrum.real, dtype=np.float64) + np.square(spectrum.imag, dtype=np.float64)
     smooth = np.maximum(uniform_filter1d(power, max(3, round(resolution_hz * n / SAMPLE_RATE_HZ))), 0)
     if not (top := np.quantile(smooth, LOUDEST)) > 0:
         return np.zeros(samples.size, np.float32)
-    white = irfft(spectrum / np.sqrt(smooth + FLOOR**2 * top).astype(np.float32), n)[: samples.size]
+    flat = spectrum / np.sqrt(smooth + FLOOR**2 * top).astype(np.float32)
+    low, high = (round(edge * n / SAMPLE_RATE_HZ) for edge in band_hz)
+    flat[:low] = flat[high + 1 :] = 0
+    white = irfft(flat, n)[: samples.size]
     deviation = np.median(np.abs(white)) / 0.6745 or np.sqrt(np.mean(np.square(white)))
-    return np.clip(white / deviation, -clip, clip)
+    return np.clip(white / deviation, -CLIP, CLIP)
 
 
 def compress(white: NDArray[np.float32]) -> Signal:
@@ -120,27 +130,41 @@ def _unwrap(lag: NDArray[np.intp], sizes: NDArray[np.intp], n_fft: int) -> NDArr
 def confirm(a: Waveform, b: Waveform, lag: int) -> tuple[float, int]:
     """How far the peak at `lag` stands out if only the overlap is looked at, and its exact lag.
 
-    Both are whitened anew over the overlap, so that a stretch of loud voice or hum does not speak for the whole, and
-    the peak is measured by the lags within 30 ms. It is lowered where the two differ most where they are loudest: by
-    half at 7 dB (a word said twice). 0.0 where the overlap is too short.
+    Of all frequencies, or of some alone where it stands out further. It is lowered where the two differ most where they are
+    loudest: by half at 6.5 dB (a word said twice). 0.0 where the overlap is too short.
     """
-    from scipy.fft import irfft, next_fast_len, rfft
-
     start, stop = max(0, lag), min(a.size, b.size + lag)
     if stop - start < least_overlap(a.size, b.size):
         return 0.0, lag
-    here, there = (whiten(x, resolution_hz=max(RESOLUTION_HZ, 4 * SAMPLE_RATE_HZ / (stop - start)))
-                   for x in (a[start:stop], b[start - lag : stop - lag]))  # fmt: skip
+    here, there = a[start:stop], b[start - lag : stop - lag]
+    height, shift = _stand_out(here, there, BAND_HZ)
+    if height <= WORTH:
+        return height, lag + shift
+    if height < CLEAR:
+        height, shift = max((height, shift), *(_stand_out(here, there, part) for part in PARTS_HZ))
+    excess = excess_db(here, there)
+    return height / (1 + max(0.0, excess - ALLOWED_DB) / HALVED_DB), lag + shift
+
+
+def _stand_out(here: Waveform, there: Waveform, band_hz: tuple[float, float]) -> tuple[float, int]:
+    """Height of the correlation of two aligned waveforms within a band, and the lag, of two samples at most, of its peak.
+
+    Both are whitened anew, so that a stretch of loud voice or hum does not speak for the whole, and the peak is measured
+    by the lags within 30 ms.
+    """
+    from scipy.fft import irfft, next_fast_len, rfft
+
+    resolution_hz = max(RESOLUTION_HZ, 4 * SAMPLE_RATE_HZ / here.size)
+    white = [whiten(samples, resolution_hz=resolution_hz, band_hz=band_hz) for samples in (here, there)]
+    share = (band_hz[1] - band_hz[0]) / (BAND_HZ[1] - BAND_HZ[0])
+    if not (chance := float(np.sqrt(np.sum(np.square(white[0] * white[1])) / share))) > 0:
+        return 0.0, 0
     n_fft = next_fast_len(2 * here.size, real=True)
-    sums = irfft(rfft(here, n_fft) * rfft(there, n_fft).conj(), n_fft)
+    sums = irfft(rfft(white[0], n_fft) * rfft(white[1], n_fft).conj(), n_fft) / chance
     reach = min(here.size // 2, round(SIDE_MS * SAMPLE_RATE_HZ / 1000))
-    guard = round(GUARD_MS * SAMPLE_RATE_HZ / 1000)
+    guard = round(GUARD_MS * SAMPLE_RATE_HZ / 1000 / share)
     near = np.abs(np.concatenate([sums[-reach:], sums[: reach + 1]]))
     shift = int(near[reach - 2 : reach + 3].argmax()) - 2
-    if not (chance := float(np.sqrt(np.sum(np.square(here * there))))) > 0:
-        return 0.0, lag
-    side = np.concatenate([near[: reach - guard], near[reach + guard + 1 :]]) / chance
-    height = float(near[reach + shift]) / chance - max(0.0, float(side.max()) - HIGHEST_SIDE)
-    height /= max(1.0, rms(side))
-    excess = excess_db(a[start:stop], b[start - lag : stop - lag]) if height > WORTH else 0.0
-    return height / (1 + max(0.0, excess - ALLOWED_DB) / HALVED_DB), lag + shift
+    side = np.concatenate([near[: reach - guard], near[reach + guard + 1 :]])
+    height = float(near[reach + shift]) - max(0.0, float(side.max()) - HIGHEST_SIDE)
+    return height / max(1.0, rms(side)), shift

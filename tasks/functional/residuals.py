@@ -13,6 +13,7 @@ from tasks.functional.audio import SAMPLE_RATE_HZ, Waveform
 
 WINDOW, SHORT_WINDOW = 1024, 256  # the short one for less than SHORT samples
 SHORT = 1280
+LONG = 4_000  # samples from which there are cells enough to ask where one of the two is loud
 LOWEST_HZ, BAND_HZ = 100.0, 700.0
 LOUD, WEAK = 0.15, 0.5  # shares of a band's cells
 REACH, STEP = 32, 2  # samples by which a filter may delay one band more than another
@@ -21,10 +22,12 @@ Cells = NDArray[np.complex128]
 
 
 def excess_db(a: Waveform, b: Waveform) -> float:
-    """By how much a and b (16 kHz, of one length, aligned) differ more where both are loud than where they are weak, in
+    """By how much a and b (16 kHz, of one length, aligned) differ more where they are loud than where they are weak, in
     dB, mean over bands; 0.0 where they agree where they are loud.
 
-    Each band of b gets its own gain, phase and delay first, so that a filter is no difference.
+    Each band of b gets its own gain, phase and delay first, so that a filter is no difference. Noise that was added to one
+    of them is in the difference and in that one's loudness; from a quarter of a second on the measure is therefore the
+    mean of two: loud where both are, and loud where the one is that the other's difference follows less.
     """
     window = WINDOW if a.size >= SHORT else SHORT_WINDOW
     if a.size < window:
@@ -35,9 +38,12 @@ def excess_db(a: Waveform, b: Waveform) -> float:
         _compare(spectrum_a[:, low : low + bins], spectrum_b[:, low : low + bins], low, window)
         for low in range(first, window // 2 - bins, bins)
     ]
-    agreement, excess = np.array([band for band in compared if band is not None] or [(1.0, 0.0)]).T
-    better = np.sort(agreement)[agreement.size // 2 :]
-    return 0.0 if better.mean() > EQUAL else float(excess.mean())
+    bands = np.array([band for band in compared if band is not None] or [(1.0, 0.0, 0.0, 0.0)])
+    better = np.sort(bands[:, 0])[len(bands) // 2 :]
+    if better.mean() > EQUAL:
+        return 0.0
+    both, of_a, of_b = bands[:, 1:].mean(axis=0)
+    return float(both if a.size < LONG else (both + min(of_a, of_b)) / 2)
 
 
 def _spectrum(samples: Waveform, window: int) -> Cells:
@@ -45,20 +51,34 @@ def _spectrum(samples: Waveform, window: int) -> Cells:
     return np.asarray(np.fft.rfft(frames * np.hanning(window)))
 
 
-def _compare(a: Cells, b: Cells, low: int, window: int) -> tuple[float, float] | None:
-    """Coherence of one band's loud cells, and the power of the difference there over that in the weak cells, in dB."""
+def _compare(a: Cells, b: Cells, low: int, window: int) -> tuple[float, float, float, float] | None:
+    """Coherence of one band's loud cells, and the excess of the difference where both, where a and where b is loud."""
     level_a, level_b = (np.sqrt(np.mean(np.abs(band) ** 2)) for band in (a, b))
     if not (level_a > 0 and level_b > 0):
         return None
     loudness = np.minimum(np.abs(a) / level_a, np.abs(b) / level_b)
-    loud, weak = loudness >= np.quantile(loudness, 1 - LOUD), loudness <= np.quantile(loudness, WEAK)
+    loud = loudness >= np.quantile(loudness, 1 - LOUD)
     cross = np.sum(a * b.conj() * loud, axis=0)
     turns = np.exp(2j * np.pi / window * np.outer(np.arange(-REACH, REACH + 1, STEP), low + np.arange(a.shape[1])))
     sums = turns @ cross
     best = int(np.abs(sums).argmax())
+    turned = b * turns[best].conj() * np.exp(1j * np.angle(sums[best]))
     power_a, power_b = (np.sum(np.abs(band[loud]) ** 2) for band in (a, b))
-    fitted = b * turns[best].conj() * (np.sqrt(power_a / power_b) * np.exp(1j * np.angle(sums[best])))
-    difference = np.abs(a - fitted) ** 2
-    least = np.finfo(float).eps * power_a
-    ratio = (difference[loud].mean() + least) / (difference[weak].mean() + least)
-    return float(np.abs(sums[best]) / np.sqrt(power_a * power_b)), 10 * math.log10(ratio)
+    both = _excess(a - turned * np.sqrt(power_a / power_b), loudness)
+    of_a = _excess(turned - _gain(a, turned) * a, np.abs(a))
+    of_b = _excess(a - _gain(turned, a) * turned, np.abs(turned))
+    return float(np.abs(sums[best]) / np.sqrt(power_a * power_b)), both, of_a, of_b
+
+
+def _gain(one: Cells, other: Cells) -> float:
+    """Of `one`, by least squares over its loud cells, as it is in `other`."""
+    loud = np.abs(one) >= np.quantile(np.abs(one), 1 - LOUD)
+    return float(np.sum((other * one.conj())[loud].real) / np.sum(np.abs(one[loud]) ** 2))
+
+
+def _excess(difference: Cells, loudness: NDArray[np.float64]) -> float:
+    """Power of the difference in the loud cells over that in the weak ones, in dB."""
+    power = np.abs(difference) ** 2
+    loud, weak = loudness >= np.quantile(loudness, 1 - LOUD), loudness <= np.quantile(loudness, WEAK)
+    least = np.finfo(float).eps * max(power.sum(), np.finfo(float).tiny)
+    return 10 * math.log10((power[loud].mean() + least) / (power[weak].mean() + least))
