@@ -124,6 +124,7 @@ def test_a_refusal_outlives_the_traceback_of_the_launcher():
     assert lines == []
 
 
+@pytest.mark.slow
 def test_a_child_that_runs_too_long_is_stopped_with_all_it_started(kind, tmp_path):
     noted = tmp_path / "pids"
     with pytest.raises(TimeoutError, match=r"^waiting ran longer than 0\.03 minutes and was stopped"):
@@ -138,6 +139,7 @@ def test_a_killed_child_says_which_signal(kind):
             run(kind(f"import os; os.kill(os.getpid(), {int(number)})"), what="training")
 
 
+@pytest.mark.slow
 def test_a_child_has_a_group_of_its_own_and_leaves_nobody_in_it(kind, tmp_path):
     noted, lines = tmp_path / "pids", []
     program = STARTS_ANOTHER.format(pids=str(noted)).removesuffix("time.sleep(60)\n")
@@ -187,6 +189,7 @@ def test_no_orphan_is_left_after_kill_9(kind, tmp_path, victim):
     assert victim == "parent" or "ValueError: x was killed by SIGKILL" in said
 
 
+@pytest.mark.slow
 def test_ending_all_frees_whoever_waits(kind, tmp_path):
     noted, found, up = tmp_path / "pids", [], threading.Event()
 

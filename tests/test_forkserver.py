@@ -75,6 +75,7 @@ def test_libraries_are_imported_in_the_environment_of_the_jobs(tmp_path, monkeyp
     assert lines == ["PASSIVE"]
 
 
+@pytest.mark.slow
 @forks
 def test_a_server_that_was_killed_is_replaced_and_its_jobs_go_on(tmp_path):
     up, lines = threading.Event(), []
@@ -147,6 +148,7 @@ def test_imports_that_take_for_ever_are_given_up(tmp_path, monkeypatch):
         run(forked(tmp_path, "print('never')", ("slow",)))
 
 
+@pytest.mark.slow
 @forks
 @pytest.mark.parametrize("when", ["importing", "idle"])
 def test_a_server_ends_with_its_parent(tmp_path, when):
