@@ -14,7 +14,7 @@ import typer
 
 from flows.arguments import DryRun, On, Overrides, Refresh, Study
 from flows.audit import audit_command
-from flows.compare_detectors import compare_command
+from flows.compare import compare_command
 from flows.fetch import fetching
 from flows.lineage import lineage_command
 from flows.power import power_command

@@ -1,33 +1,19 @@
-"""`earshot compare`: several reports side by side, and how accuracy went from one to the next."""
+"""Published reports -> one comparison, on the page of a run: what `earshot compare` does, for deployments."""
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
+from prefect import flow
 
-compare_command = typer.Typer()
+from tasks.report_series import compare_reports
+from tasks.run_page import fenced, show_markdown
 
 
-@compare_command.command(
-    "compare", epilog="Example:  earshot compare first/report.json second/report.json --out comparison"
-)
-def compare(
-    reports: Annotated[
-        list[str],
-        typer.Argument(
-            help="Reports in the order to show: report.json files, folders with one, or NAMESPACE/NAME[@sha] of the hub.",
-            metavar="REPORT...",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Folder for it: new, empty, or an earlier comparison.")
-    ],
-) -> None:
-    """A table of several reports with intervals, figures over studies and over size, and a page.
+@flow(name="compare detectors", flow_run_name="compare to {out}")
+def compare_detectors(reports: list[str], out: str) -> list[str]:
+    """Compare reports, in the order to show: report.json files, folders with one, or NAMESPACE/NAME[@sha] of the hub.
 
-    Whether two detectors differ is told by pairing their clips: `earshot report PREDICTIONS --against OTHER`.
+    Table, figures and a page go to the folder `out`. Raises ValueError or FileNotFoundError where a report is none.
     """
-    from tasks.report_series import compare_reports
-
-    print("\n".join(compare_reports(reports, out)))
+    lines = compare_reports(reports, Path(out).expanduser())
+    show_markdown("comparison", fenced(lines), f"Comparison of {', '.join(reports)}")
+    return lines

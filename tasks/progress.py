@@ -17,17 +17,21 @@ class Bar:
 
     def __init__(self, key: str, what: str) -> None:
         self.what, self.living = what, Living("progress", f"progress-{key}")
-        self.first: tuple[float, int] | None = None
+        self.counted = ""  # what stands before the count of a line; another one has a pace of its own
+        self.first = (0.0, 0)
 
     def __call__(self, line: str) -> None:
         """Follow one line of the task."""
         say(line)
         if found := COUNT.search(line):
-            done, of = int(found[1]), int(found[2])
-            self.first = self.first or (time.monotonic(), done)
+            done, of, counted = int(found[1]), int(found[2]), line[: found.start()]
+            if counted != self.counted:
+                self.counted, self.first = counted, (time.monotonic(), done)
             if 0 < done <= of:
                 left = remaining_s(self.first, time.monotonic(), done, of)
-                self.living.show(100.0 * done / of, f"{self.what}: {done} of {of}{told(left)}", last=done == of)
+                self.living.show(
+                    100.0 * done / of, f"{self.what}: {counted}{done} of {of}{told(left)}", last=done == of
+                )
 
 
 def remaining_s(first: tuple[float, int], now: float, done: int, of: int) -> float | None:

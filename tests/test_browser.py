@@ -74,7 +74,7 @@ def test_the_page_of_a_run_names_study_and_seed_and_leads_to_what_it_made(served
         ("audit", ["Leakage audit of smoke: clean"]),
         ("evaluation", ["mel_statistics"]),
         ("card-smoke-adapter", ["Model card of earshot/smoke-adapter"]),
-        ("progress-training-42-0", ["Training, seed 42, fold 0: 4 of 4"]),
+        ("progress-training-42-0", ["Training, seed 42, fold 0: step 4 of 4"]),
     ],
 )
 def test_an_artifact_can_be_read(served: Served, served_study, browser, key, texts):

@@ -104,7 +104,7 @@ def test_a_bar_tells_the_time_that_is_left(page, monkeypatch):
         bar(f"step {step}/100: loss 0.5")
         now[0] += 30
     assert [entry[-1] for entry in page[1:]] == [
-        "Training: 20 of 100, 4 min left", "Training: 30 of 100, 4 min left", "Training: 100 of 100",
+        "Training: step 20 of 100, 4 min left", "Training: step 30 of 100, 4 min left", "Training: step 100 of 100",
     ]  # fmt: skip
     assert progress.told(20) == ", 20 s left"
 
