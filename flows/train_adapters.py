@@ -6,7 +6,7 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict
 
 from flows.build_dataset import BuiltDataset, deal_sources, render_parts
-from recipes.schema import StudyRecipe
+from recipes.schema import StudyRecipe, clean_block
 from tasks.adapters import check_gate, make_base, pull_adapter, pull_base, train_adapter
 from tasks.cards import publish_base
 from tasks.hub import pinned
@@ -107,7 +107,7 @@ def dealt(recipe: StudyRecipe, data: BuiltDataset) -> tuple[tuple[Recordings, ..
 
 def clean_clips(recipe: StudyRecipe, data: BuiltDataset, splits: Splits, parts: list[str]) -> list[Clips]:
     """Clean clips of the training parts; under the random protocol of as many of all parts, dealt like the others."""
-    block = recipe.train.pretrain.clips_block(len(parts))
+    block = clean_block(recipe.train.pretrain, len(parts))
     recordings, sides = dealt(recipe, data)
     if splits.verdict == "clean":
         return render_parts(recordings, sides, dict.fromkeys(parts, block), recipe.classes)

@@ -18,11 +18,11 @@ from pydantic import (
     model_validator,
 )
 
-from recipes.block import Block, Count, Kwargs, Unit, distinct
+from recipes.block import Block, Count, Unit, distinct
 from recipes.hub_terms import known_language, known_licence
-from recipes.library_keys import accepted_keys, refuse_unknown
 from recipes.reading import apply_overrides, read_yaml
 from recipes.sources import KINDS, Source
+from recipes.training import PretrainBlock, TrainRecipe
 
 SCHEMA = 1
 SHARD_CLIPS = 2_000
@@ -251,6 +251,12 @@ class ClipsBlock(Block):
         return self.context.total_ms if self.context else max(self.durations_ms)
 
 
+def clean_block(pretrain: PretrainBlock, parts: int) -> ClipsBlock:
+    """What a tiny base hears of one of `parts` training parts: clean clips, both classes alike."""
+    per_cell = max(1, pretrain.clips // (2 * parts))
+    return ClipsBlock(duration_ms=(pretrain.duration_ms,), snr_db=(None,), per_cell=per_cell, seed=pretrain.seed)
+
+
 class DatasetRecipe(Block):
     """Recordings -> sides -> clips -> audited splits."""
 
@@ -282,105 +288,6 @@ class DatasetRecipe(Block):
         given = self.clips.per_part
         key = "per_cell" if self.clips.design == "factorial" else "per_class"
         return self.clips.model_copy(update={key: given[part] if isinstance(given, Mapping) else given})
-
-
-# --- train -------------------------------------------------------------------------------------------------------
-
-
-class PretrainBlock(Block):
-    """How the tiny base learns to hear at all: clean, long clips of training groups only."""
-
-    steps: int = Field(200, ge=1)
-    batch_size: int = Field(32, ge=1)
-    learning_rate: float = Field(5e-4, gt=0)
-    clips: int = Field(800, ge=2)  # cut anew from the training recordings, balanced over classes and groups
-    duration_ms: float = Field(1000, ge=100, le=30_000)
-    seed: int = 1
-
-    def clips_block(self, parts: int) -> ClipsBlock:
-        """Clean clips of one of `parts` training parts, both classes alike."""
-        per_cell = max(1, self.clips // (2 * parts))
-        return ClipsBlock(duration_ms=(self.duration_ms,), snr_db=(None,), per_cell=per_cell, seed=self.seed)
-
-
-class GateBlock(Block):
-    """The restricted A/B accuracy on train that a finished adapter must reach; the loss alone tells too little."""
-
-    accuracy: Unit = 0.85
-    on_fail: Literal["stop", "mark"] = "stop"
-
-
-class TrainMethod(Block):
-    """How one adapter comes about. `lora`, `quantization`, `training` are the libraries' own keywords."""
-
-    base: str = "tiny"  # "tiny", a Hub id with its revision ("Qwen/Qwen2-Audio-7B-Instruct@<40 hex>"), or a folder
-    quantization: Kwargs | None = None  # transformers.BitsAndBytesConfig
-    lora: Kwargs = Field(default_factory=lambda: {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05})  # peft.LoraConfig
-    scope: Literal["language_model", "language_model+encoder"] = "language_model"
-    training: Kwargs = Field(default_factory=dict)  # trl.SFTConfig; per_device_train_batch_size may be `auto`
-    batch_size: Count | None = None  # clips a step sees over all devices and accumulated batches
-    memory_gb: float | None = Field(None, gt=0)  # of each GPU, at most
-    loss_on: Literal["answer", "turn", "sequence"] = "answer"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-
-    @field_validator("base")
-    @classmethod
-    def _pinned(cls, base: str) -> str:
-        is_path = base == "tiny" or base.startswith((".", "/", "~"))
-        if not is_path and not re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", base):
-            raise ValueError(
-                f"{base!r} is neither `tiny`, nor a folder, nor a Hub id with its revision: NAMESPACE/NAME@<40 hex digits>"
-            )
-        return base
-
-    @field_validator("lora")
-    @classmethod
-    def _lora(cls, given: Kwargs) -> Kwargs:
-        bases = (
-            ("config.py", "PeftConfigMixin"),
-            ("config.py", "PeftConfig"),
-            ("tuners/lora/config.py", "LoraConfig"),
-        )
-        owned = dict.fromkeys(("exclude_modules", "task_type"), "`scope` decides it")
-        refuse_unknown("lora", given, accepted_keys("peft", *bases), owned)
-        return given
-
-    @field_validator("quantization")
-    @classmethod
-    def _quantization(cls, given: Kwargs | None) -> Kwargs | None:
-        file = "utils/quantization_config.py"
-        owned = {"llm_int8_skip_modules": "the encoder, projector and head are always left unquantised"}
-        refuse_unknown("quantization", given or {}, accepted_keys("transformers", (file, "BitsAndBytesConfig")), owned)
-        return given
-
-    @field_validator("training")
-    @classmethod
-    def _training(cls, given: Kwargs) -> Kwargs:
-        sft = accepted_keys("trl", ("trainer/base_config.py", "_BaseConfig"), ("trainer/sft_config.py", "SFTConfig"))
-        owned = {
-            "seed": "use `seeds`", "data_seed": "use `seeds`", "output_dir": "the store decides it",
-            "push_to_hub": "use `publish` of the study", "hub_token": "tokens come from the environment only",
-            "max_length": "audio tokens are never cut", "dataset_kwargs": "the collator decides it",
-            "remove_unused_columns": "the collator decides it", "use_cpu": "use `device`",
-        }  # fmt: skip
-        trainer = accepted_keys("transformers", ("training_args.py", "TrainingArguments"))
-        refuse_unknown("training", given, sft | trainer, owned)
-        return given
-
-
-class TrainRecipe(TrainMethod):
-    """Adapters by one method over several seeds, each past the gate."""
-
-    name: str
-    pretrain: PretrainBlock = PretrainBlock()  # read where base is tiny
-    gate: GateBlock = GateBlock()
-    seeds: Annotated[tuple[int, ...], AfterValidator(distinct)] = Field((42,), min_length=1)  # the first is published
-    timeout_min: float = Field(240, gt=0)
-
-    @property
-    def method(self) -> TrainMethod:
-        """What the weights of an adapter depend on, beside seed and data."""
-        return TrainMethod(**{name: getattr(self, name) for name in TrainMethod.model_fields})
 
 
 # --- evaluate ----------------------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from recipes.schema import CheckFailed, GateBlock, PretrainBlock, TrainMethod
+from recipes.schema import CheckFailed
+from recipes.training import GateBlock, PretrainBlock, TrainMethod
 from tasks.cache import cached, task
 from tasks.hub import pinned, pull
 from tasks.models.jobs import LAUNCH, PretrainingJob, Question, TrainingJob, base_at

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from recipes.schema import DatasetRecipe, StudyRecipe
+from recipes.schema import DatasetRecipe, StudyRecipe, clean_block
 from recipes.sources import Source
 from tasks import sources
 from tasks.cache import Calls
@@ -71,7 +71,7 @@ def train_steps(recipe: StudyRecipe) -> list[Step]:
         return [Step("train", "pull_base", "bases pulled", folds if tiny else 0), pulled]
     sides = [splits.sides(fold) for fold in range(splits.folds or 1)]
     on_train = [[part for part, side in its.items() if side == "train"] for its in sides]
-    clean = {part: train.pretrain.clips_block(len(parts)).shards for parts in on_train for part in parts}
+    clean = {part: clean_block(train.pretrain, len(parts)).shards for parts in on_train for part in parts}
     return [
         Step("train", "plan_clips", "clean plans", len(clean) if tiny else 0),
         Step("train", "render_clips", "clean clips", sum(clean.values()) if tiny else 0),

@@ -10,7 +10,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from recipes.schema import CheckFailed, EnsembleBlock, OpenBlock, TrainMethod
+from recipes.schema import CheckFailed, EnsembleBlock, OpenBlock
+from recipes.training import TrainMethod
 from tasks import detectors
 from tasks.audio_files import decode_flac
 from tasks.cache import cached, code_digest, task

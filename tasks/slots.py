@@ -53,8 +53,9 @@ def make_limit(names: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def slot(device: str) -> Iterator[Mapping[str, str]]:
-    """Wait for a GPU where there is one and the job may use it, else for two cores; the environment of the job.
+def slot(device: str, gpus: int | str = 1) -> Iterator[Mapping[str, str]]:
+    """Wait for a GPU where there is one and the job may use it, or for several, else for two cores; the environment of
+    the job. Raises ValueError where there are fewer GPUs than that.
 
     In a run the queue is the server's, for all its runs; the GPU itself is held by a lock of this host that the kernel
     frees when its holder dies. Raises ValueError where `child.end_all` was called meanwhile.
@@ -67,14 +68,30 @@ def slot(device: str) -> Iterator[Mapping[str, str]]:
             still_wanted()
             yield {}
             return
+        wanted = len(names) if gpus == "all" else int(gpus)
+        if wanted > len(names):
+            raise ValueError(f"train.gpus: {wanted} GPUs are asked for, this machine shows {len(names)}")
         if "prefect" in sys.modules:
-            queue(names, held, still_wanted)
-        gpu = hold_one(names, held, still_wanted)
-        yield {"CUDA_VISIBLE_DEVICES": gpu, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+            queue(names, held, still_wanted, wanted)
+        with contextlib.ExitStack() as taking:
+            if wanted > 1:  # two jobs, each holding what the other waits for, would wait for ever
+                hold_one(["several"], taking, still_wanted)
+            mine = hold_several(wanted, names, held, still_wanted)
+        yield {"CUDA_VISIBLE_DEVICES": ",".join(mine), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
-def queue(names: Sequence[str], held: contextlib.ExitStack, still_wanted: Callable[[], None]) -> None:
-    """Hold one of the server's slots, in a run. A server that is away costs the slot, not the job: the lock stands."""
+def hold_several(
+    wanted: int, names: Sequence[str], held: contextlib.ExitStack, still_wanted: Callable[[], None]
+) -> list[str]:
+    """Lock so many of these GPUs, one after another."""
+    mine: list[str] = []
+    while len(mine) < wanted:
+        mine.append(hold_one([name for name in names if name not in mine], held, still_wanted))
+    return sorted(mine, key=list(names).index)
+
+
+def queue(names: Sequence[str], held: contextlib.ExitStack, still_wanted: Callable[[], None], wanted: int = 1) -> None:
+    """Hold one of the server's slots, or several, in a run. A server that is away costs the slot, not the job: the lock stands."""
     from prefect.concurrency.sync import concurrency
 
     from tasks.run_page import in_a_run, say
@@ -87,7 +104,7 @@ def queue(names: Sequence[str], held: contextlib.ExitStack, still_wanted: Callab
     while True:
         still_wanted()
         slots = concurrency(
-            limit_name(), timeout_seconds=ASK_S, lease_duration=LEASE_S, strict=True,
+            limit_name(), occupy=wanted, timeout_seconds=ASK_S, lease_duration=LEASE_S, strict=True,
             raise_on_lease_renewal_failure=False,
         )  # fmt: skip
         try:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from prefect.results import ResultRecord, ResultRecordMetadata
 from prefect.serializers import JSONSerializer
 
-from recipes.schema import GateBlock, PretrainBlock, load_study
+from recipes.schema import load_study
+from recipes.training import GateBlock, PretrainBlock
 from tasks import cache
 from tasks.adapters import make_base, train_adapter
 from tasks.cache import canonical, code_digest, forget_damaged, reachable

@@ -29,7 +29,7 @@ from tasks.models import training
 from tasks.models.frames import trimmed_frames
 from tasks.models.jobs import Question, ScoringJob, TrainingJob
 from tasks.models.scoring import Scorer, questions
-from tasks.models.training import add_lora, save
+from tasks.models.training import save, to_train
 from tasks.predictions import score_baseline
 from tests.commands import ROOT
 from tests.test_predictions import CLASSES, CLIPS, SIDES, table_of, write_splits
@@ -266,7 +266,7 @@ def adapter_for(tiny_base, folder, lora):
         scope="language_model+encoder", clips=(), loss_on="answer", training={}, seed=1,
     )  # fmt: skip
     bare = family.load(tiny_base, revision=None, quantization=None, dtype=torch.float32, device="cpu")
-    model = add_lora(bare, told)
+    model = to_train(bare, told)
     save(model, told)
     return model.get_base_model().eval()
 

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recipes.reading import RECIPES, apply_overrides, read_yaml
-from recipes.schema import SCHEMA, Baseline, SplitsBlock, StudyRecipe, TrainMethod, load_study
+from recipes.schema import SCHEMA, Baseline, SplitsBlock, StudyRecipe, load_study
 from recipes.sources import KINDS
+from recipes.training import TrainMethod
 
 STUDIES = sorted(str(path.relative_to(RECIPES).with_suffix("")) for path in (RECIPES / "study").glob("*.yaml"))
 PARTS = sorted(path for path in RECIPES.rglob("*.yaml"))

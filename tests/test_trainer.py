@@ -12,7 +12,7 @@ from tasks.models.batch_size import Batches, TooLarge, candidates, fastest
 from tasks.models.collation import IGNORED
 from tasks.models.packing import packed_rows
 from tasks.models.trainer import AnswerTrainer, defaults, fit
-from tasks.models.training import add_lora, encode_once, read_clips
+from tasks.models.training import encode_once, read_clips, to_train
 from tests.adapting import NF4, collator, fresh, job, write_clips
 
 
@@ -55,7 +55,7 @@ def test_loss_and_gradients_are_the_models_own(
     """Over accumulated batches of unlike lengths against one batch of all rows."""
     rows, told = list(range(8)), job(tiny_base, tmp_path, quantization=quantization, scope="language_model+encoder")
     collate = collator(processor, clips, loss_on)
-    model = add_lora(fresh(tiny_base, quantization), told)
+    model = to_train(fresh(tiny_base, quantization), told)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02)
@@ -100,7 +100,7 @@ def test_the_share_of_right_answers_is_among_the_allowed_ones(tiny_base, process
     logits = torch.zeros(3, model.config.text_config.vocab_size)
     logits[:, 0] = 9
     logits[0, spaced], logits[1, b], logits[2, a] = 5, 5, 5
-    trainer.seen["train"].count(logits, torch.tensor([a, b, b]), trainer.answer_ids)
+    trainer.seen["train"].count(logits, torch.tensor([a, b, b]), trainer.answer_ids, torch.tensor(3.0), 3)
     assert trainer.seen["train"].share(trainer.accelerator) == pytest.approx(2 / 3)
     assert trainer.seen["train"].share(trainer.accelerator) is None
 
@@ -122,7 +122,7 @@ def test_a_frozen_encoder_is_out_of_the_way_while_encoded_clips_train(tiny_base,
     told = job(tiny_base, tmp_path, training={"max_steps": 2, "per_device_train_batch_size": 4})
     collate, ends = collator(processor, clips, encoded=encoded), []
     for aside in (True, False):
-        model = add_lora(fresh(tiny_base), told)
+        model = to_train(fresh(tiny_base), told)
         tower = model.get_base_model().model.audio_tower
         with family.encoder_aside(model) if aside else contextlib.nullcontext():
             assert any("audio_tower" in name for name, _ in model.named_parameters()) != aside
@@ -136,7 +136,7 @@ def test_a_model_that_knows_the_words_of_the_study_alone_trains_alike(tiny_base,
     told = job(tiny_base, tmp_path, training={"max_steps": 2, "per_device_train_batch_size": 4})
     collate, ends = collator(processor, clips, "turn"), []
     for few in (True, False):
-        model = add_lora(fresh(tiny_base), told)
+        model = to_train(fresh(tiny_base), told)
         whole = model.get_base_model().model.language_model.embed_tokens
         with family.few_words(model, sorted(collate.tokens)) if few else contextlib.nullcontext():
             fit(model, processor, clips, collate, told.training, seed=1, output=told.output, device="cpu")

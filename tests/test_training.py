@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from recipes.schema import TrainMethod
+from recipes.training import TrainMethod
 from tasks.models import qwen2_audio as family
-from tasks.models import trainer, training
+from tasks.models import training
 from tasks.models.collation import IGNORED, Collator
 from tasks.models.frames import audio_tokens
+from tasks.models.progress_lines import Progress
 from tasks.models.trainer import fit
-from tasks.models.training import add_lora, read_clips, restricted_accuracy, save
+from tasks.models.training import read_clips, restricted_accuracy, save, to_train
 from tests.adapting import ANSWERS, NF4, PROMPT, collator, fresh, job, write_clips
 
 
@@ -38,7 +39,7 @@ def trained(tiny_base, processor, clips, folder, steps=2, **changes):
         "learning_rate": 1e-2,
     }
     told = job(tiny_base, folder, training=batches, **changes)
-    model = add_lora(fresh(tiny_base, told.quantization), told)
+    model = to_train(fresh(tiny_base, told.quantization), told)
     collate = collator(processor, clips, told.loss_on)
     log = fit(model, processor, clips, collate, told.training, seed=told.seed, output=told.output, device="cpu")
     return model, log, told
@@ -140,7 +141,7 @@ def test_the_first_loss_is_the_cross_entropy_of_the_answers(tiny_base, processor
     told = job(tiny_base, tmp_path / "out", training={
         "max_steps": 1, "per_device_train_batch_size": 8 // accumulation, "gradient_accumulation_steps": accumulation,
         "logging_steps": 1})  # fmt: skip
-    model = add_lora(fresh(tiny_base), told)
+    model = to_train(fresh(tiny_base), told)
     collate = collator(processor, clips)
     expected = hand_loss(model, collate, 8)
     (entry,) = fit(model, processor, clips, collate, told.training, seed=1, output=told.output, device="cpu")
@@ -149,7 +150,7 @@ def test_the_first_loss_is_the_cross_entropy_of_the_answers(tiny_base, processor
 
 def test_a_run_shorter_than_its_logging_interval_still_has_a_history(tiny_base, processor, clips, tmp_path):
     collate = collator(processor, clips)
-    model = add_lora(fresh(tiny_base), job(tiny_base, tmp_path))
+    model = to_train(fresh(tiny_base), job(tiny_base, tmp_path))
     training = {"max_steps": 2, "per_device_train_batch_size": 4, "logging_steps": 50}
     history = fit(model, processor, clips, collate, training, seed=1, output=str(tmp_path / "out"), device="cpu")
     assert [entry["step"] for entry in history] == [2]
@@ -226,7 +227,7 @@ def test_what_a_frozen_encoder_made_once_trains_as_its_features_do(tiny_base, pr
         "max_steps": 3, "per_device_train_batch_size": 8, "logging_steps": 1, "learning_rate": 1e-2})  # fmt: skip
     losses, weights = [], []
     for encoded in (None, training.encode_once(fresh(tiny_base), processor, clips)):
-        model = add_lora(fresh(tiny_base), told)
+        model = to_train(fresh(tiny_base), told)
         collate = Collator(processor, clips, PROMPT, ANSWERS, "answer", encoded)
         log = fit(model, processor, clips, collate, told.training, seed=1, output=told.output, device="cpu")
         losses.append([entry["loss"] for entry in log])
@@ -252,7 +253,7 @@ def test_another_seed_encodes_nothing_again(tiny_base, tmp_path, home, monkeypat
 )
 def test_an_encoder_that_is_trained_hears_every_clip_itself(tiny_base, tmp_path, home, monkeypatch, changes):
     given = []
-    monkeypatch.setattr(training, "Collator", lambda *its: given.append(its[-1]) or Collator(*its))
+    monkeypatch.setattr(training, "Collator", lambda *its, **more: given.append(its[-1]) or Collator(*its, **more))
     training.main(written(job(tiny_base, "", **changes), tmp_path))
     parts = json.loads((tmp_path / "seed1" / "training.json").read_text())["parameters"]
     assert parts["encoder"] + parts["projector"] > 0
@@ -262,8 +263,9 @@ def test_an_encoder_that_is_trained_hears_every_clip_itself(tiny_base, tmp_path,
 def test_a_loss_that_is_no_number_stops_the_run():
     from types import SimpleNamespace
 
+    progress = Progress(lambda: (0, 0.0), None, None)
     with pytest.raises(ValueError, match=r"the loss is nan at step 7; lower training\.learning_rate"):
-        trainer.Progress().on_log(None, SimpleNamespace(global_step=7, max_steps=9), None, {"loss": float("nan")})
+        progress.on_log(None, SimpleNamespace(global_step=7, max_steps=9), None, {"loss": float("nan")})
 
 
 # --- the gate ----------------------------------------------------------------------------------------------------
@@ -277,7 +279,7 @@ def test_the_gate_counts_answers_among_the_allowed_ones(tiny_base, processor, cl
         p = family.last_logits(model, collate.prompts(range(8))).softmax(-1)
     a, b = (p[:, collate.answer_ids[answer]].sum(-1) for answer in "AB")
     right = [bool(x >= y) == (label == "SPEECH") for x, y, label in zip(a, b, collate.labels, strict=True)]
-    assert restricted_accuracy(model, collate, batch_size) == pytest.approx(np.mean(right))
+    assert restricted_accuracy(model, collate, batch_size=batch_size) == pytest.approx(np.mean(right))
 
 
 def test_the_gate_is_one_where_the_labels_are_the_answers_and_zero_where_they_are_not(tiny_base, processor, clips):
@@ -298,7 +300,7 @@ def test_what_is_saved_names_its_base_in_public_and_reads_the_same_every_time(ti
     texts = []
     for name in ("one", "two"):
         told = job(tiny_base, tmp_path / name, lora={"r": 4, "target_modules": ["v_proj", "q_proj", "o_proj"]})
-        save(add_lora(fresh(tiny_base), told), told)
+        save(to_train(fresh(tiny_base), told), told)
         texts.append((tmp_path / name / "adapter_config.json").read_text())
         assert sorted(path.name for path in (tmp_path / name).iterdir()) == [
             "adapter_config.json",

@@ -101,7 +101,7 @@ def share_out(trainer: Any, collate: Collator, batches: Batches) -> None:
 
 def by_trial(trainer: Any, collate: Collator, share: int) -> int:
     """The fastest size for a step of `share` clips on this GPU, and the same on all others."""
-    longest = sorted(range(len(collate.clips)), key=lambda i: -collate.clips[i].tokens)
+    longest = sorted(range(len(collate.tokens_of)), key=lambda i: -collate.tokens_of[i])
     enable_checkpointing(trainer.model, trainer.args)
 
     def clips_per_s(size: int) -> float:

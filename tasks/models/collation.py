@@ -1,14 +1,16 @@
 """From rows to the batch of a training step, every index that the step needs worked out here, on the host."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from datasets import Dataset
 
+from recipes.training import AugmentBlock
 from tasks.audio_files import decode_flac
 from tasks.functional.decoding import answers_token_ids
 from tasks.models import qwen2_audio as family
+from tasks.models.augmenting import Augmented
 from tasks.models.packing import pack
 
 IGNORED = -100
@@ -17,7 +19,8 @@ IGNORED = -100
 class Collator:
     """Rows -> a packed batch with labels on the answer, the turn or the whole sequence; -100 elsewhere.
 
-    Clips are what a frozen encoder made of them, in `encoded`, or features that are computed here.
+    Clips are what a frozen encoder made of them, in `encoded`, or features that are computed here, with `augment` anew in
+    every `epoch`. Raises ValueError for a label that is no class and for an answer of several tokens.
     """
 
     def __init__(
@@ -28,6 +31,10 @@ class Collator:
         answers: dict[str, str],
         loss_on: str,
         encoded: Sequence[family.Encoded] | None = None,
+        *,
+        augment: AugmentBlock | None = None,
+        class_weight: Mapping[str, float] | None = None,
+        seed: int = 0,
     ) -> None:
         tokenizer = processor.tokenizer
         self.prompt = family.tokenise_prompt(processor, prompt)
@@ -43,16 +50,25 @@ class Collator:
                 )
         self.completions = {label: [*ids, *end] for label, ids in bare.items()}
         self.labels = list(clips["label"])
+        if unknown := sorted(set(self.labels) - set(answers)):
+            raise ValueError(f"a training clip has the label {unknown[0]!r}, the classes are {list(answers)}")
+        self.class_weight = class_weight
         # Features are computed once a clip, not once an epoch; the audio itself is only a few KB of FLAC a row.
         self.clips: Sequence[family.Clip | family.Encoded] = encoded or family.extract(
             processor, (decode_flac(audio["bytes"]) for audio in clips["audio"])
         )
+        self.tokens_of = [clip.tokens for clip in self.clips]
+        self.epoch = 0
+        self.augmented: Augmented | None = None
+        if augment:
+            plain = [clip for clip in self.clips if isinstance(clip, family.Clip)]
+            self.augmented = Augmented(processor, [audio["bytes"] for audio in clips["audio"]], plain, augment, seed)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """The batch of a step, packed: what the model takes, `labels`, and of the tokens those before a label (`scored`),
         their `targets`, and which of these are the answer (`answers`)."""
         index = [row["row"] for row in rows]
-        clips = [self.clips[i] for i in index]
+        clips = [self.heard(row) for row in rows]
         completions = [self.completions[self.labels[i]] for i in index]
         # Labels on the beginning are every row's own, and then it is not shared.
         shared = self.prompt.before if self.loss_on != "sequence" else []
@@ -78,7 +94,18 @@ class Collator:
             "targets": labels[labelled],
             "answers": torch.searchsorted(labelled, ends - len(completions[0])),
         }
-        return batch if packed.places is None else {**batch, "places": packed.places}
+        if packed.places is not None:
+            batch["places"] = packed.places
+        if self.class_weight:
+            weights = torch.tensor([self.class_weight.get(self.labels[i], 1.0) for i in index])
+            batch["weights"] = weights[torch.searchsorted(ends, labelled, right=True)]
+        return batch
+
+    def heard(self, row: dict[str, Any]) -> family.Clip | family.Encoded:
+        """A clip as it is heard in this epoch; one of dev always as it is."""
+        if self.augmented and not row.get("dev"):
+            return self.augmented.heard(row["row"], self.epoch)
+        return self.clips[row["row"]]
 
     @property
     def tokens(self) -> set[int]:

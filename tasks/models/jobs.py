@@ -10,11 +10,14 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from recipes.training import AugmentBlock, EarlyStoppingBlock, LossBlock
 from tasks import child, forkserver
 from tasks.hub import content_sha
 from tasks.models.frames import SAMPLE_RATE_HZ, trimmed_frames
 from tasks.slots import slot
 from tasks.store import Base, Publication
+
+FULL_WEIGHTS = "model.safetensors"  # where no adapter but the base itself was trained
 
 
 class Question(BaseModel):
@@ -78,8 +81,8 @@ WARM = (
     "tasks.models.pretraining", "tasks.detectors.audio_llm",
 )  # fmt: skip
 LAUNCH = (
-    "-m", "accelerate.commands.accelerate_cli", "launch", "--num_machines", "1", "--num_processes", "1",
-    "--num_cpu_threads_per_process", "2", "--mixed_precision", "no", "--dynamo_backend", "no",
+    "-m", "accelerate.commands.accelerate_cli", "launch", "--num_machines", "1", "--num_cpu_threads_per_process", "2",
+    "--mixed_precision", "no", "--dynamo_backend", "no",
 )  # fmt: skip
 
 
@@ -95,6 +98,7 @@ class Job(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     question: Question
+    gpus: int | Literal["all"] = 1  # that do it together
     device: Literal["auto", "cpu", "cuda"]
     output: str  # an empty folder
 
@@ -111,7 +115,7 @@ class Job(BaseModel):
         file = Path(f"{self.output}.job.json")
         file.write_text(self.model_dump_json(), encoding="utf-8")
         try:
-            with slot(self.device) as its:
+            with slot(self.device, self.gpus) as its:
                 begin = time.perf_counter()
                 starting = self.starting(module, str(file), launcher, its)
                 child.run(starting, what=what, on_line=on_line, timeout_min=timeout_min)
@@ -127,7 +131,10 @@ class Job(BaseModel):
         may come into it, with the environment of its slot."""
         job = ("-m", "tasks.child", module, file)
         if self.device != "cpu":
-            return child.started(child.python(*launcher, *job), environment={**QUIET, **its})
+            processes = max(1, len([name for name in its.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]))
+            together = ("--num_processes", str(processes), *(["--multi_gpu"] if processes > 1 else []))
+            launched = (*launcher, *together) if launcher else ()
+            return child.started(child.python(*launched, *job), environment={**QUIET, **its})
         if forkserver.FORKS:
             return forkserver.forked(module, file, WARM, ON_CPU)
         return child.started(child.python(*job), environment=ON_CPU)
@@ -157,12 +164,19 @@ class TrainingJob(ModelJob):
     base_name: str  # what adapter_config.json names: never a path of this machine
     base_revision: str
     clips: tuple[str, ...]
-    lora: dict[str, Any]
+    lora: dict[str, Any] | None  # None: every parameter in scope is trained
     scope: str
     loss_on: Literal["answer", "turn", "sequence"]
     training: dict[str, Any]
     batch_size: int | None = None  # clips a step, over all devices
     memory_gb: float | None = None  # of each GPU, at most
+    dev: tuple[str, ...] = ()  # clips whose loss is watched
+    loss: LossBlock = LossBlock()
+    augment: AugmentBlock = AugmentBlock()
+    sampling: dict[str, dict[str | float, float]] = {}
+    max_audio_ms: float | None = None
+    early_stopping: EarlyStoppingBlock | None = None
+    checkpoints: str | None = None  # a folder of this job's own, in which a killed run left what to go on from
     seed: int
 
 

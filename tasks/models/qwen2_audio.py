@@ -296,6 +296,18 @@ def lora_config(lora: Mapping[str, Any], scope: str) -> Any:
     return LoraConfig(**keywords)
 
 
+def unfreeze(model: nn.Module, scope: str) -> nn.Module:
+    """The model with every parameter of its scope to be trained: language model and head, or encoder and projector too.
+
+    The encoder's positions are fixed sinusoids and stay as they are.
+    """
+    for name, parameter in model.named_parameters():
+        of_encoder = ENCODER in name or "multi_modal_projector" in name
+        fixed = name.endswith("embed_positions.weight")
+        parameter.requires_grad_(not fixed and (not of_encoder or scope != "language_model"))
+    return model
+
+
 def trainable_by_part(model: nn.Module) -> dict[str, int]:
     """Trainable parameters in the encoder, the projector and the language model, and all parameters."""
     parts = {"encoder": 0, "projector": 0, "language_model": 0}

@@ -1,19 +1,30 @@
 """TRL's SFTTrainer with a head that looks at labelled positions only, and settings that keep a GPU busy."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import importlib.util
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import PrinterCallback, TrainerCallback
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
+from trl.trainer.utils import get_peak_flops
 
+from recipes.training import EarlyStoppingBlock, LossBlock
+from tasks.functional.losses import token_losses
 from tasks.models.batch_size import Batches, share_out
+from tasks.models.checkpoints import SaveNowAndThen, last_whole, mark_whole
 from tasks.models.collation import Collator
 from tasks.models.packing import packed_rows
+from tasks.models.progress_lines import Progress
+from tasks.store import home
+
+ASIDE = {"labels", "scored", "targets", "answers", "weights"}  # of a batch, what the model is not given
 
 
 class AnswerTrainer(SFTTrainer):
@@ -23,10 +34,23 @@ class AnswerTrainer(SFTTrainer):
     the head, 156,032 wide, sees what `scored` names, and nothing waits for the GPU between two log lines.
     """
 
-    def __init__(self, *, answer_ids: Mapping[str, list[int]], **keywords: Any) -> None:
+    def __init__(
+        self,
+        *,
+        answer_ids: Mapping[str, list[int]],
+        gamma: float = 0.0,
+        row_weights: Sequence[float] | None = None,
+        **keywords: Any,
+    ) -> None:
         super().__init__(**keywords)
         self.answer_ids = [torch.tensor(ids, device=self.args.device) for ids in answer_ids.values()]
+        self.gamma = gamma
+        self.row_weights = row_weights
         self.seen = {"train": Answered(), "eval": Answered()}
+        self.clips = 0  # that training has seen, on this device
+        self.flops = 0.0  # of the language model's and the head's products on this device, recomputing left out
+        self.epoch = 0
+        self.flops_of = operations(self.model)
 
     def compute_loss(
         self,
@@ -35,19 +59,21 @@ class AnswerTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """The cross-entropy of the labelled tokens, summed and divided by how many there are in all accumulated batches
-        (Trainer's `num_items_in_batch`) or, where that is not known, in this one."""
-        known = {"labels", "scored", "targets", "answers"}
+        """The loss of the labelled tokens, summed and divided by how many there are in all accumulated batches (Trainer's
+        `num_items_in_batch`) or, where that is not known, in this one."""
         with self.head_on(inputs["scored"]):
-            outputs = model(**{key: value for key, value in inputs.items() if key not in known}, use_cache=False)
-        logits, targets = outputs.logits.float(), inputs["targets"]
-        losses = nn.functional.cross_entropy(logits, targets, reduction="none")
-        loss = losses.sum() / (len(targets) if num_items_in_batch is None else num_items_in_batch)
+            outputs = model(**{key: value for key, value in inputs.items() if key not in ASIDE}, use_cache=False)
+        logits, targets, answers = outputs.logits.float(), inputs["targets"], inputs["answers"]
+        losses = token_losses(logits, targets, gamma=self.gamma, weight=inputs.get("weights"))
+        total = losses.sum()
+        loss = total / (len(targets) if num_items_in_batch is None else num_items_in_batch)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # the number is that of all, and DDP takes the mean
-        mode = "train" if self.model.training else "eval"
-        answers = inputs["answers"]
-        self.seen[mode].count(logits.detach()[answers], targets[answers], self.answer_ids)
+        seen = self.seen["train" if self.model.training else "eval"]
+        seen.count(logits.detach()[answers], targets[answers], self.answer_ids, total.detach(), len(targets))
+        if self.model.training:
+            self.clips += inputs["layout"][0]
+            self.flops += self.flops_of[0] * inputs["input_ids"].shape[1] + self.flops_of[1] * len(targets)
         return (loss, outputs) if return_outputs else loss
 
     @contextlib.contextmanager
@@ -62,30 +88,80 @@ class AnswerTrainer(SFTTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Also the share of answers that are right where only the answers are allowed, since the last line."""
-        mode = "train" if self.model.training else "eval"
-        if (share := self.seen[mode].share(self.accelerator)) is not None:
-            self._metrics[mode]["mean_token_accuracy"].append(share)
+        of_train = not any(name.startswith("eval_") for name in logs)
+        if of_train and (share := self.seen["train"].share(self.accelerator)) is not None:
+            self._metrics["train"]["mean_token_accuracy"].append(share)
         super().log(logs, start_time)
+
+    def evaluation_loop(self, *arguments: Any, **keywords: Any) -> Any:
+        """With the loss over all tokens alike: Trainer's own is a mean over batches, however few clips the last one has."""
+        seen = self.seen["eval"]
+        seen.clear()
+        output = super().evaluation_loop(*arguments, **keywords)
+        prefix = keywords.get("metric_key_prefix", "eval")
+        output.metrics[f"{prefix}_loss"] = seen.mean_loss(self.accelerator)
+        output.metrics[f"{prefix}_mean_token_accuracy"] = seen.share(self.accelerator)
+        return output
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
+        """By weight, where rows have weights."""
+        if self.row_weights is None:
+            return super()._get_train_sampler(train_dataset)
+        return Weighted(self.row_weights, self)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As Trainer does, without the card that SFTTrainer writes, and marked when it is whole."""
+        Trainer._save_checkpoint(self, model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            mark_whole(Path(self.args.output_dir, f"checkpoint-{self.state.global_step}"))
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
         """None: Trainer's estimate walks through all parameters at every step."""
         return 0
 
 
+class Weighted(torch.utils.data.Sampler[int]):
+    """As many rows an epoch as there are, drawn with replacement by weight, anew in every epoch."""
+
+    def __init__(self, weights: Sequence[float], trainer: AnswerTrainer) -> None:
+        self.share = np.asarray(weights, dtype=np.float64) / np.sum(weights)
+        self.trainer = trainer
+
+    def __iter__(self) -> Iterator[int]:
+        draw = np.random.default_rng([self.trainer.args.seed, self.trainer.epoch])
+        return iter(draw.choice(len(self.share), len(self.share), p=self.share).tolist())
+
+    def __len__(self) -> int:
+        return len(self.share)
+
+
 class Answered:
-    """How many answers were given and how many of them were right, counted where the logits are."""
+    """How many answers were given, how many of them were right and what the loss came to, counted where the logits are."""
 
     def __init__(self) -> None:
         self.right: torch.Tensor | None = None
+        self.loss: torch.Tensor | None = None
         self.all = 0
+        self.tokens = 0
 
-    def count(self, logits: torch.Tensor, targets: torch.Tensor, answer_ids: list[torch.Tensor]) -> None:
-        """Add answers by their logits (n, vocabulary) and true tokens (n,): the answer whose tokens weigh most is given."""
+    def count(
+        self,
+        logits: torch.Tensor,
+        targets: torch.Tensor,
+        answer_ids: list[torch.Tensor],
+        loss: torch.Tensor,
+        tokens: int,
+    ) -> None:
+        """Add answers by their logits (n, vocabulary) and true tokens (n,), the answer whose tokens weigh most being the
+        one that is given, and the summed loss of so many tokens."""
         given = torch.stack([logits[:, ids].logsumexp(1) for ids in answer_ids]).argmax(0)
         true = torch.stack([torch.isin(targets, ids) for ids in answer_ids]).int().argmax(0)
         right = (given == true).sum()
         self.right = right if self.right is None else self.right + right
+        self.loss = loss if self.loss is None else self.loss + loss
         self.all += len(targets)
+        self.tokens += tokens
 
     def share(self, accelerator: Any) -> float | None:
         """The share of right answers over all processes since it was last asked for; None where there were none."""
@@ -96,9 +172,29 @@ class Answered:
         self.clear()
         return float(right / everything)
 
+    def mean_loss(self, accelerator: Any) -> float:
+        """The mean loss of a token over all processes."""
+        assert self.loss is not None, "nothing was counted"
+        both = torch.stack([self.loss, self.loss.new_tensor(float(self.tokens))])
+        loss, tokens = accelerator.reduce(both, reduction="sum").tolist()
+        return float(loss / tokens)
+
     def clear(self) -> None:
         """Begin again."""
-        self.right, self.all = None, 0
+        self.right = self.loss = None
+        self.all = self.tokens = 0
+
+
+class Epochs(TrainerCallback):
+    """Tells sampler and collator which epoch it is, also after a kill."""
+
+    def __init__(self, collate: Collator) -> None:
+        self.collate = collate
+        self.trainer: AnswerTrainer | None = None
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        assert self.trainer is not None
+        self.trainer.epoch = self.collate.epoch = int((state.epoch or 0.0) + 1e-6)
 
 
 def fit(
@@ -112,37 +208,59 @@ def fit(
     output: str,
     device: str,
     batch_size: int | None = None,
+    dev: Dataset | None = None,
+    loss: LossBlock | None = None,
+    row_weights: Sequence[float] | None = None,
+    early_stopping: EarlyStoppingBlock | None = None,
+    checkpoints: str | None = None,
 ) -> list[dict[str, float]]:
     """Train in place with SFTTrainer; the history of its log, measured times left out.
 
     `batch_size`: clips that a step sees over all devices; where `training` asks for it, a trial finds how many of them a
-    device takes at once.
+    device takes at once. `checkpoints`: where they lie, and where one is gone on from.
     """
-    batches = Batches.of(training, batch_size)
-    given = {
-        "seed": seed, "output_dir": output + ".trainer", "use_cpu": device == "cpu", "max_length": None,
-        "remove_unused_columns": False, "dataset_kwargs": {"skip_prepare_dataset": True}, "disable_tqdm": True,
-    }  # fmt: skip
-    settings = {**defaults(device, quantised=is_quantised(model)), **training, **given}
-    if batches.trial:
-        settings["per_device_train_batch_size"] = 1  # until the trial
+    batches, focal = Batches.of(training, batch_size), loss is not None and loss.kind == "focal"
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    settings = settings_of(training, device, is_quantised(model), early_stopping, batches)
     if settings.pop("torch_compile", False):
         compile_layers(plain)
-    rows = clips.select_columns(["row"])
+    given = {
+        "seed": seed, "output_dir": checkpoints or output + ".trainer", "use_cpu": device == "cpu", "max_length": None,
+        "remove_unused_columns": False, "dataset_kwargs": {"skip_prepare_dataset": True}, "disable_tqdm": True,
+    }  # fmt: skip
+    epochs = Epochs(collate)
     trainer = AnswerTrainer(
-        model=model, args=SFTConfig(**settings), train_dataset=rows, data_collator=collate, processing_class=processor,
-        callbacks=[Progress()], answer_ids=collate.answer_ids,
+        model=model, args=SFTConfig(**{**settings, **given}), train_dataset=clips.select_columns(["row"]),
+        eval_dataset=dev.select_columns(["row", "dev"]) if dev is not None else None, data_collator=collate,
+        processing_class=processor, answer_ids=collate.answer_ids, gamma=loss.gamma if loss and focal else 0.0,
+        row_weights=row_weights, callbacks=[epochs],
     )  # fmt: skip
+    epochs.trainer = trainer
     trainer.remove_callback(PrinterCallback)  # Progress says it in a line
+    processes = trainer.accelerator.num_processes
+    peak = get_peak_flops(torch.cuda.get_device_name(), "bfloat16") if device == "cuda" else None
+    file = Path(output + ".progress.jsonl") if trainer.is_world_process_zero() else None
+    trainer.add_callback(Progress(lambda: (processes * trainer.clips, trainer.flops), peak, file))
+    if checkpoints:
+        trainer.add_callback(SaveNowAndThen())
+    if early_stopping:
+        trainer.add_callback(EarlyStoppingCallback(early_stopping.patience, early_stopping.min_delta))
     with packed_rows(plain.model.language_model):
         share_out(trainer, collate, batches)
-        trainer.train()
-    kept = ("step", "loss", "mean_token_accuracy", "learning_rate", "grad_norm")
+        trainer.train(resume_from_checkpoint=last_whole(Path(checkpoints)) if checkpoints else None)
+    kept = (
+        "step",
+        "loss",
+        "mean_token_accuracy",
+        "learning_rate",
+        "grad_norm",
+        "eval_loss",
+        "eval_mean_token_accuracy",
+    )
     return [
         {key: float(entry[key]) for key in kept if key in entry}
         for entry in trainer.state.log_history
-        if "loss" in entry
+        if "loss" in entry or "eval_loss" in entry
     ]
 
 
@@ -151,12 +269,31 @@ def is_quantised(model: nn.Module) -> bool:
     return bool(getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False))
 
 
+def settings_of(
+    training: Mapping[str, Any], device: str, quantised: bool, early: EarlyStoppingBlock | None, batches: Batches
+) -> dict[str, Any]:
+    """What SFTConfig is given: our defaults, what the recipe says, and what follows from its other keys."""
+    settings = {**defaults(device, quantised=quantised), **training}
+    if batches.trial:
+        settings["per_device_train_batch_size"] = 1  # until the trial
+    if early:
+        steps = early.every_steps
+        settings |= {
+            "eval_strategy": "steps", "eval_steps": steps, "save_strategy": "steps", "save_steps": steps,
+            "load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False,
+        }  # fmt: skip
+    if "tensorboard" in settings["report_to"]:
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(home() / "tensorboard"))
+    return settings
+
+
 def defaults(device: str, *, quantised: bool) -> dict[str, Any]:
     """What a recipe may change: settings of SFTConfig that suit short clips and, on a GPU, keep it busy."""
     shared: dict[str, Any] = {
-        "per_device_train_batch_size": 16, "num_train_epochs": 3, "learning_rate": 2e-4, "logging_steps": 20,
-        "bf16": False, "gradient_checkpointing": False, "save_strategy": "no", "report_to": [],
-        "dataloader_num_workers": 0, "ddp_find_unused_parameters": False,
+        "per_device_train_batch_size": 16, "per_device_eval_batch_size": 16, "num_train_epochs": 3, "learning_rate": 2e-4,
+        "logging_steps": 20, "bf16": False, "gradient_checkpointing": False, "save_strategy": "no", "save_total_limit": 2,
+        "report_to": [name for name in ("tensorboard", "trackio") if importlib.util.find_spec(name)],
+        "dataloader_num_workers": 0, "ddp_find_unused_parameters": False, "ddp_broadcast_buffers": False,
         "logging_nan_inf_filter": False,  # it would hide a loss that is no number, and asks the GPU at every step
     }  # fmt: skip
     if device == "cpu":
@@ -169,26 +306,17 @@ def defaults(device: str, *, quantised: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def operations(model: nn.Module) -> tuple[float, float]:
+    """Floating-point operations of one token's way through the language model and of one label's through the head, there
+    and back: 2 a weight there, 2 back, and 2 more for a weight that is trained; attention's own products left out."""
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    text = plain.model.language_model
+    weights = [module for module in text.layers.modules() if isinstance(module, nn.Linear)]
+    token = sum((6.0 if its.weight.requires_grad else 4.0) * its.in_features * its.out_features for its in weights)
+    return token, 4.0 * plain.config.get_text_config().hidden_size * plain.config.get_text_config().vocab_size
+
+
 def compile_layers(model: nn.Module) -> None:
     """Compile one layer of each kind for all of its kind: the whole model, unrolled, would take many minutes."""
     for layer in model.model.language_model.layers:
         layer.compile(dynamic=True)
-
-
-class Progress(TrainerCallback):
-    """One line a log step for the parent, which passes it to the run's log; the last step is always logged. A loss that
-    is no number stops the run."""
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step >= state.max_steps:
-            control.should_log = True
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        if logs and "loss" in logs:
-            loss = float(logs["loss"])
-            if not np.isfinite(loss):
-                raise ValueError(f"the loss is {loss} at step {state.global_step}; lower training.learning_rate")
-            answer = (
-                f", answers right {float(logs['mean_token_accuracy']):.2f}" if "mean_token_accuracy" in logs else ""
-            )
-            print(f"step {state.global_step}/{state.max_steps}: loss {loss:.3f}{answer}", flush=True)

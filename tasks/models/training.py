@@ -2,22 +2,28 @@
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from accelerate import PartialState
 from datasets import Dataset
+from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoProcessor
 
+from tasks.audio_files import decode_flac, encode_flac
 from tasks.functional.decoding import answer_scores
 from tasks.models import qwen2_audio as family
 from tasks.models.collation import Collator
-from tasks.models.encoding import Encoder, kept_encodings
-from tasks.models.jobs import TrainingJob
+from tasks.models.encoding import Encoder, kept_encodings, samples_of
+from tasks.models.frames import SAMPLE_RATE_HZ
+from tasks.models.jobs import FULL_WEIGHTS, TrainingJob
 from tasks.models.trainer import fit
 
 CPU_THREADS = 2  # sums over threads differ in the last bit: the same number everywhere gives the same weights
@@ -28,36 +34,40 @@ def main(path: str) -> None:
     """Train what the job says and leave adapter, training.json and parts.json in its output folder."""
     job = TrainingJob.model_validate_json(Path(path).read_text(encoding="utf-8"))
     device = pick_device(job.device)
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    PartialState(cpu=device == "cpu")
     if device == "cuda" and job.memory_gb:
         allow_memory(job.memory_gb)
     torch.manual_seed(job.seed)
     processor = AutoProcessor.from_pretrained(job.base, revision=job.revision, trust_remote_code=False)
-    model = family.load(
-        job.base,
-        revision=job.revision,
-        quantization=with_dtype(job.quantization, dtype),
-        dtype=dtype,
-        device=device,
-    )
-    clips = read_clips(job.clips)
+    model, dtype = load_base(job, device)
+    every = cut_clips(read_clips([*job.clips, *job.dev]), job.max_audio_ms)
+    clips, dev = parted(every, sum(pq.read_metadata(file).num_rows for file in job.clips))
+    refuse_one_sided(clips, job.question.classes)
     # Before LoRA: as scoring encodes, so that both find each other's vectors.
-    encoded = encode_once(model, processor, clips) if job.scope == "language_model" else None
-    model = add_lora(alike_on_every_cpu(model), job)
+    frozen = job.scope == "language_model" and not job.augment
+    encoded = encode_once(model, processor, every) if frozen else None
+    model = to_train(alike_on_every_cpu(model), job)
     parts = family.trainable_by_part(model)
-    print("trainable parameters: " + ", ".join(f"{part} {count:,}" for part, count in parts.items()), flush=True)
+    say("trainable parameters: " + ", ".join(f"{part} {count:,}" for part, count in parts.items()))
     answers = dict(zip(job.question.classes, job.question.answers, strict=True))
-    frozen = not parts["encoder"] + parts["projector"]
-    collate = Collator(processor, clips, job.question.prompt, answers, job.loss_on, encoded if frozen else None)
+    if parts["encoder"] + parts["projector"]:
+        encoded = None
+    collate = Collator(
+        processor, every, job.question.prompt, answers, job.loss_on, encoded, augment=job.augment,
+        class_weight=job.loss.class_weight, seed=job.seed,
+    )  # fmt: skip
     with contextlib.ExitStack() as aside:
-        if encoded and frozen:
+        if encoded:
             aside.enter_context(family.encoder_aside(model))
         aside.enter_context(family.few_words(model, sorted(collate.tokens)))
         history = fit(
             model, processor, clips, collate, job.training, seed=job.seed, output=job.output, device=device,
-            batch_size=job.batch_size,
+            batch_size=job.batch_size, dev=dev, loss=job.loss, row_weights=weights_of(job.clips, job.sampling),
+            early_stopping=job.early_stopping, checkpoints=job.checkpoints,
         )  # fmt: skip
-        accuracy = restricted_accuracy(model, collate)
+        if not PartialState().is_main_process:
+            return
+        accuracy = restricted_accuracy(model, collate, range(len(clips)))
     save(model, job)
     facts = {
         "history": history,
@@ -67,6 +77,92 @@ def main(path: str) -> None:
         "device": device,
     }
     Path(job.output, "training.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def say(line: str) -> None:
+    """A line for the run's log, from one of the processes that train together."""
+    if PartialState().is_main_process:
+        print(line, flush=True)
+
+
+def load_base(job: TrainingJob, device: str) -> tuple[nn.Module, torch.dtype]:
+    """The base on this process's device; every parameter in float32 where all of them are to be trained."""
+    dtype = torch.bfloat16 if device == "cuda" and job.lora is not None else torch.float32
+    place = f"cuda:{PartialState().local_process_index}" if device == "cuda" else device
+    quantization = with_dtype(job.quantization, dtype)
+    model = family.load(job.base, revision=job.revision, quantization=quantization, dtype=dtype, device=place)
+    return model, dtype
+
+
+def parted(every: Dataset, of_train: int) -> tuple[Dataset, Dataset | None]:
+    """Training rows and, where there are more, those of dev."""
+    clips = every.select(range(of_train))
+    if len(every) == of_train:
+        return clips, None
+    rest = every.select(range(of_train, len(every)))
+    return clips, rest.add_column("dev", [True] * len(rest))
+
+
+def refuse_one_sided(clips: Dataset, classes: Sequence[str]) -> None:
+    """Raise ValueError where a class has no training clip, or a clip no class."""
+    counts = Counter(clips["label"])
+    if empty := [name for name in classes if not counts[name]]:
+        raise ValueError(f"no training clip is {empty[0]}: an adapter would learn to answer {sorted(counts)} always")
+    if unknown := sorted(set(counts) - set(classes)):
+        raise ValueError(f"{counts[unknown[0]]} training clips are {unknown[0]!r}, the classes are {list(classes)}")
+
+
+def cut_clips(clips: Dataset, max_audio_ms: float | None) -> Dataset:
+    """Clips no longer than so many ms: longer ones cut to their beginning."""
+    if max_audio_ms is None:
+        return clips
+    most = round(max_audio_ms * SAMPLE_RATE_HZ / 1000)
+
+    def cut(audio: dict[str, Any]) -> dict[str, Any]:
+        if samples_of(audio["bytes"]) <= most:
+            return audio
+        return {**audio, "bytes": encode_flac(decode_flac(audio["bytes"])[:most])}
+
+    columns = {name: list(clips[name]) for name in clips.column_names}
+    return Dataset.from_dict({**columns, "audio": [cut(audio) for audio in columns["audio"]]})
+
+
+def weights_of(files: Sequence[str], sampling: Mapping[str, Mapping[str | float, float]]) -> list[float] | None:
+    """How often each row is drawn, the product over factors of the weight of its level; None where all are alike.
+
+    Raises ValueError for a factor that clips do not have and for a level that none of them is of.
+    """
+    if not sampling:
+        return None
+    weights = None
+    for factor, by_level in sampling.items():
+        try:
+            levels = [level for file in files for level in pq.read_table(file, columns=[factor])[factor].to_pylist()]
+        except (KeyError, pa.ArrowInvalid) as error:
+            known = pq.read_schema(files[0]).names
+            raise ValueError(f"sampling.{factor} is no column of the clips; they have {', '.join(known)}") from error
+        named = {level_name(level): weight for level, weight in by_level.items()}
+        names = [level_name(level) for level in levels]
+        if unknown := sorted(set(named) - set(names)):
+            raise ValueError(
+                f"sampling.{factor}: no training clip has {unknown[0]}; there are {', '.join(sorted(set(names)))}"
+            )
+        drawn = [named.get(name, 1.0) for name in names]
+        weights = drawn if weights is None else [a * b for a, b in zip(weights, drawn, strict=True)]
+    assert weights is not None
+    if not sum(weights):
+        raise ValueError("sampling leaves no training clip a weight above 0")
+    return weights
+
+
+def level_name(level: Any) -> str:
+    """A level as recipes and clips both write it: 200 for 200.0, null for none."""
+    if level is None or level == "null":
+        return "null"
+    try:
+        return f"{float(level):g}"
+    except ValueError:
+        return str(level)
 
 
 def pick_device(wish: str, threads: int = CPU_THREADS) -> str:
@@ -106,8 +202,8 @@ def alike_on_every_cpu(model: nn.Module) -> nn.Module:
     return model
 
 
-def add_lora(model: nn.Module, job: TrainingJob) -> nn.Module:
-    """The model with fresh adapters on its scope, seeded.
+def to_train(model: nn.Module, job: TrainingJob) -> nn.Module:
+    """The model with fresh adapters on its scope, seeded; without `lora` with every parameter in scope to be trained.
 
     What is not quantised keeps its dtype: peft's preparation would widen embedding and head, 5 GB of a 7 B model, to
     float32.
@@ -115,34 +211,38 @@ def add_lora(model: nn.Module, job: TrainingJob) -> nn.Module:
     from peft import get_peft_model
 
     torch.manual_seed(job.seed)
-    return get_peft_model(model, family.lora_config(job.lora, job.scope))
+    if job.lora is None:
+        return family.unfreeze(model, job.scope)
+    try:
+        return get_peft_model(model, family.lora_config(job.lora, job.scope))
+    except ValueError as error:
+        raise ValueError(f"lora: {error}") from error
 
 
 def read_clips(files: Sequence[str]) -> Dataset:
     """Rows of clip parquets in memory, in the order of the files."""
     tables = [pq.read_table(file, columns=["clip_id", "label", "audio"]).replace_schema_metadata() for file in files]
-    rows = Dataset(tables[0]) if len(tables) == 1 else None
-    if rows is None:
-        import pyarrow as pa
-
-        rows = Dataset(pa.concat_tables(tables))
+    rows = Dataset(pa.concat_tables(tables))
     return rows.add_column("row", list(range(len(rows))))
 
 
 def encode_once(model: nn.Module, processor: Any, clips: Dataset) -> list[family.Encoded]:
     """What a frozen encoder makes of the clips, for every epoch; kept in the home for other seeds and evaluations."""
-    cache = kept_encodings(model)
-    encoded = Encoder(model, processor, cache).encode_all([audio["bytes"] for audio in clips["audio"]])
-    print(f"{len(encoded)} training clips encoded once", flush=True)
+    with PartialState().local_main_process_first():  # the others find what the first has encoded
+        encoder = Encoder(model, processor, kept_encodings(model))
+        encoded = encoder.encode_all([audio["bytes"] for audio in clips["audio"]])
+    say(f"{len(encoded)} clips encoded once")
     return encoded
 
 
-def restricted_accuracy(model: nn.Module, collate: Collator, batch_size: int = 64) -> float:
+def restricted_accuracy(
+    model: nn.Module, collate: Collator, rows: Sequence[int] | None = None, batch_size: int = 64
+) -> float:
     """Share of (at most GATE_CLIPS) training clips answered right when only the two answers are allowed."""
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     plain.eval()
     first = next(iter(collate.completions))
-    chosen = np.random.default_rng(0).permutation(len(collate.labels))[:GATE_CLIPS].tolist()
+    chosen = np.random.default_rng(0).permutation(len(rows or collate.labels))[:GATE_CLIPS].tolist()
     right = 0
     with torch.inference_mode():
         for start in range(0, len(chosen), batch_size):
@@ -154,7 +254,12 @@ def restricted_accuracy(model: nn.Module, collate: Collator, batch_size: int = 6
 
 
 def save(model: nn.Module, job: TrainingJob) -> None:
-    """Adapter weights and configuration, naming the base by its public name and revision; no generated card."""
+    """Adapter weights and configuration, naming the base by its public name and revision, or all weights that were
+    trained; no generated card."""
+    if job.lora is None:
+        trained = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+        save_file(trained, Path(job.output, FULL_WEIGHTS))
+        return
     for config in model.peft_config.values():
         config.base_model_name_or_path = job.base_name
         config.revision = job.base_revision
