@@ -74,8 +74,13 @@ def start_adapters(recipe: StudyRecipe, data: BuiltDataset, splits: Splits, fold
     train, question, parts = recipe.train, question_of(recipe), train_parts(recipe, fold)
     shown = tiny if splits.verdict == "clean" else None
     published = publish_base(shown, recipe.publish, data.publication, fold) if shown else None
+    dev = [
+        part for part, side in recipe.dataset.splits.sides(fold).items() if side == "dev" and train.method.hears_dev
+    ]
     adapters = [
-        train_adapter.submit(splits, parts, train.method, question, tiny, published, seed, fold, train.timeout_min)
+        train_adapter.submit(
+            splits, parts, train.method, question, tiny, published, seed, fold, train.timeout_min, dev
+        )
         for seed in train.seeds
     ]
     return Training(splits, fold, tiny, published, adapters)

@@ -197,11 +197,21 @@ class TrainMethod(Block):
                 "training.gradient_accumulation_steps follows from batch_size, the clips a step sees, where that or "
                 "per_device_train_batch_size: auto is given; leave it out"
             )
+        decided = {"eval_strategy", "save_strategy", "eval_steps", "save_steps"} & {*self.training}
+        if self.early_stopping and decided:
+            raise ValueError(
+                f"training.{min(decided)}: early_stopping.every_steps decides when dev is heard; leave it out"
+            )
         if self.lora is None and self.quantization:
             raise ValueError(
                 "lora none trains every parameter, which 4 or 8 bits do not allow; set quantization=none, or lora=attention"
             )
         return self
+
+    @property
+    def hears_dev(self) -> bool:
+        """Whether the loss on dev is watched while training."""
+        return bool(self.early_stopping) or self.training.get("eval_strategy", "no") not in ("no", None)
 
 
 class TrainRecipe(TrainMethod):

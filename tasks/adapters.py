@@ -1,5 +1,7 @@
 """Bases and adapters: trained in a child process, gated, named by their weights."""
 
+import hashlib
+import importlib.metadata
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -7,13 +9,13 @@ from pathlib import Path
 
 from recipes.schema import CheckFailed
 from recipes.training import GateBlock, PretrainBlock, TrainMethod
-from tasks.cache import cached, task
+from tasks.cache import cached, code_digest, task
 from tasks.hub import pinned, pull
 from tasks.models.jobs import LAUNCH, PretrainingJob, Question, TrainingJob, base_at
 from tasks.progress import Bar, Curve
 from tasks.repo_checks import Tensor, check_adapter, read_header
 from tasks.run_page import HOOKS, say
-from tasks.store import Adapter, Base, Clips, Publication, Splits, draft, read_json, write_timing
+from tasks.store import Adapter, Base, Clips, Publication, Splits, draft, home, read_json, write_timing
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "numpy")
 
@@ -58,17 +60,25 @@ def train_adapter(
     seed: int,
     fold: int,
     timeout_min: float,
+    dev: Sequence[str] = (),
 ) -> Adapter:
-    """One adapter by SFTTrainer on the clips of `parts`; under `accelerate launch` unless the recipe says `device: cpu`."""
+    """One adapter by SFTTrainer on the clips of `parts`; under `accelerate launch` unless the recipe says `device: cpu`.
+
+    The loss on the parts `dev` is watched where the method asks for it. A run that was killed goes on from its last whole
+    checkpoint, where code and libraries are still the same.
+    """
     at, page = base_at(method.base, tiny, published), Curve(seed, fold)
+    files = [[str(splits.path / "data" / f"{part}.parquet") for part in its] for its in (parts, dev)]
     with draft(Adapter) as folder:
         job = TrainingJob(
             base=at.load, revision=at.revision, base_name=at.name, base_revision=at.public_revision,
             quantization=method.quantization, question=question, device=method.device, output=str(folder), lora=method.lora,
-            scope=method.scope, clips=tuple(str(splits.path / "data" / f"{part}.parquet") for part in parts),
-            loss_on=method.loss_on, training=method.training, batch_size=method.batch_size,
-            memory_gb=method.memory_gb, seed=seed,
+            scope=method.scope, clips=tuple(files[0]), dev=tuple(files[1]), loss_on=method.loss_on, training=method.training,
+            batch_size=method.batch_size, memory_gb=method.memory_gb, gpus=method.gpus, loss=method.loss,
+            augment=method.augment, sampling=method.sampling, max_audio_ms=method.max_audio_ms,
+            early_stopping=method.early_stopping, seed=seed,
         )  # fmt: skip
+        job = job.model_copy(update={"checkpoints": str(checkpoints_of(job))})
         module, what = "tasks.models.training", f"training with seed {seed}"
         seconds = job.run(module, what=what, on_line=page, timeout_min=timeout_min, launcher=LAUNCH)
         facts = read_json(folder / "training.json")
@@ -79,10 +89,22 @@ def train_adapter(
             fold=fold,
             train_accuracy=facts["train_accuracy"],
         )
+        progress = Path(f"{folder}.progress.jsonl")
+        if progress.is_file():
+            progress.replace(adapter.path.with_name(f"{adapter.fingerprint}.progress.jsonl"))
+    shutil.rmtree(checkpoints_of(job), ignore_errors=True)
     write_timing(adapter, {"train_s": seconds})
     say("trainable parameters: " + ", ".join(f"{part} {count:,}" for part, count in facts["parameters"].items()))
     page.draw(facts["history"], last=True)
     return adapter
+
+
+def checkpoints_of(job: TrainingJob) -> Path:
+    """Where the checkpoints of this very job lie: by all that it is told, the code and the libraries."""
+    told = job.model_dump_json(exclude={"output", "checkpoints"})
+    versions = [importlib.metadata.version(name) for name in LIBRARIES]
+    digest = hashlib.sha256(f"{told}\0{code_digest(('tasks.models.training',))}\0{versions}".encode()).hexdigest()
+    return home() / "store" / "checkpoints" / digest[:16]
 
 
 @task(task_run_name="gate of {gate.accuracy} on train", **HOOKS)

@@ -87,6 +87,11 @@ def publish_adapter(adapters: Sequence[Adapter], report: Report, splits: Splits,
     Raises CheckFailed where the report may not be published, with every reason.
     """
     repo = f"{recipe.publish.namespace}/{recipe.publish.adapter}"
+    if recipe.train.lora is None:
+        raise CheckFailed(
+            "lora none trained the whole base, and adapters are what is published; `earshot evaluate` ends with its report, "
+            "or set train.lora=attention"
+        )
     stated = as_of_now(read_json(report.path / "report.json"))
     document, timing = Document.model_validate(stated), times_of(adapters, report)
     try:

@@ -63,9 +63,12 @@ def find_waste() -> Iterator[Waste]:
     needed, broken = read_records()
     yield from broken
     for path in home().glob("store/*/*"):
+        if path.parent.name == "checkpoints":
+            continue  # of a training that was killed and may yet go on
         if re.fullmatch(r"[0-9a-f]{16}", path.name) and path not in needed and settled(path):
             yield measured(path, "no result names it")
-    for what, pattern in {"encodings": "encodings/[0-9a-f]*.safetensors", "scores": "scores/[0-9a-f]*.jsonl"}.items():
+    for what, pattern in {"encodings": "encodings/[0-9a-f]*.safetensors", "scores": "scores/[0-9a-f]*.jsonl",
+                          "checkpoints": "checkpoints/[0-9a-f]*"}.items():  # fmt: skip
         for path in home().glob(f"store/{pattern}"):
             if time.time() - path.stat().st_mtime > UNUSED_DAYS * 86_400:
                 yield measured(path, f"{what} not used for {UNUSED_DAYS} days")
@@ -126,7 +129,8 @@ def discard(path: Path) -> None:
         raise ValueError(f"{path} lies outside the home by a link on its way; it is left alone")
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
-        path.with_name(f"{path.name}.timing.json").unlink(missing_ok=True)
+        for beside in ("timing.json", "progress.jsonl"):
+            path.with_name(f"{path.name}.{beside}").unlink(missing_ok=True)
         shutil.rmtree(path.with_name(f"{path.name}.timing"), ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

@@ -184,8 +184,8 @@ def adapter_facts(adapters: Sequence[Adapter]) -> dict[str, Any]:
     training = read_json(adapters[0].path / "training.json")
     return {
         "parameters": training["parameters"],
-        "bytes": (adapters[0].path / "adapter_model.safetensors").stat().st_size,
-        "sha256": {f"fold {adapter.fold}": sha256(adapter.path / "adapter_model.safetensors") for adapter in adapters},
+        "bytes": adapters[0].weights.stat().st_size,
+        "sha256": {f"fold {adapter.fold}": sha256(adapter.weights) for adapter in adapters},
     }
 
 

@@ -91,7 +91,7 @@ def hold_several(
 
 
 def queue(names: Sequence[str], held: contextlib.ExitStack, still_wanted: Callable[[], None], wanted: int = 1) -> None:
-    """Hold one of the server's slots, or several, in a run. A server that is away costs the slot, not the job: the lock stands."""
+    """Hold one of the server's slots, or several, in a run. A server that is away costs slots, not the job: locks stand."""
     from prefect.concurrency.sync import concurrency
 
     from tasks.run_page import in_a_run, say

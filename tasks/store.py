@@ -124,12 +124,19 @@ class Base(Reference):
 
 
 class Adapter(Reference):
-    """adapter_model.safetensors and adapter_config.json, with training.json beside them."""
+    """adapter_model.safetensors and adapter_config.json, or model.safetensors where the base itself was trained, with
+    training.json beside them."""
 
     base: str
     seed: int
     fold: int
     train_accuracy: float
+
+    @property
+    def weights(self) -> Path:
+        """The file of what was trained."""
+        adapter = self.path / "adapter_model.safetensors"
+        return adapter if adapter.is_file() else self.path / "model.safetensors"
 
 
 class Predictions(Reference):

@@ -18,8 +18,9 @@ from transformers import AutoProcessor
 
 from tasks.functional.decoding import map_open_answer
 from tasks.models import qwen2_audio as family
+from tasks.models.adapted import with_adapter
 from tasks.models.encoding import kept_encodings
-from tasks.models.jobs import ScoringJob
+from tasks.models.jobs import FULL_WEIGHTS, ScoringJob
 from tasks.models.latency import measure
 from tasks.models.listening import NoProcessorWarnings, check
 from tasks.models.score_log import ScoreLog
@@ -110,8 +111,9 @@ def weights_of(adapter: str | None) -> str | None:
     if adapter is None:
         return None
     digest = hashlib.sha256()
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        digest.update(Path(adapter, name).read_bytes())
+    for name in ("adapter_config.json", "adapter_model.safetensors", FULL_WEIGHTS):
+        if (file := Path(adapter, name)).is_file():
+            digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
@@ -128,18 +130,7 @@ def load(job: ScoringJob) -> nn.Module:
     )
     model = alike_on_every_cpu(model)
     if job.adapter:
-        from peft import PeftModel
-        from peft.utils.save_and_load import load_peft_weights
-
-        wrapped = PeftModel.from_pretrained(model, job.adapter)
-        stored = set(load_peft_weights(job.adapter, device="cpu"))
-        expected = {name.replace(".default", "") for name in wrapped.state_dict() if "lora_" in name}
-        if stored != expected:
-            raise ValueError(
-                f"the adapter does not fit this base: {len(expected - stored)} of its {len(expected)} tensors are missing "
-                f"and {len(stored - expected)} are unknown; it was made for another base or another transformers"
-            )
-        model = wrapped.get_base_model()  # the adapter's layers stay in it
+        model = with_adapter(model, job.adapter)
     return model.eval()
 
 

@@ -1,0 +1,327 @@
+"""What a recipe may ask of a training: its loss, what clips go through, which are drawn, when it stops, what is trained;
+and that a killed training ends as an unbroken one."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from recipes.training import AugmentBlock, EarlyStoppingBlock, LossBlock, NoiseBlock, SpecAugmentBlock
+from tasks.models import qwen2_audio as family
+from tasks.models import training
+from tasks.models.adapted import with_adapter
+from tasks.models.checkpoints import last_whole
+from tasks.models.collation import Collator
+from tasks.models.trainer import AnswerTrainer, fit
+from tasks.models.training import cut_clips, parted, read_clips, refuse_one_sided, to_train, weights_of
+from tests.adapting import ANSWERS, PROMPT, collator, fresh, job, write_clips
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    monkeypatch.setattr(training, "CPU_THREADS", 1)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    return write_clips(tmp_path_factory.mktemp("clips") / "train.parquet")
+
+
+@pytest.fixture(scope="module")
+def clips(file):
+    return read_clips([file])
+
+
+def run(folder: Path, file: str, tiny_base, **changes) -> Path:
+    """The output folder of a whole job."""
+    folder.mkdir()
+    steps = {"max_steps": 6, "per_device_train_batch_size": 4, "logging_steps": 2, "learning_rate": 1e-2}
+    told = job(tiny_base, folder, **{"clips": (file,), "training": steps, **changes})
+    path = folder.with_suffix(".json")
+    path.write_text(told.model_dump_json())
+    training.main(str(path))
+    return folder
+
+
+# --- loss, augmentation, sampling --------------------------------------------------------------------------------
+
+
+def test_the_loss_of_a_recipe_is_what_is_trained(tiny_base, processor, clips, tmp_path):
+    """Focal with a class weight, against the formula."""
+    told = job(tiny_base, tmp_path, training={"max_steps": 1, "per_device_train_batch_size": 8, "logging_steps": 1})
+    block = LossBlock(kind="focal", gamma=2, class_weight={"SPEECH": 3.0})
+    collate = Collator(processor, clips, PROMPT, ANSWERS, "answer", class_weight=block.class_weight)
+    model = to_train(fresh(tiny_base), told)
+    with torch.inference_mode():
+        logits = family.last_logits(model.get_base_model().eval(), collate.prompts(range(8)))
+    answers = torch.tensor([collate.completions[label][0] for label in collate.labels])
+    p = logits.softmax(-1)[torch.arange(8), answers]
+    weight = torch.tensor([3.0 if label == "SPEECH" else 1.0 for label in collate.labels])
+    (entry,) = fit(
+        model, processor, clips, collate, told.training, seed=1, output=told.output, device="cpu", loss=block
+    )
+    assert entry["loss"] == pytest.approx(float((-((1 - p) ** 2) * p.log() * weight).mean()), abs=1e-5)
+
+
+def augmenting(processor, clips, block: AugmentBlock, seed=1) -> Collator:
+    return Collator(processor, clips, PROMPT, ANSWERS, "answer", augment=block, seed=seed)
+
+
+ALL = AugmentBlock(
+    spec_augment=SpecAugmentBlock(p=1, mel_bins=60, time_share=0.5),
+    noise=NoiseBlock(p=1, snr_db=(5, 5), colour="pink"),
+)
+
+
+def test_every_epoch_hears_clips_anew_and_the_same_epoch_the_same(processor, clips):
+    collate, again, other = (augmenting(processor, clips, ALL, seed) for seed in (1, 1, 2))
+    rows = [{"row": row} for row in range(8)]
+    first, same, another = (its(rows)["input_features"] for its in (collate, again, other))
+    collate.epoch = 1
+    later = collate(rows)["input_features"]
+    assert torch.equal(first, same)
+    assert not torch.equal(first, another)
+    assert not torch.equal(first, later)
+    plain = augmenting(processor, clips, AugmentBlock()).prompts(range(8))
+    assert torch.equal(collate.prompts(range(8))["input_features"], plain["input_features"])
+
+
+def test_dev_is_heard_as_it_is(processor, clips):
+    plain, augmented = collator(processor, clips), augmenting(processor, clips, ALL)
+    rows = [{"row": row, "dev": True} for row in range(8)]
+    assert torch.equal(plain(rows)["input_features"], augmented(rows)["input_features"])
+
+
+@pytest.mark.slow
+def test_a_frozen_encoder_hears_augmented_clips_in_every_step(tiny_base, file, tmp_path, home, monkeypatch):
+    monkeypatch.setattr(training, "encode_once", None)
+    plain = load_file(
+        run(tmp_path / "plain", file, tiny_base, scope="language_model+encoder") / "adapter_model.safetensors"
+    )
+    augmented = load_file(run(tmp_path / "augmented", file, tiny_base, augment=ALL) / "adapter_model.safetensors")
+    assert not any("audio_tower" in name for name in augmented)
+    assert any("audio_tower" in name for name in plain)
+
+
+def levels(folder: Path, durations_ms) -> str:
+    found = [float(its) if its else None for its in durations_ms]
+    table = pa.table({"duration_ms": found, "band": ["clean"] * len(found)})
+    pq.write_table(table, folder / "levels.parquet")
+    return str(folder / "levels.parquet")
+
+
+def test_weights_of_levels_multiply_over_factors(tmp_path):
+    file = levels(tmp_path, (200, 1000, 200, None))
+    assert weights_of([file], {"duration_ms": {200: 3, "null": 0.5}, "band": {"clean": 2}}) == [6, 2, 6, 1]
+    assert weights_of([file], {}) is None
+
+
+@pytest.mark.parametrize(
+    ("sampling", "said"),
+    [({"snr": {1: 2}}, "sampling.snr is no column of the clips; they have duration_ms, band"),
+     ({"duration_ms": {300: 2}}, "no training clip has 300; there are 1000, 200"),
+     ({"band": {"clean": 0}}, "leaves no training clip a weight above 0")],
+)  # fmt: skip
+def test_weights_that_no_clip_has_are_refused(tmp_path, sampling, said):
+    with pytest.raises(ValueError, match=said):
+        weights_of([levels(tmp_path, (200, 1000))], sampling)
+
+
+def test_rows_are_drawn_by_their_weights_anew_in_every_epoch(tiny_base, processor, clips, tmp_path):
+    from trl import SFTConfig
+
+    from tasks.models.trainer import defaults
+
+    given = {"output_dir": str(tmp_path), "use_cpu": True, "max_length": None, "remove_unused_columns": False,
+             "dataset_kwargs": {"skip_prepare_dataset": True}, "seed": 5}  # fmt: skip
+    args = SFTConfig(**{**defaults("cpu", quantised=False), **given})
+    collate = collator(processor, clips)
+    trainer = AnswerTrainer(model=fresh(tiny_base), args=args, train_dataset=clips, data_collator=collate,
+                            processing_class=processor, answer_ids=collate.answer_ids,
+                            row_weights=[0, 0, 1, 0, 0, 0, 3, 0])  # fmt: skip
+    sampler = trainer._get_train_sampler()
+    drawn = []
+    for trainer.epoch in range(200):
+        drawn += list(sampler)
+    assert set(drawn) == {2, 6}
+    assert np.mean(np.array(drawn) == 6) == pytest.approx(0.75, abs=0.03)
+    trainer.epoch = 3
+    assert list(sampler) == list(sampler)
+
+
+def test_longer_clips_are_cut_to_their_beginning(clips):
+    from tasks.audio_files import decode_flac
+
+    cut = cut_clips(clips, 60)
+    before, after = (decode_flac(its[7]["audio"]["bytes"]) for its in (clips, cut))
+    assert after.tolist() == before[:960].tolist()
+    assert cut[0]["audio"]["bytes"] == clips[0]["audio"]["bytes"]
+    assert list(cut["row"]) == list(range(8))
+    assert cut_clips(clips, None) is clips
+
+
+def test_a_class_without_clips_is_refused(clips):
+    with pytest.raises(ValueError, match="no training clip is SPEECH"):
+        refuse_one_sided(clips.select([0, 2, 4]), ("SPEECH", "NONSPEECH"))
+    with pytest.raises(ValueError, match="4 training clips are 'NONSPEECH', the classes are"):
+        refuse_one_sided(clips, ("SPEECH",))
+
+
+# --- dev ---------------------------------------------------------------------------------------------------------
+
+
+def test_training_stops_when_dev_no_longer_gains_and_keeps_the_best(tiny_base, file, tmp_path, home):
+    """A learning rate that ruins the model at once: the first evaluation is the best."""
+    steps = {"max_steps": 40, "per_device_train_batch_size": 4, "logging_steps": 4, "learning_rate": 3.0,
+             "max_grad_norm": 0.0, "warmup_steps": 2}  # fmt: skip
+    block = EarlyStoppingBlock(patience=2, every_steps=2)
+    out = run(tmp_path / "out", file, tiny_base, dev=(file,), training=steps, early_stopping=block,
+              checkpoints=str(tmp_path / "kept"))  # fmt: skip
+    history = json.loads((out / "training.json").read_text())["history"]
+    heard = {entry["step"]: entry["eval_loss"] for entry in history if "eval_loss" in entry}
+    assert max(heard) < 40
+    best = min(heard, key=heard.get)
+    kept = load_file(tmp_path / "kept" / f"checkpoint-{best:g}" / "adapter_model.safetensors")
+    saved = load_file(out / "adapter_model.safetensors")
+    assert all(torch.equal(kept[name], value) for name, value in saved.items())
+
+
+def test_the_loss_on_dev_is_the_mean_over_its_clips_however_they_fall_into_batches(
+    tiny_base, processor, file, tmp_path
+):
+    every = read_clips([file, file])
+    clips, dev = parted(every, 8)
+    collate, found = collator(processor, every), []
+    for size in (3, 8):
+        training_of = {"max_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "per_device_eval_batch_size": size,
+                       "learning_rate": 0.0, "per_device_train_batch_size": 8}  # fmt: skip
+        model = to_train(fresh(tiny_base), job(tiny_base, tmp_path))
+        log = fit(
+            model, processor, clips, collate, training_of, seed=1, output=str(tmp_path / "out"), device="cpu", dev=dev
+        )
+        found.append(log[-1])
+    assert found[0]["eval_loss"] == pytest.approx(found[1]["eval_loss"], abs=1e-6)
+    assert found[0]["eval_loss"] == pytest.approx(log[0]["loss"], abs=1e-6)
+    assert found[0]["eval_mean_token_accuracy"] == found[1]["eval_mean_token_accuracy"]
+
+
+# --- what is trained ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scope", ["language_model", "language_model+encoder"])
+def test_without_lora_every_parameter_in_scope_is_trained_and_comes_back(tiny_base, file, tmp_path, home, scope):
+    out = run(tmp_path / "out", file, tiny_base, lora=None, scope=scope)
+    trained = load_file(out / "model.safetensors")
+    assert ("model.audio_tower.conv1.weight" in trained) == (scope != "language_model")
+    assert {"lm_head.weight", "model.language_model.embed_tokens.weight"} <= set(trained)
+    assert not any("embed_positions" in name for name in trained)
+    before = dict(fresh(tiny_base).named_parameters())
+    assert all(not torch.equal(before[name], value) for name, value in trained.items() if "proj.weight" in name)
+    again = dict(with_adapter(fresh(tiny_base), out).named_parameters())
+    for name, value in again.items():
+        assert torch.equal(value, trained.get(name, before[name])), name
+
+
+@pytest.mark.slow
+def test_an_adapter_of_transformers_4_loads_whole(tiny_base, file, tmp_path, home, processor, clips):
+    """Under the names of that time half of it would be dropped with a warning."""
+    out = run(tmp_path / "out", file, tiny_base, scope="language_model+encoder")
+    old = tmp_path / "old"
+    shutil.copytree(out, old)
+    tensors = load_file(out / "adapter_model.safetensors")
+    renamed = {
+        "model.model.language_model.": "model.language_model.model.",
+        "model.model.audio_tower.": "model.audio_tower.",
+    }
+    then = {}
+    for name, value in tensors.items():
+        for now, before in renamed.items():
+            name = name.replace(now, before)
+        then[name] = value
+    assert not then.keys() & tensors.keys()
+    save_file(then, old / "adapter_model.safetensors", metadata={"format": "pt"})
+    batch = collator(processor, clips).prompts(range(8))
+    with torch.inference_mode():
+        one, other = (family.last_logits(with_adapter(fresh(tiny_base), its).eval(), batch) for its in (out, old))
+        base = family.last_logits(fresh(tiny_base).eval(), batch)
+    assert torch.equal(one, other)
+    assert not torch.allclose(one, base)
+    then.pop(next(iter(then)))
+    save_file(then, old / "adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"1 of its \d+ tensors are missing and 0 are unknown"):
+        with_adapter(fresh(tiny_base), old)
+
+
+# --- killed and gone on ------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """A kill, as far as Python sees it."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed_at", [2, 5])
+@pytest.mark.parametrize("where", ["in a step", "in a save"])
+def test_a_killed_training_goes_on_and_ends_with_the_same_bits(
+    tiny_base, file, tmp_path, home, monkeypatch, killed_at, where
+):
+    """With augmentation, drawn rows and dropout: every random number is where it would have been."""
+    steps = {"max_steps": 6, "per_device_train_batch_size": 3, "logging_steps": 1, "learning_rate": 1e-2, "save_steps": 1,
+             "save_strategy": "steps", "gradient_accumulation_steps": 1}  # fmt: skip
+    asked = {"training": steps, "lora": {"r": 4, "lora_dropout": 0.3}, "augment": ALL}
+    straight = run(tmp_path / "straight", file, tiny_base, **asked, checkpoints=str(tmp_path / "a"))
+
+    name = "training_step" if where == "in a step" else "_save_optimizer_and_scheduler"
+    known, calls = getattr(AnswerTrainer, name), []
+
+    def fatal(self, *arguments, **keywords):
+        calls.append(1)
+        if len(calls) == killed_at:
+            raise Killed
+        return known(self, *arguments, **keywords)
+
+    monkeypatch.setattr(AnswerTrainer, name, fatal)
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", file, tiny_base, **asked, checkpoints=str(tmp_path / "b"))
+    monkeypatch.setattr(AnswerTrainer, name, known)
+    before = last_whole(tmp_path / "b")
+    assert before is not None
+    assert before.endswith(f"checkpoint-{killed_at - 1}")
+    resumed = run(tmp_path / "resumed", file, tiny_base, **asked, checkpoints=str(tmp_path / "b"))
+    for part in ("adapter_model.safetensors", "training.json"):
+        assert (resumed / part).read_bytes() == (straight / part).read_bytes()
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(tiny_base, file, tmp_path, home):
+    steps = {"max_steps": 30, "per_device_train_batch_size": 4, "logging_steps": 1, "learning_rate": 1e30, "save_steps": 1,
+             "max_grad_norm": 0.0, "save_strategy": "steps"}  # fmt: skip
+    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d+; lower training\.learning_rate"):
+        run(tmp_path / "out", file, tiny_base, training=steps, checkpoints=str(tmp_path / "kept"))
+    kept = last_whole(tmp_path / "kept")
+    assert kept is not None
+    assert all(torch.isfinite(value).all() for value in load_file(Path(kept) / "adapter_model.safetensors").values())
+
+
+def test_no_card_of_trl_and_no_checkpoint_is_left_in_what_is_kept(tiny_base, file, tmp_path, home):
+    steps = {"max_steps": 2, "per_device_train_batch_size": 4, "save_strategy": "steps", "save_steps": 1}
+    out = run(tmp_path / "out", file, tiny_base, training=steps, checkpoints=str(tmp_path / "kept"))
+    kept = ["adapter_config.json", "adapter_model.safetensors", "training.json"]
+    assert sorted(path.name for path in out.iterdir()) == kept
+    assert not list((tmp_path / "kept").glob("README.md")), "SFTTrainer writes one at every save"
+
+
+def test_progress_is_told_in_lines_and_in_json(tiny_base, file, tmp_path, home, capsys):
+    run(tmp_path / "out", file, tiny_base)
+    lines = [json.loads(line) for line in (tmp_path / "out.progress.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6]
+    assert {"loss", "mean_token_accuracy", "learning_rate", "clips_per_s", "steps"} <= lines[0].keys()
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert said[0].startswith("step 2/6: loss ")
+    assert "clips/s" in said[0]
