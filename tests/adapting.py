@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 import torch
 
 from tasks.audio_files import encode_flac
+from tasks.models import devices
 from tasks.models import qwen2_audio as family
-from tasks.models import training
 from tasks.models.collation import Collator
 from tasks.models.jobs import Question, TrainingJob
 
@@ -43,5 +43,5 @@ def job(tiny_base, output, **changes) -> TrainingJob:
 
 
 def fresh(tiny_base, quantization=None):
-    quantised = training.with_dtype(quantization, torch.float32)
+    quantised = devices.with_dtype(quantization, torch.float32)
     return family.load(tiny_base, revision=None, quantization=quantised, dtype=torch.float32, device="cpu")

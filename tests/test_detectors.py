@@ -24,8 +24,8 @@ from tasks.detectors.majority import Majority
 from tasks.detectors.mel_statistics import BINS, MelStatistics, filters, statistics
 from tasks.functional.calibration import choose_threshold
 from tasks.functional.metrics import roc_auc
+from tasks.models import devices
 from tasks.models import qwen2_audio as family
-from tasks.models import training
 from tasks.models.frames import trimmed_frames
 from tasks.models.jobs import Question, ScoringJob, TrainingJob
 from tasks.models.scoring import Scorer, questions
@@ -42,7 +42,7 @@ DURATIONS_MS = (200, 25, 100, 60, 200, 80, 61)
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch):
-    monkeypatch.setattr(training, "CPU_THREADS", 1)
+    monkeypatch.setattr(devices, "CPU_THREADS", 1)
 
 
 def tone(frequency_hz: float, level: float, ms: float = 100, seed: int = 0) -> np.ndarray:

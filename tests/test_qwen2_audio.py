@@ -11,8 +11,8 @@ from transformers import BitsAndBytesConfig, Qwen2AudioForConditionalGeneration
 
 from tasks.functional.decoding import answer_scores, answers_token_ids
 from tasks.models import qwen2_audio as family
+from tasks.models.devices import alike_on_every_cpu
 from tasks.models.frames import MAX_FRAMES, audio_tokens, mel_frames, trimmed_frames
-from tasks.models.training import alike_on_every_cpu
 
 QUESTION = "Choose one: A) SPEECH B) NONSPEECH."
 DURATIONS_MS = (25, 47, 60, 61, 99, 200, 333.4, 1000)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from recipes.training import TrainMethod
+from tasks.models import devices, training
 from tasks.models import qwen2_audio as family
-from tasks.models import training
 from tasks.models.collation import IGNORED, Collator
 from tasks.models.frames import audio_tokens
 from tasks.models.progress_lines import Progress
@@ -22,7 +22,7 @@ from tests.adapting import ANSWERS, NF4, PROMPT, collator, fresh, job, write_cli
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch):
-    monkeypatch.setattr(training, "CPU_THREADS", 1)
+    monkeypatch.setattr(devices, "CPU_THREADS", 1)
 
 
 @pytest.fixture(scope="module")
@@ -191,11 +191,11 @@ def test_nf4_trains_on_a_cpu_and_leaves_its_base_quantised(tiny_base, processor,
 
 def test_4_bit_layers_answer_on_a_cpu_for_which_bitsandbytes_packs_them_anew(tiny_base, processor, clips):
     model, collate = fresh(tiny_base, NF4).eval(), collator(processor, clips)
-    expected = logits_of(training.alike_on_every_cpu(model), collate)
+    expected = logits_of(devices.alike_on_every_cpu(model), collate)
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = True
-    assert torch.equal(logits_of(training.alike_on_every_cpu(model), collate), expected)
+    assert torch.equal(logits_of(devices.alike_on_every_cpu(model), collate), expected)
     model.model.language_model.layers[0].self_attn.q_proj.support_avx512bf16_for_cpu = True
     with pytest.raises(RuntimeError, match="invalid for input of size"):
         logits_of(model, collate)
@@ -316,16 +316,16 @@ def test_what_is_saved_names_its_base_in_public_and_reads_the_same_every_time(ti
 def test_a_device_that_is_not_there_is_refused():
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    assert training.pick_device("auto") == "cpu"
+    assert devices.pick_device("auto") == "cpu"
     with pytest.raises(ValueError, match="this machine has no CUDA GPU"):
-        training.pick_device("cuda")
+        devices.pick_device("cuda")
 
 
 def test_the_compute_dtype_follows_the_model_unless_the_recipe_names_one():
-    assert training.with_dtype(None, torch.float32) is None
-    assert training.with_dtype(NF4, torch.bfloat16) == {**NF4, "bnb_4bit_compute_dtype": "bfloat16"}
+    assert devices.with_dtype(None, torch.float32) is None
+    assert devices.with_dtype(NF4, torch.bfloat16) == {**NF4, "bnb_4bit_compute_dtype": "bfloat16"}
     named = {**NF4, "bnb_4bit_compute_dtype": "float16"}
-    assert training.with_dtype(named, torch.bfloat16) == named
+    assert devices.with_dtype(named, torch.bfloat16) == named
 
 
 def test_recipes_accept_exactly_the_keywords_of_the_installed_libraries():

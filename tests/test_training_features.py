@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from recipes.training import AugmentBlock, EarlyStoppingBlock, LossBlock, NoiseBlock, SpecAugmentBlock
+from tasks.models import devices, training
 from tasks.models import qwen2_audio as family
-from tasks.models import training
 from tasks.models.adapted import with_adapter
 from tasks.models.checkpoints import last_whole
 from tasks.models.collation import Collator
@@ -25,7 +25,7 @@ from tests.adapting import ANSWERS, PROMPT, collator, fresh, job, write_clips
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch):
-    monkeypatch.setattr(training, "CPU_THREADS", 1)
+    monkeypatch.setattr(devices, "CPU_THREADS", 1)
 
 
 @pytest.fixture(scope="module")

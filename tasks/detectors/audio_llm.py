@@ -19,13 +19,13 @@ from transformers import AutoProcessor
 from tasks.functional.decoding import map_open_answer
 from tasks.models import qwen2_audio as family
 from tasks.models.adapted import with_adapter
+from tasks.models.devices import alike_on_every_cpu, pick_device, with_dtype
 from tasks.models.encoding import kept_encodings
 from tasks.models.jobs import FULL_WEIGHTS, ScoringJob
 from tasks.models.latency import measure
 from tasks.models.listening import NoProcessorWarnings, check
 from tasks.models.score_log import ScoreLog
 from tasks.models.scoring import Method, Question, Scorer, answers_of, questions
-from tasks.models.training import alike_on_every_cpu, pick_device, with_dtype
 
 SAY_EVERY_S = 15.0
 

@@ -8,9 +8,10 @@ import torch
 from tasks.models import qwen2_audio as family
 from tasks.models import tiny
 from tasks.models.collation import Collator
+from tasks.models.devices import pick_device
 from tasks.models.jobs import PretrainingJob
 from tasks.models.trainer import fit
-from tasks.models.training import pick_device, read_clips, restricted_accuracy
+from tasks.models.training import read_clips, restricted_accuracy
 
 
 def main(path: str) -> None:

@@ -21,12 +21,12 @@ from tasks.audio_files import decode_flac, encode_flac
 from tasks.functional.decoding import answer_scores
 from tasks.models import qwen2_audio as family
 from tasks.models.collation import Collator
+from tasks.models.devices import alike_on_every_cpu, allow_memory, pick_device, with_dtype
 from tasks.models.encoding import Encoder, kept_encodings, samples_of
 from tasks.models.frames import SAMPLE_RATE_HZ
 from tasks.models.jobs import FULL_WEIGHTS, TrainingJob
 from tasks.models.trainer import fit
 
-CPU_THREADS = 2  # sums over threads differ in the last bit: the same number everywhere gives the same weights
 GATE_CLIPS = 1_000  # at most so many training clips are scored for the gate
 
 
@@ -163,43 +163,6 @@ def level_name(level: Any) -> str:
         return f"{float(level):g}"
     except ValueError:
         return str(level)
-
-
-def pick_device(wish: str, threads: int = CPU_THREADS) -> str:
-    """The device to use; on a CPU with that many threads. Raises ValueError where CUDA is asked for and absent."""
-    if wish == "cuda" and not torch.cuda.is_available():
-        raise ValueError("the recipe asks for `device: cuda` and this machine has no CUDA GPU; see `earshot doctor`")
-    device = "cuda" if wish == "cuda" or (wish == "auto" and torch.cuda.is_available()) else "cpu"
-    if device == "cpu":
-        torch.set_num_threads(threads)
-    return device
-
-
-def allow_memory(gigabytes: float) -> None:
-    """Let this process use no more than so many GB of its GPU. Raises ValueError where the card has less."""
-    total = torch.cuda.mem_get_info()[1] / 1e9
-    if gigabytes > total:
-        raise ValueError(f"train.memory_gb: {gigabytes:g} GB are more than the {total:.1f} GB of this GPU")
-    torch.cuda.set_per_process_memory_fraction(gigabytes / total)
-
-
-def with_dtype(quantization: dict[str, Any] | None, dtype: torch.dtype) -> dict[str, Any] | None:
-    """The quantization block with its compute dtype following the model unless the recipe names one."""
-    if not quantization:
-        return None
-    return {"bnb_4bit_compute_dtype": str(dtype).removeprefix("torch."), **quantization}
-
-
-def alike_on_every_cpu(model: nn.Module) -> nn.Module:
-    """The model with 4-bit layers that answer by the weights they were trained with.
-
-    On a CPU with AVX512-BF16 bitsandbytes would pack them anew for inference: another rounding, and an error where the
-    width of a layer is no multiple of its blocks, as in the tiny base.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-    return model
 
 
 def to_train(model: nn.Module, job: TrainingJob) -> nn.Module:
