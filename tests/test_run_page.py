@@ -1,13 +1,17 @@
 """The page of a run: what a task shows, what it shows again when it is cached, and what living things cost."""
 
+import importlib
 import json
+import pkgutil
 from types import SimpleNamespace
 from uuid import uuid4
 
 import httpx
 import pytest
+from prefect import Task
 from prefect.client.schemas.objects import State, StateType
 
+import tasks
 from recipes.schema import CheckFailed
 from tasks import progress, run_page
 from tasks.advice import next_steps
@@ -134,3 +138,11 @@ def test_a_failed_run_says_what_it_was_what_mends_it_and_how_to_go_on(error, sai
     assert said in text
     assert "earshot run study/demo --set 'train.seeds=[1, 2]'" in text
     assert (str(error) or "KeyboardInterrupt") in text
+
+
+def test_no_task_is_run_again_by_prefect_what_needs_a_network_asks_again_itself():
+    """A task that failed on what it was given fails again; the Hub's client knows which answers are worth another try."""
+    modules = [importlib.import_module(f"tasks.{its.name}") for its in pkgutil.iter_modules(tasks.__path__)]
+    every = {its.name: its for module in modules for its in vars(module).values() if isinstance(its, Task)}
+    assert len(every) > 10
+    assert {name for name, its in every.items() if its.retries} == set()
