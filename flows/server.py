@@ -22,6 +22,8 @@ from tasks.store import make_home
 if TYPE_CHECKING:
     import subprocess
 
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
 SCHEMA = Path(__file__).with_name("prefect_database.sql")
 STARTS_WITHIN_S = 90
 STORED_WITHIN_S = 60
@@ -174,9 +176,31 @@ def serve(port: int) -> None:
     gc.freeze()
     gc.enable()
     uvicorn.run(
-        create_app, factory=True, host="127.0.0.1", port=port, log_level="warning",
+        lambda: asking_nobody_else(create_app(), port), factory=True, host="127.0.0.1", port=port, log_level="warning",
         timeout_keep_alive=5,
     )  # fmt: skip
+
+
+def asking_nobody_else(app: "ASGIApp", port: int) -> "ASGIApp":
+    """The server, with a header on every page that lets a browser ask this server alone.
+
+    The newer of Prefect's two pages asks an analytics company for its configuration, whatever the settings say.
+    """
+    ours = f"'self' http://127.0.0.1:{port} ws://127.0.0.1:{port}"
+    rules = (
+        f"default-src {ours} data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+        f"style-src 'self' 'unsafe-inline'; connect-src {ours} data: blob:"
+    )
+
+    async def answer(scope: "Scope", receive: "Receive", send: "Send") -> None:
+        async def send_on(message: "Message") -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], (b"content-security-policy", rules.encode())]}
+            await send(message)
+
+        await app(scope, receive, send_on)
+
+    return answer
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Publications: a data set, its base, its adapter, each with a card that says no more than was measured."""
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -215,5 +216,6 @@ def workbench() -> Iterator[Path]:
 
 
 def without_header(card: str) -> str:
-    """A card without its YAML, for the run's page."""
-    return card.split("\n---\n", 1)[-1]
+    """A card without its YAML, for the run's page, and with the names of figures that lie in the repository alone."""
+    text = card.split("\n---\n", 1)[-1]
+    return re.sub(r"!\[([^\]]*)\]\((?!data:|https?:)([^)]*)\)", r"(\1: `\2`)", text)

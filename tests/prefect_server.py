@@ -137,15 +137,18 @@ class Served:
         return self.state(flow_run)
 
     def logs(self, flow_run: str) -> list[str]:
-        """What a flow run logged, in order."""
-        found = self.ask("logs/filter", logs={"flow_run_id": {"any_": [flow_run]}}, sort="TIMESTAMP_ASC")
+        """What a flow run and the flows it ran logged, in order."""
+        found = self.ask("logs/filter", logs={"flow_run_id": {"any_": self.family(flow_run)}}, sort="TIMESTAMP_ASC")
         return [line["message"] for line in found]
+
+    def family(self, flow_run: str) -> list[str]:
+        """A flow run and the flows it ran."""
+        below = self.ask("flow_runs/filter", flow_runs={"parent_flow_run_id": {"any_": [flow_run]}})
+        return [flow_run, *(run["id"] for run in below)]
 
     def artifacts(self, flow_run: str) -> dict[str, Any]:
         """Key -> artifact of a flow run and the flows it ran."""
-        below = self.ask("flow_runs/filter", flow_runs={"parent_flow_run_id": {"any_": [flow_run]}})
-        runs = [flow_run, *(run["id"] for run in below)]
-        found = self.ask("artifacts/filter", artifacts={"flow_run_id": {"any_": runs}})
+        found = self.ask("artifacts/filter", artifacts={"flow_run_id": {"any_": self.family(flow_run)}})
         return {artifact["key"]: artifact for artifact in found if artifact["key"]}
 
     def processes(self) -> list[str]:

@@ -4,12 +4,15 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
 from tests.commands import ROOT
 from tests.prefect_server import Served
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.browser
 CHROMIUM = os.environ.get("EARSHOT_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
@@ -22,9 +25,9 @@ LOADED_MS = 30_000
 
 
 class Browser(NamedTuple):
-    """One page of a browser, and every address it asked for."""
+    """One page of a browser, and every address that it was let ask."""
 
-    page: object
+    page: "Page"
     asked: list[str]
 
     def look_at(self, url: str, name: str, *texts: str) -> str:
@@ -50,7 +53,8 @@ def browser() -> Iterator[Browser]:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
         page = chromium.new_page(viewport={"width": 1400, "height": 1000})
         asked: list[str] = []
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("requestfinished", lambda request: asked.append(request.url))
+        page.on("websocket", lambda socket: asked.append(socket.url))
         yield Browser(page, asked)
         chromium.close()
 
