@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.arguments import DryRun, On, Overrides, Refresh, Study
+from flows.ask import predict_command
 from flows.audit import audit_command
 from flows.compare import compare_command
 from flows.fetch import fetching
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.add_typer(tools)
 app.add_typer(audit_command)
 app.add_typer(report_command)
+app.add_typer(predict_command)
 app.add_typer(compare_command)
 app.add_typer(power_command)
 app.add_typer(fetching)

@@ -4,6 +4,7 @@ import io
 import math
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,6 +37,37 @@ def read_clip(path: str | Path, *, start_s: float | None = None, end_s: float | 
         return _check_sound(_to_mono(*_read_frames(path, start_s, end_s)))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def stretches(path: str | Path, step: int, overlap: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """A file of any length as 16 kHz mono stretches: first sample, and samples.
+
+    Stretches begin `step` samples apart and run `overlap` samples into the next; the last one is up to twice as long, so
+    that none is a splinter. Silence is handed on. Raises ValueError as `read_clip` does.
+    """
+    try:
+        _check_file(path)
+        seconds = _seconds(path)
+        first, last = 0, False
+        while not last:
+            start_s = first / SAMPLE_RATE_HZ
+            end_s = start_s + (step + overlap) / SAMPLE_RATE_HZ
+            last = end_s + step / SAMPLE_RATE_HZ >= seconds
+            samples = _to_mono(*_read_frames(path, start_s, None if last else end_s))
+            if not first and samples.size < SHORTEST_S * SAMPLE_RATE_HZ:
+                _check_sound(samples)
+            yield first, samples
+            first += step
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _seconds(path: str | Path) -> float:
+    """Length by the header, which a reader checks stretch by stretch."""
+    try:
+        return float(soundfile.info(path).duration)
+    except (soundfile.LibsndfileError, TypeError) as error:
+        raise ValueError(f"is not readable as audio ({getattr(error, 'error_string', error)})") from error
 
 
 def _check_file(path: str | Path) -> None:

@@ -43,13 +43,13 @@ def main(path: str) -> None:
         (question,) = questions(processor, [job.question.prompt], job.question.answers)
         clips = {split: read(files, job.only) for split, files in job.clips.items() if files}
         first = next(iter(clips.values())).flacs
-        heard = check(scorer, processor, question, job.question.prompt, first)
+        heard = {} if job.only_answers else check(scorer, processor, question, job.question.prompt, first)
         tables = [
             table_of(job, scorer, processor, split, its, question, method)
             for split, its in clips.items()
             for method in methods_of(job, split)
         ]
-        times = measure(model, processor, question, first)
+        times = {} if job.only_answers else measure(model, processor, question, first)
     pd.concat(tables, ignore_index=True).to_parquet(Path(job.output, "scores.parquet"), index=False)
     heard["processor_warnings"] = 0  # any would have ended the run
     Path(job.output, "listening.json").write_text(json.dumps(heard), encoding="utf-8")

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from tasks.functional.metrics import BoolArray, FloatArray, IntArray, finite_scores, is_positive, probabilities
 
@@ -157,6 +157,13 @@ def fit_temperature(
     elif (towards_truth >= 0).all():
         flag = "separable"
     return TemperatureFit(value, nll(1), nll(value), value in bounds, flag)
+
+
+def soften(p_speech: npt.ArrayLike, temperature: float) -> FloatArray:
+    """P whose logit is divided by a temperature; 0 and 1 are taken for the nearest numbers inside."""
+    eps = np.finfo(float).eps
+    inside = np.clip(np.asarray(p_speech, dtype=float), eps, 1 - eps)
+    return np.asarray(expit(logit(inside) / temperature), dtype=float)
 
 
 def choose_threshold(

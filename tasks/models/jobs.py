@@ -193,3 +193,4 @@ class ScoringJob(ModelJob):
         None  # class -> words that name it in a free answer; None: not asked
     )
     batch_size: int | None  # None: what the device's memory takes
+    only_answers: bool = False  # of a published model: neither asked whether it listens nor timed

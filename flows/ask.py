@@ -1,0 +1,69 @@
+"""`earshot predict`: what a published adapter says of anybody's audio."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+predict_command = typer.Typer()
+Format = Literal["table", "jsonl", "csv", "parquet", "rttm"]
+
+
+@predict_command.command(
+    "predict",
+    epilog="Examples:  earshot predict earshot/demo-adapter clip.wav 'more/*.flac' --format jsonl | "
+    "earshot predict ./adapter talk.wav --window-ms 500 --hop-ms 100 --format rttm | "
+    "cat clip.wav | earshot predict earshot/demo-adapter -",
+)
+def predict(
+    adapter: Annotated[
+        str,
+        typer.Argument(help="A published adapter: NAMESPACE/NAME[@sha] in the home or on the Hub, or its folder.",
+                       metavar="ADAPTER", show_default=False),
+    ],
+    audio: Annotated[
+        list[str],
+        typer.Argument(help="Files, folders, globs; - for a recording, or a list of paths, on standard input.",
+                       metavar="AUDIO...", show_default=False),
+    ],
+    form: Annotated[Format, typer.Option("--format", help="How the answers are written.")] = "table",
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Where they are written; by default standard output.")
+    ] = None,
+    window_ms: Annotated[
+        float | None, typer.Option("--window-ms", help="Ask windows of so many ms, joined to segments: for long files.")
+    ] = None,
+    hop_ms: Annotated[
+        float | None, typer.Option("--hop-ms", help="From one window to the next; by default half a window.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", help="A folder with the adapter's base, where that is not at hand by its name.")
+    ] = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where the model runs.")] = "auto",
+) -> None:  # fmt: skip
+    """Say of every file whether it holds speech: path, label, p_speech, duration, warnings.
+
+    p_speech is calibrated where the adapter's card has a temperature. A warning stands where a clip lies outside what
+    the card was measured on. A file that cannot be asked has an error instead of a label, and the command ends with 1.
+    RTTM holds the segments of the first class.
+    """
+    if form == "rttm" and window_ms is None:
+        raise ValueError("--format rttm holds segments: give --window-ms, e.g. --window-ms 500 --hop-ms 100")
+    if form == "parquet" and out is None and sys.stdout.isatty():
+        raise ValueError("--format parquet is not for a terminal: give --out FILE")
+    from tasks.answers import predict as answers
+    from tasks.answers import written
+
+    table = answers(adapter, audio, window_ms=window_ms, hop_ms=hop_ms, base=base, device=device)
+    content = written(table, form)
+    if out is None:
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+    else:
+        draft = out.with_name(f".{out.name}.draft")
+        draft.write_bytes(content)
+        draft.replace(out)
+    if failed := int(table["error"].notna().sum()):
+        print(f"earshot: {failed} of {table['path'].nunique()} files could not be asked: see `error`", file=sys.stderr)
+        raise typer.Exit(1)

@@ -1,0 +1,91 @@
+"""Published adapters as they are asked: what they are, what they were measured on, and where their base lies."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import yaml
+
+from recipes.schema import ContextBlock
+from tasks.hub import find, pull
+from tasks.models.frames import MAX_FRAMES
+from tasks.models.jobs import BaseAt, Question, base_at
+from tasks.store import read_json
+
+LONGEST_MS = 10 * MAX_FRAMES
+
+
+class Published(NamedTuple):
+    """A published adapter: what it is asked, and what its card was measured on."""
+
+    name: str
+    folder: Path
+    question: Question
+    quantization: dict[str, Any] | None
+    threshold: float  # of P as the model says it
+    temperature: float | None  # fitted on dev; None where the card has none
+    durations_ms: tuple[float, float] | None  # shortest and longest test clip
+    context: ContextBlock | None
+    normalise_to: Any
+
+
+def find_adapter(name: str) -> Published:
+    """What a published adapter's report and recipe say. Raises ValueError where it was not published by Earshot."""
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        folder = find(name)[0]
+    for file in ("adapter_config.json", "adapter_model.safetensors", "report.json"):
+        if not (folder / file).is_file():
+            raise ValueError(
+                f"{name} holds no {file}: what an adapter is asked, and what it is worth, stand in the report it was "
+                "published with"
+            )
+    report = read_json(folder / "report.json")
+    origin = report["provenance"]
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))["dataset"]["clips"]
+    test = pd.read_parquet(folder / "predictions.parquet", columns=["split", "duration_ms"]).query("split == 'test'")
+    lengths = test["duration_ms"].dropna()
+    threshold = report["threshold"]
+    first_fold = next(iter(threshold["by_fold"].values()), None)
+    value = threshold["value"] if threshold["value"] is not None else first_fold
+    question = Question(
+        classes=tuple(origin["classes"]),
+        answers=tuple(origin["answers"]),
+        prompt=origin["prompt"],
+        longest_ms=LONGEST_MS,
+    )
+    return Published(
+        name, folder, question, origin["quantization"], 0.5 if value is None else float(value),
+        temperature_of(report),
+        (float(lengths.min()), float(lengths.max())) if len(lengths) else None,
+        ContextBlock(**recipe["context"]) if recipe.get("context") else None, recipe.get("normalise", "peak"),
+    )  # fmt: skip
+
+
+def temperature_of(report: dict[str, Any]) -> float | None:
+    """The temperature that was fitted on dev for the adapter of the first fold; None where there is none, or the report
+    itself flags the fit: separable, inverted or at its bound."""
+    dev = (report.get("calibration") or {}).get("dev") or {}
+    fit = (dev.get("folds") or {}).get("0")
+    if fit is None or fit["at_bound"] or fit["temperature_flag"] is not None:
+        return None
+    return float(fit["temperature"])
+
+
+def base_of(published: Published, other: str | None) -> BaseAt:
+    """Where the base of an adapter is loaded from: a place that is given, Hugging Face's cache, the home or the Hub."""
+    if other is not None:
+        return base_at(other, None, None)
+    config = read_json(published.folder / "adapter_config.json")
+    repo, revision = config["base_model_name_or_path"], config["revision"]
+    from huggingface_hub import try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(repo, "config.json", revision=revision), str):
+        return BaseAt(repo, revision, repo, revision)
+    try:
+        return BaseAt(str(pull("model", repo, revision)), None, repo, revision)
+    except (FileNotFoundError, ValueError) as error:
+        raise FileNotFoundError(
+            f"{published.name} is an adapter of {repo}@{revision}, which is not here: {error}; "
+            "give a folder that holds it with --base"
+        ) from error
