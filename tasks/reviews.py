@@ -111,7 +111,7 @@ def review_rows(answers: pd.DataFrame, confidence: float, drifting: bool) -> pd.
         why[rest.index[np.unique(at)]] = "drift of the batch"
     rows = asked[why != ""]
     return pd.DataFrame({
-        "file": rows["path"], "label": rows["label"], "group": [group_of(path) for path in rows["path"]],
+        "file": rows["path"], "label": rows["label"], "group_id": [group_of(path) for path in rows["path"]],
         "status": TO_REVIEW, "why": why[why != ""], "p_speech": rows["p_speech"], "adapter": rows["adapter"],
     }).reset_index(drop=True)  # fmt: skip
 

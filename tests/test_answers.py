@@ -92,7 +92,10 @@ def test_a_published_clip_gets_its_published_answer(adapter, tmp_path):
     assert len(table) == len(own) > 20
     published = own.loc[[Path(path).stem for path in table["path"]]]
     np.testing.assert_allclose(table["p_raw"], published["p_speech"].to_numpy(), atol=1e-6)
-    assert (table["label"] == np.where(published["p_speech"] >= 0.5, "SPEECH", "NONSPEECH")).all()
+    report = json.loads((adapter / "report.json").read_text())
+    said = np.where(published["p_speech"] >= report["threshold"]["value"], "SPEECH", "NONSPEECH")
+    assert table["label"].tolist() == said.tolist()
+    assert table["label"].nunique() == 2
     assert not table["warnings"].any(), "nothing of it lies outside what the card was measured on"
 
 
@@ -151,9 +154,10 @@ def test_a_clip_is_put_into_the_silence_that_the_training_clips_lay_in(adapter):
 # --- windows -----------------------------------------------------------------------------------------------------
 
 
-def test_a_long_file_becomes_segments_without_a_gap(adapter, audio):
-    table = predict(ADAPTER, [audio / "f.wav"], window_ms=500, hop_ms=250, say=quiet)
-    assert (table["start_s"].iloc[0], table["end_s"].iloc[-1]) == (0, 31)
+def test_a_long_file_becomes_segments_without_a_gap(adapter, tmp_path):
+    soundfile.write(tmp_path / "talk.wav", noise(4000) * np.repeat(np.linspace(0.01, 1, 40), 1600), 16_000)
+    table = predict(ADAPTER, [tmp_path / "talk.wav"], window_ms=500, hop_ms=250, say=quiet)
+    assert (table["start_s"].iloc[0], table["end_s"].iloc[-1]) == (0, 4)
     assert (table["start_s"].to_numpy()[1:] == table["end_s"].to_numpy()[:-1]).all()
     assert (table["label"].to_numpy()[1:] != table["label"].to_numpy()[:-1]).all()
     np.testing.assert_allclose(table["duration_ms"], 1000 * (table["end_s"] - table["start_s"]))
@@ -241,7 +245,9 @@ def test_an_adapter_of_another_base_is_a_sentence(adapter, audio, processor, tmp
         narrow.setattr(tiny, "WIDTH", 64)
         tiny.make_model(processor, seed=1).save_pretrained(tmp_path / "other")
     processor.save_pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match=r"the adapter does not fit this base: .* it was made for another base"):
+    with pytest.raises(
+        ValueError, match="the adapter does not fit this base: it was made for another base; size mism"
+    ):
         predict(ADAPTER, [audio / "a.wav"], base=str(tmp_path / "other"), say=quiet)
     own = find("earshot/smoke-adapter-base")[0]
     assert len(predict(ADAPTER, [audio / "a.wav"], base=str(own), say=quiet)) == 1
@@ -281,7 +287,7 @@ def test_the_entry_point_of_the_readme_is_five_lines_at_most_and_runs(adapter, a
     assert len(code.strip().splitlines()) <= 5
     monkeypatch.chdir(audio)
     exec(code.replace("earshot/demo-adapter", ADAPTER).replace("clip.wav", "a.wav").replace("recordings/", "sub"), {})
-    assert "NONSPEECH" in (said := capsys.readouterr().out) or "SPEECH" in said
+    assert "a.wav" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -334,7 +340,7 @@ def test_what_a_person_reviewed_is_read_back_by_a_source_and_never_overwritten(a
     answer_folder(audio, out, confidence=1.0)
     review = pd.read_parquet(out / "review.parquet")
     assert review["file"].tolist() == ["a.wav", "sub/b.flac"]
-    assert review["group"].tolist() == ["a.wav", "sub"]
+    assert review["group_id"].tolist() == ["a.wav", "sub"]
     assert review["why"].str.contains("low confidence").all()
     assert "outside the card: 1000 ms long" in review["why"][1]
     block = TableSource(

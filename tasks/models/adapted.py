@@ -28,7 +28,11 @@ def with_adapter(model: nn.Module, folder: str | Path) -> nn.Module:
     from peft import PeftModel
     from peft.utils.save_and_load import load_peft_weights
 
-    wrapped = PeftModel.from_pretrained(model, str(folder), key_mapping=RENAMED)
+    try:
+        wrapped = PeftModel.from_pretrained(model, str(folder), key_mapping=RENAMED)
+    except RuntimeError as error:  # its weights have other shapes
+        mismatch = str(error).splitlines()[1].strip() if "size mismatch" in str(error) else str(error)
+        raise ValueError(f"the adapter does not fit this base: it was made for another base; {mismatch}") from error
     stored = {name_now(name) for name in load_peft_weights(str(folder), device="cpu")}
     expected = {name.replace(".default", "") for name in wrapped.state_dict() if "lora_" in name}
     if stored != expected:
