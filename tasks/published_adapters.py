@@ -9,7 +9,7 @@ import yaml
 from recipes.schema import ContextBlock
 from tasks.hub import find, pull
 from tasks.models.frames import MAX_FRAMES
-from tasks.models.jobs import BaseAt, Question, base_at
+from tasks.models.jobs import FULL_WEIGHTS, BaseAt, Question, base_at
 from tasks.store import read_json
 
 LONGEST_MS = 10 * MAX_FRAMES
@@ -20,6 +20,7 @@ class Published(NamedTuple):
 
     name: str
     folder: Path
+    base: tuple[str, str]  # repository and revision
     question: Question
     quantization: dict[str, Any] | None
     threshold: float  # of P as the model says it
@@ -34,7 +35,8 @@ def find_adapter(name: str) -> Published:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         folder = find(name)[0]
-    for file in ("adapter_config.json", "adapter_model.safetensors", "report.json"):
+    weights = FULL_WEIGHTS if (folder / FULL_WEIGHTS).is_file() else "adapter_model.safetensors"
+    for file in (weights, "report.json", "recipe.yaml"):
         if not (folder / file).is_file():
             raise ValueError(
                 f"{name} holds no {file}: what an adapter is asked, and what it is worth, stand in the report it was "
@@ -55,10 +57,12 @@ def find_adapter(name: str) -> Published:
         longest_ms=LONGEST_MS,
     )
     return Published(
-        name, folder, question, origin["quantization"], 0.5 if value is None else float(value),
-        temperature_of(report),
-        (float(lengths.min()), float(lengths.max())) if len(lengths) else None,
-        ContextBlock(**recipe["context"]) if recipe.get("context") else None, recipe.get("normalise", "peak"),
+        name=name, folder=folder, base=(origin["base"]["repo"], origin["base"]["revision"]), question=question,
+        quantization=origin["quantization"], threshold=0.5 if value is None else float(value),
+        temperature=temperature_of(report),
+        durations_ms=(float(lengths.min()), float(lengths.max())) if len(lengths) else None,
+        context=ContextBlock(**recipe["context"]) if recipe.get("context") else None,
+        normalise_to=recipe.get("normalise", "peak"),
     )  # fmt: skip
 
 
@@ -76,8 +80,7 @@ def base_of(published: Published, other: str | None) -> BaseAt:
     """Where the base of an adapter is loaded from: a place that is given, Hugging Face's cache, the home or the Hub."""
     if other is not None:
         return base_at(other, None, None)
-    config = read_json(published.folder / "adapter_config.json")
-    repo, revision = config["base_model_name_or_path"], config["revision"]
+    repo, revision = published.base
     from huggingface_hub import try_to_load_from_cache
 
     if isinstance(try_to_load_from_cache(repo, "config.json", revision=revision), str):

@@ -229,9 +229,10 @@ def test_an_adapter_that_cannot_be_asked_says_why(adapter, audio, tmp_path):
     (bare / "report.json").unlink()
     with pytest.raises(ValueError, match=r"holds no report.json: what an adapter is asked"):
         predict(str(bare), [audio])
-    config = json.loads((adapter / "adapter_config.json").read_text())
+    report = json.loads((adapter / "report.json").read_text())
     lost = shutil.copytree(adapter, tmp_path / "lost")
-    (lost / "adapter_config.json").write_text(json.dumps({**config, "revision": "0" * 40}))
+    report["provenance"]["base"]["revision"] = "0" * 40
+    (lost / "report.json").write_text(json.dumps(report))
     with pytest.raises(
         FileNotFoundError, match=r"an adapter of earshot/smoke-adapter-base@0{40}, which is not here: .*--base"
     ):
