@@ -1,0 +1,196 @@
+"""Successive elimination of prompts on paired blocks of clips, whole groups at a time."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tasks.functional.metrics import BoolArray, FloatArray, IntArray
+
+PRIOR_DF = 6.0  # with how many observations the spread pooled over all prompts counts beside a prompt's own
+DESIGN_EFFECT = 1.5  # how much more whole groups vary than single clips, once what they share with other prompts is out
+RIDGE = 1e-3  # of the regression, per clip
+MOST_KNOWN = 3  # prompts known on all clips that another one's answers are predicted from, the latest ones
+
+Ask = Callable[[Sequence[int], IntArray], FloatArray]
+
+
+class Clips(NamedTuple):
+    """What is known of n clips beforehand: group (n,) as numbers from 0, is_first (n,), block (n,) from 0, each group in
+    one block."""
+
+    group: IntArray
+    is_first: BoolArray
+    block: IntArray
+
+    @property
+    def blocks(self) -> int:
+        """Blocks there are."""
+        return int(self.block.max()) + 1
+
+    @property
+    def weight(self) -> FloatArray:
+        """What a right clip adds to balanced accuracy, (n,)."""
+        first = int(self.is_first.sum())
+        return np.where(self.is_first, 0.5 / first, 0.5 / (len(self.is_first) - first))
+
+    @property
+    def sign(self) -> FloatArray:
+        """1 where the first class is right, else -1, (n,)."""
+        return np.where(self.is_first, 1.0, -1.0)
+
+
+class Standing(NamedTuple):
+    """Of prompts: margin (prompts, n), log odds of the first answer, NaN where not asked; score (prompts,): balanced
+    accuracy over all clips, less its penalty, as known or as last predicted; best: the number of the best one that was
+    asked of all clips."""
+
+    margin: FloatArray
+    score: FloatArray
+    best: int
+
+    @property
+    def whole(self) -> BoolArray:
+        """Which prompts were asked of all clips, (prompts,)."""
+        return ~np.isnan(self.margin).any(axis=1)
+
+    @property
+    def evaluations(self) -> int:
+        """Answers that were asked for."""
+        return int((~np.isnan(self.margin)).sum())
+
+    def right(self, clips: Clips) -> FloatArray:
+        """1 for a right answer, 0 for a wrong one, NaN where there is none, (prompts, n)."""
+        return np.where(np.isnan(self.margin), np.nan, self.margin * clips.sign > 0)
+
+
+def clips_in_blocks(group: Sequence[object], is_first: Sequence[bool], blocks: int, seed: int) -> Clips:
+    """Whole groups dealt to blocks of about as many clips of each class; a group that has both classes counts for both.
+
+    There are no more blocks than groups of the smaller class, so that each holds both. Raises ValueError for clips of one
+    class.
+    """
+    first = np.asarray(is_first, dtype=bool)
+    if first.all() or not first.any():
+        raise ValueError(
+            f"all {len(first)} clips to search on are of one class: balanced accuracy needs both, widen the dev part"
+        )
+    names = {name: k for k, name in enumerate(sorted({*group}, key=str))}
+    code = np.array([names[name] for name in group])
+    sizes = np.stack([np.bincount(code[side], minlength=len(names)) for side in (first, ~first)])
+    blocks = max(1, min(blocks, *(int((of_class > 0).sum()) for of_class in sizes)))
+    held, dealt = np.zeros((2, blocks)), np.zeros(len(names), dtype=int)
+    chance = np.random.default_rng(seed).random(len(names))
+    for one in sorted(range(len(names)), key=lambda g: (-sizes[:, g].max(), chance[g])):
+        own = sizes[:, one] > 0
+        dealt[one] = int(np.argmin((held[own] / sizes[own].sum(axis=1, keepdims=True)).sum(axis=0)))
+        held[:, dealt[one]] += sizes[:, one]
+    order = np.random.default_rng([seed, 1]).permutation(blocks)  # else the largest groups would come first
+    return Clips(code, first, order[dealt][code])
+
+
+def race(
+    ask: Ask, clips: Clips, standing: Standing, runners: Sequence[int], penalty: FloatArray, confidence: float
+) -> Standing:
+    """Ask the runners block after block, and drop each that will, with `confidence`, not become the best.
+
+    After a block the answers to the others are predicted (`predict`). A runner that is predicted to be the best is asked
+    of all clips at once, so that the others are measured against what is known; those whose prediction lies too far below
+    the best known score are dropped. Who survives all blocks is known as well, so the choice is that of asking every
+    clip unless the best one was dropped. Of equals the one with the lower number is best.
+    ask: (prompts, clips) margins for numbers of prompts and of clips. penalty: (prompts,). Some prompt of `standing`
+    was asked of all clips.
+    """
+    margin, score, best = standing.margin.copy(), standing.score.copy(), standing.best
+    alive = list(runners)
+
+    def complete(number: int) -> None:
+        nonlocal best
+        missing = np.flatnonzero(np.isnan(margin[number]))
+        if len(missing):
+            margin[number, missing] = ask([number], missing)[0]
+        score[number] = known_score(margin[number], clips) - penalty[number]
+        if (score[number], -number) > (score[best], -best):
+            best = number
+
+    for block in range(clips.blocks):
+        here = np.flatnonzero(clips.block == block)
+        margin[np.ix_(alive, here)] = ask(alive, here)
+        if block + 1 == clips.blocks:
+            for number in alive:
+                complete(number)
+            break
+        seen = clips.block <= block
+        known = np.flatnonzero(~np.isnan(margin).any(axis=1))
+        references = margin[sorted({*known[-MOST_KNOWN:].tolist(), best})]
+        guess = predict(margin[alive], references, clips, seen)
+        score[alive] = guess.score - penalty[alive]
+        if score[top := alive[int(np.argmax(score[alive]))]] > score[best]:
+            complete(top)
+        far = _far_below(score[best] + penalty[alive], guess, confidence)
+        alive = [number for number, out in zip(alive, far, strict=True) if not out and np.isnan(margin[number]).any()]
+        if not alive:
+            break
+    return Standing(margin, score, best)
+
+
+def ask_all(ask: Ask, clips: Clips, standing: Standing, runners: Sequence[int], penalty: FloatArray) -> Standing:
+    """Ask every runner of all clips: the search that a race is measured against."""
+    margin, score, best = standing.margin.copy(), standing.score.copy(), standing.best
+    for number in runners:
+        margin[number] = ask([number], np.arange(len(clips.group)))[0]
+        score[number] = known_score(margin[number], clips) - penalty[number]
+        if (score[number], -number) > (score[best], -best):
+            best = number
+    return Standing(margin, score, best)
+
+
+def known_score(margin: FloatArray, clips: Clips) -> float:
+    """Balanced accuracy of the margins (n,) of one prompt."""
+    return float((margin * clips.sign > 0) @ clips.weight)
+
+
+# --- what is predicted -------------------------------------------------------------------------------------------
+
+
+class Guess(NamedTuple):
+    """For each runner: balanced accuracy over all clips as predicted, its standard error, and the most it can come to."""
+
+    score: FloatArray
+    error: FloatArray
+    most: FloatArray
+
+
+def predict(margin: FloatArray, references: FloatArray, clips: Clips, seen: BoolArray) -> Guess:
+    """Balanced accuracy over all clips from the answers to those seen.
+
+    Prompts shift and stretch a model's log odds more than they reorder clips. So each runner's margins are regressed on
+    those of prompts that are known on all clips, and an unseen clip counts by the probability that its predicted margin
+    has the right sign. The error holds that of single clips and that of the coefficients, both times `DESIGN_EFFECT`;
+    a runner's residual spread is moderated by that of all (Smyth 2004, doi:10.2202/1544-6115.1027).
+    margin: (runners, n), NaN where unseen; references: (k, n).
+    """
+    from scipy.special import ndtr
+
+    x = np.vstack([np.ones(margin.shape[1]), references]).T
+    a, y = x[seen], margin[:, seen]
+    gram = a.T @ a + RIDGE * len(a) * np.diag([0.0] + [1.0] * len(references))
+    inverse = np.linalg.pinv(gram)
+    beta = y @ a @ inverse  # (runners, k + 1)
+    squares = ((y - beta @ a.T) ** 2).sum(axis=1)
+    df = max(1, len(a) - x.shape[1])
+    spread = np.sqrt((PRIOR_DF * squares.mean() / df + squares) / (PRIOR_DF + df)) + 1e-9
+    weight, sign = clips.weight[~seen], clips.sign[~seen]
+    z = (beta @ x[~seen].T) / spread[:, None]
+    right = ndtr(sign * z)
+    slope = (weight * sign * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)) @ x[~seen]  # of the score, per sd of coefficient
+    variance = (right * (1 - right)) @ weight**2 + np.einsum("ri,ij,rj->r", slope, inverse, slope)
+    so_far = (y * clips.sign[seen] > 0) @ clips.weight[seen]
+    return Guess(so_far + right @ weight, np.sqrt(DESIGN_EFFECT * variance), so_far + weight.sum())
+
+
+def _far_below(best: FloatArray, guess: Guess, confidence: float) -> BoolArray:
+    """Which runners will stay below what they have to reach, (runners,)."""
+    from scipy.special import ndtri
+
+    return (best - guess.score > float(ndtri(confidence)) * guess.error) | (guess.most < best - 1e-12)
