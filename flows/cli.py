@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -27,6 +27,9 @@ from flows.ui import ui_command
 if TYPE_CHECKING:
     from flows.run_study import StudyRun
     from recipes.schema import StudyRecipe
+    from tasks.store import PromptReport
+
+R = TypeVar("R")
 
 app = typer.Typer(
     name="earshot",
@@ -124,6 +127,23 @@ def evaluate(
     go(study, overrides, "evaluate", dry_run, runner=runner)
 
 
+@command("prompts", "earshot prompts study/demo --set search=prompt/opro")
+def prompts(study: Study, overrides: Overrides = None, refresh: Refresh = None) -> None:
+    """Search for the prompt that asks a study's base and adapter best: on dev, judged on dev groups that took no part.
+
+    Runs the study up to its adapters, then `search` of its recipe (by default prompt/racing). Ends with the gain, its
+    interval, what chance alone would promise, and for each model a file that --set evaluate.prompt=FILE takes.
+    """
+    from tasks.prompts import prompt_summary
+
+    def load() -> "Callable[[], PromptReport]":
+        from flows.optimize_prompt import optimize_prompt
+
+        return lambda: optimize_prompt(study, overrides or [], refresh)
+
+    print("\n".join(prompt_summary(served(study, overrides, "train", load))))
+
+
 @command("publish", "earshot publish study/demo")
 def publish(study: Study, overrides: Overrides = None, dry_run: DryRun = False, runner: On = "local") -> None:
     """Run a study up to its published card; the same as `run`."""
@@ -165,7 +185,18 @@ def go(
 def run_until(
     study: str, overrides: list[str] | None, until: Stage, refresh: Stage | None = None, runner: Runner = "local"
 ) -> "StudyRun":
-    """Check the recipe, then run it against a Prefect server, one command at a time on one home."""
+    """Run a study up to a stage."""
+
+    def load() -> "Callable[[], StudyRun]":
+        from flows.run_study import run_study
+
+        return lambda: run_study(study, overrides or [], until, refresh, runner)
+
+    return served(study, overrides, until, load)
+
+
+def served(study: str, overrides: list[str] | None, until: Stage, load: Callable[[], Callable[[], R]]) -> R:
+    """Check the recipe, then run the flow that `load` imports against a Prefect server, one command at a time on a home."""
     from flows.server import server, wait_until_stored
     from recipes.schema import load_study
     from tasks.hub import published_recipe
@@ -175,7 +206,7 @@ def run_until(
         signal.signal(number, _interrupt)
     with only_command(study), server() as prefect, warm(recipe, until) as warm_up:
         gc.disable()  # while so much is imported, collections only take time
-        from flows.run_study import run_study
+        flow = load()
         from tasks.cache import when_not_served
 
         gc.enable()
@@ -191,7 +222,7 @@ def run_until(
         with temporary_settings(updates={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             stored = ended
             try:
-                result = run_study(study, overrides or [], until, refresh, runner)
+                result = flow()
                 stored = asked_for
             except KeyboardInterrupt:
                 fail(

@@ -3,17 +3,23 @@
 from prefect import flow
 
 from flows.build_dataset import BuiltDataset
-from flows.train_adapters import TrainedFold, question_of
+from flows.train_adapters import TrainedFold, asking
 from recipes.schema import StudyRecipe
 from tasks.looks import note_looks
 from tasks.predictions import make_ensemble, score_audio_llm, score_baseline, score_no_audio
+from tasks.prompts import check_untested
 from tasks.reports import make_report
 from tasks.store import Predictions, Report
 
 
 @flow(name="evaluate detectors", flow_run_name="evaluate {recipe.name}")
 def evaluate_detectors(recipe: StudyRecipe, data: BuiltDataset, folds: list[TrainedFold]) -> Report:
-    """Every detector on the same clips, each fold's test part scored by what never heard it; one report of all."""
+    """Every detector on the same clips, each fold's test part scored by what never heard it; one report of all.
+
+    Raises CheckFailed where `evaluate.prompt` was chosen on clips that would be tested.
+    """
+    for trained in folds:
+        check_untested(recipe.evaluate.prompt, trained.splits, test_parts(recipe, trained.fold))
     predictions = [table for trained in folds for table in score_fold(recipe, trained)]
     audited = [trained for trained in folds if trained.splits == data.splits]
     adapters = [adapter for trained in audited for adapter in trained.adapters]
@@ -22,10 +28,16 @@ def evaluate_detectors(recipe: StudyRecipe, data: BuiltDataset, folds: list[Trai
     return make_report(predictions, looks, data.splits, data.publication, adapters, bases, recipe)
 
 
+def test_parts(recipe: StudyRecipe, fold: int) -> list[str]:
+    """The parts that are tested in one fold."""
+    return [part for part, side in recipe.dataset.splits.sides(fold).items() if side == "test"]
+
+
 def score_fold(recipe: StudyRecipe, trained: TrainedFold) -> list[Predictions]:
     """Baselines, base and adapters of one fold, what the adapter says unheard, and the ensembles of them."""
     sides = recipe.dataset.splits.sides(trained.fold)
-    evaluate, method, question = recipe.evaluate, recipe.train.method, question_of(recipe)
+    evaluate, method = recipe.evaluate, recipe.train.method
+    question = asking(recipe, recipe.asked.text, recipe.asked.answers or recipe.answers)
     baselines = [
         score_baseline.submit(name, trained.splits, sides, recipe.classes, trained.fold, evaluate.limit)
         for name in evaluate.baselines

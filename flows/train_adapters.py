@@ -127,3 +127,8 @@ def question_of(recipe: StudyRecipe) -> Question:
     if recipe.train.base == "tiny":
         longest_ms = max(longest_ms, recipe.train.pretrain.duration_ms)
     return Question(classes=recipe.classes, answers=recipe.answers, prompt=recipe.prompt, longest_ms=longest_ms)
+
+
+def asking(recipe: StudyRecipe, prompt: str, answers: tuple[str, str]) -> Question:
+    """The study's question in other words."""
+    return question_of(recipe).model_copy(update={"prompt": prompt, "answers": answers})

@@ -35,7 +35,9 @@ class PromptBlock(Block):
     @classmethod
     def _one_line(cls, text: str) -> str:
         if not text.strip() or "<|" in text:
-            raise ValueError(f"{text[:60]!r} is no question: give words, and none of a model's own marks such as <|im_end|>")
+            raise ValueError(
+                f"{text[:60]!r} is no question: give words, and none of a model's own marks such as <|im_end|>"
+            )
         return text.strip()
 
 
@@ -79,7 +81,9 @@ class ProposerBlock(Block):
     @classmethod
     def _pinned(cls, model: str) -> str:
         if not model.startswith((".", "/", "~")) and not re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", model):
-            raise ValueError(f"{model!r} is neither a folder nor a Hub id with its revision: NAMESPACE/NAME@<40 hex digits>")
+            raise ValueError(
+                f"{model!r} is neither a folder nor a Hub id with its revision: NAMESPACE/NAME@<40 hex digits>"
+            )
         return model
 
 
@@ -127,3 +131,8 @@ class PromptRecipe(Block):
         if twice := [text for text in texts if texts.count(text) > 1]:
             raise ValueError(f"prompts: {twice[0]!r} stands there twice")
         return self
+
+
+def default_search() -> PromptRecipe:
+    """The search of a study that names none."""
+    return PromptRecipe.model_validate(read_yaml("prompt/racing"))

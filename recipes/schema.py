@@ -20,6 +20,7 @@ from pydantic import (
 
 from recipes.block import Block, Count, Unit, distinct
 from recipes.hub_terms import known_language, known_licence
+from recipes.prompts import Prompt, PromptBlock, PromptRecipe, prompt_block
 from recipes.reading import apply_overrides, read_yaml
 from recipes.sources import KINDS, Source
 from recipes.training import PretrainBlock, TrainRecipe
@@ -325,6 +326,7 @@ class EvaluateRecipe(Block):
     threshold: Literal["fixed", "dev"] = "fixed"  # fixed: p_speech >= 0.5; dev: Youden's on dev
     open: OpenBlock | None = None  # also ask for free answers: a detector of its own, e.g. adapter_open
     limit: Count | None = None  # a quick look at so many clips of each part: marked as such and never published
+    prompt: Prompt | None = None  # asked instead of the study's, which base and adapters were trained with
     batch_size: Count | None = None  # clips a forward pass; null: as many as fit
     n_boot: int = Field(10_000, ge=100)
     seed: int = 0
@@ -395,6 +397,9 @@ class StudyRecipe(Block):
     adapter: Pinned | None = None  # evaluated instead of one that is trained
     train: Annotated[TrainRecipe, _by_name("train")]
     evaluate: Annotated[EvaluateRecipe, _by_name("evaluate")]
+    search: Annotated[PromptRecipe | None, _by_name("prompt")] = (
+        None  # what `earshot prompts` does; null: prompt/racing
+    )
     publish: PublishBlock
     inflation: bool = False  # train and score the same clips under random folds as well: what leakage would have added
 
@@ -410,6 +415,16 @@ class StudyRecipe(Block):
         if (read := (info.context or {}).get("published")) is None:
             raise ValueError(f"dataset: {named} is a published data set, and only recipes are read here")
         return {**content, "dataset": read(named), "dataset_from": named}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _open_prompt(cls, content: Any) -> Any:
+        """`prompt` may be a recipe of one, by name, path or as a block: its text, and its answers where it has some."""
+        given = prompt_block(content.get("prompt")) if isinstance(content, dict) else None
+        if not isinstance(given, Mapping) or "text" not in given:
+            return content
+        block = PromptBlock.model_validate(given)
+        return {**content, "prompt": block.text, **({"answers": block.answers} if block.answers else {})}
 
     @model_validator(mode="after")
     def _published_parts_suffice(self) -> Self:
@@ -428,6 +443,12 @@ class StudyRecipe(Block):
                 "{protocol: group, folds: K}; two different test sets show no inflation"
             )
         return self
+
+    @property
+    def asked(self) -> PromptBlock:
+        """What every test clip is asked: `evaluate.prompt`, else the study's own prompt; with its answers."""
+        block = self.evaluate.prompt or PromptBlock(text=self.prompt, origin="the study's own")
+        return block if block.answers else block.model_copy(update={"answers": self.answers})
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

@@ -206,7 +206,8 @@ def asked(recipe: StudyRecipe) -> dict[str, Any]:
     train = recipe.train
     return {
         "study": recipe.name, "recipe_sha256": hashlib.sha256(whole.encode()).hexdigest(),
-        "prompt": recipe.prompt, "classes": list(recipe.classes), "answers": list(recipe.answers),
+        "prompt": recipe.asked.text, "trained_on_prompt": recipe.prompt, "classes": list(recipe.classes),
+        "answers": list(recipe.asked.answers or recipe.answers),
         "protocol": recipe.dataset.splits.protocol, "seeds": list(train.seeds), "quantization": train.quantization,
         "lora": train.lora, "scope": train.scope, "loss_on": train.loss_on, "quick_look": recipe.evaluate.limit,
     }  # fmt: skip

@@ -153,6 +153,20 @@ class Report(Reference):
     publishable: bool
 
 
+class PromptSearch(Reference):
+    """search.json, scores.parquet and clips.parquet: every prompt that one model was asked, and the one that was chosen."""
+
+    model: str  # "base" or "adapter"
+    prompt: str
+    answers: tuple[str, str]
+
+
+class PromptReport(Reference):
+    """prompts.json, prompts.html, figures/, tables/, and MODEL.yaml, the prompt chosen for each model as a recipe."""
+
+    models: tuple[str, ...]
+
+
 class Publication(BaseModel):
     """A repository in a hub, by name and content."""
 

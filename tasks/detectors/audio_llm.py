@@ -21,7 +21,7 @@ from tasks.models import qwen2_audio as family
 from tasks.models.adapted import with_adapter
 from tasks.models.devices import alike_on_every_cpu, pick_device, with_dtype
 from tasks.models.encoding import kept_encodings
-from tasks.models.jobs import FULL_WEIGHTS, ScoringJob
+from tasks.models.jobs import FULL_WEIGHTS, AskingJob, ScoringJob
 from tasks.models.latency import measure
 from tasks.models.listening import NoProcessorWarnings, check
 from tasks.models.score_log import ScoreLog
@@ -96,7 +96,7 @@ def table_of(
     return scores.assign(clip_id=clips.ids, split=split, method=method)
 
 
-def identity(job: ScoringJob, model: nn.Module) -> dict[str, Any]:
+def identity(job: AskingJob, model: nn.Module) -> dict[str, Any]:
     """All that decides the numbers of a model: weights, code, libraries, and what it runs on."""
     device = model.device.type
     return {
@@ -117,7 +117,7 @@ def weights_of(adapter: str | None) -> str | None:
     return digest.hexdigest()
 
 
-def load(job: ScoringJob) -> nn.Module:
+def load(job: AskingJob) -> nn.Module:
     """The base with or without an adapter, ready to be asked. Raises ValueError where the adapter does not fit whole."""
     device = pick_device(job.device, threads=1)  # base and adapters are scored side by side
     dtype = torch.bfloat16 if device == "cuda" else torch.float32

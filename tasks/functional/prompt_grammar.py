@@ -8,8 +8,8 @@ import numpy as np
 from tasks.functional.prompt_text import Wording, same
 
 OPENINGS = (
-    "", "Listen to the audio.", "Based on the audio file:", "Choose one:", "Decide what you hear.", "The clip is short and noisy.",
-    "Listen carefully to this very short clip.", "Is there a voice?",
+    "", "Listen to the audio.", "Based on the audio file:", "Choose one:", "Decide what you hear.",
+    "The clip is short and noisy.", "Listen carefully to this very short clip.", "Is there a voice?",
 )  # fmt: skip
 CHOICES = (
     "{a}) {first} {b}) {second}", "{a}) {first} (human voice) {b}) {second} (music/noise/silence/animals)",
@@ -23,8 +23,10 @@ ENDINGS = (
 )  # fmt: skip
 WORDS: Mapping[str, tuple[str, ...]] = {
     "audio": ("clip", "recording", "sound"), "clip": ("audio", "recording"), "human voice": ("speech", "someone talking"),
-    "voice": ("human voice", "speaker"), "Answer with": ("Reply with", "Respond with", "Say"), "Choose one": ("Pick one", "Select one"),
-    "Listen to": ("Hear", "Consider"), "music/noise/silence/animals": ("anything else", "no voice", "music, noise or animals"),
+    "voice": ("human voice", "speaker"), "Answer with": ("Reply with", "Respond with", "Say"),
+    "Choose one": ("Pick one", "Select one"),
+    "Listen to": ("Hear", "Consider"),
+    "music/noise/silence/animals": ("anything else", "no voice", "music, noise or animals"),
     "contains": ("has", "holds"), "Decide": ("Determine", "Judge"),
 }  # fmt: skip
 
@@ -37,7 +39,7 @@ def propose(
     The same arguments give the same prompts. The edits of the best prompt come first.
     """
     random = np.random.default_rng(seed)
-    taken, found = {same(text) for text in known}, []
+    taken, found = {same(text) for text in known}, list[str]()
     streams = [_shuffled(list(edits(Wording(text, answers))), random) for text in best]
     streams.append(_shuffled(list(composed(answers, classes)), random))
     turn = 0
@@ -85,13 +87,20 @@ def _without_brackets(prompt: Wording) -> str:
 def _with_ending(ending: str) -> Callable[[Wording], str]:
     def edit(prompt: Wording) -> str:
         a, b = prompt.answers
-        return f"{prompt.text.rstrip(' .')}. {ending.format(a=a, b=b)}"
+        written = [old.format(a=a, b=b) for old in ENDINGS if old]
+        known = next((old for old in written if prompt.text.endswith(old)), "")
+        text = prompt.text.removesuffix(known).rstrip()
+        return f"{text if text.endswith(('.', '?')) else text + '.'} {ending.format(a=a, b=b)}"
 
     return edit
 
 
 def _with_opening(opening: str) -> Callable[[Wording], str]:
-    return lambda prompt: f"{opening} {prompt.text}"
+    def edit(prompt: Wording) -> str:
+        known = next((old for old in OPENINGS if old and prompt.text.startswith(old)), "")
+        return f"{opening} {prompt.text.removeprefix(known).strip()}"
+
+    return edit
 
 
 def _calm(prompt: Wording) -> str:

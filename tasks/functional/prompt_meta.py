@@ -58,11 +58,15 @@ def read_proposals(answers: Sequence[str]) -> list[str]:
         marked = re.findall(rf"{BEGIN}(.*?)(?:{END}|$)", said, re.DOTALL)
         bracketed = re.findall(r"^\s*\[(.{8,}?)\]\s*$", said, re.DOTALL | re.MULTILINE)
         lines = [line for line in said.splitlines() if line.strip()][:MOST_READ]
-        found += marked or bracketed or [re.sub(r"^\s*(\d+[.)]|[-*•]|[Tt]ext:|[Ii]nstruction:)\s*", "", line) for line in lines]
+        found += (
+            marked
+            or bracketed
+            or [re.sub(r"^\s*(\d+[.)]|[-*•]|[Tt]ext:|[Ii]nstruction:)\s*", "", line) for line in lines]
+        )
     return [" ".join(text.split()) for text in found if text.strip()]
 
 
-def describe_clip(row: Mapping[str, Any]) -> str:
+def describe_clip(row: Mapping[Any, Any]) -> str:
     """A clip in words, as far as its factors are known: a language model cannot hear it."""
     parts = [
         f"{row['duration_ms']:g} ms" if _there(row, "duration_ms") else "",
@@ -74,6 +78,6 @@ def describe_clip(row: Mapping[str, Any]) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _there(row: Mapping[str, Any], name: str) -> bool:
+def _there(row: Mapping[Any, Any], name: str) -> bool:
     value = row.get(name)
     return value is not None and value == value

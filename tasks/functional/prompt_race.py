@@ -8,7 +8,9 @@ import numpy as np
 from tasks.functional.metrics import BoolArray, FloatArray, IntArray
 
 PRIOR_DF = 6.0  # with how many observations the spread pooled over all prompts counts beside a prompt's own
-DESIGN_EFFECT = 1.5  # how much more whole groups vary than single clips, once what they share with other prompts is out
+DESIGN_EFFECT = (
+    1.5  # how much more whole groups vary than single clips, once what they share with other prompts is out
+)
 RIDGE = 1e-3  # of the regression, per clip
 MOST_KNOWN = 3  # prompts known on all clips that another one's answers are predicted from, the latest ones
 
@@ -52,7 +54,7 @@ class Standing(NamedTuple):
     @property
     def whole(self) -> BoolArray:
         """Which prompts were asked of all clips, (prompts,)."""
-        return ~np.isnan(self.margin).any(axis=1)
+        return np.array(~np.isnan(self.margin).any(axis=1))
 
     @property
     def evaluations(self) -> int:
@@ -65,10 +67,8 @@ class Standing(NamedTuple):
 
 
 def clips_in_blocks(group: Sequence[object], is_first: Sequence[bool], blocks: int, seed: int) -> Clips:
-    """Whole groups dealt to blocks of about as many clips of each class; a group that has both classes counts for both.
-
-    There are no more blocks than groups of the smaller class, so that each holds both. Raises ValueError for clips of one
-    class.
+    """Whole groups in blocks of about as many clips, drawn in turn from the class that is behind, so that every block but
+    one of very few groups holds both. Raises ValueError for clips of one class.
     """
     first = np.asarray(is_first, dtype=bool)
     if first.all() or not first.any():
@@ -77,16 +77,20 @@ def clips_in_blocks(group: Sequence[object], is_first: Sequence[bool], blocks: i
         )
     names = {name: k for k, name in enumerate(sorted({*group}, key=str))}
     code = np.array([names[name] for name in group])
-    sizes = np.stack([np.bincount(code[side], minlength=len(names)) for side in (first, ~first)])
-    blocks = max(1, min(blocks, *(int((of_class > 0).sum()) for of_class in sizes)))
-    held, dealt = np.zeros((2, blocks)), np.zeros(len(names), dtype=int)
-    chance = np.random.default_rng(seed).random(len(names))
-    for one in sorted(range(len(names)), key=lambda g: (-sizes[:, g].max(), chance[g])):
-        own = sizes[:, one] > 0
-        dealt[one] = int(np.argmin((held[own] / sizes[own].sum(axis=1, keepdims=True)).sum(axis=0)))
-        held[:, dealt[one]] += sizes[:, one]
-    order = np.random.default_rng([seed, 1]).permutation(blocks)  # else the largest groups would come first
-    return Clips(code, first, order[dealt][code])
+    size, share = np.bincount(code), np.bincount(code, weights=first) / np.bincount(code)
+    shuffled = np.random.default_rng(seed).permutation(len(names)).tolist()
+    waiting = {side: [g for g in shuffled if (share[g] > 0.5) == side] for side in (True, False)}
+    whole = {side: sum(int(size[g]) for g in its) for side, its in waiting.items()}
+    held, order = {True: 0, False: 0}, list[int]()
+    while any(waiting.values()):
+        side = min((side for side in waiting if waiting[side]), key=lambda each: held[each] / whole[each])
+        order.append(waiting[side].pop())
+        held[side] += int(size[order[-1]])
+    ends = np.cumsum(size[order])
+    _, dealt = np.unique((ends - 1) * blocks // ends[-1], return_inverse=True)
+    block = np.empty(len(names), dtype=int)
+    block[order] = dealt
+    return Clips(code, first, block[code])
 
 
 def race(
@@ -115,7 +119,7 @@ def race(
 
     for block in range(clips.blocks):
         here = np.flatnonzero(clips.block == block)
-        margin[np.ix_(alive, here)] = ask(alive, here)
+        margin[np.array(alive)[:, None], here] = ask(alive, here)
         if block + 1 == clips.blocks:
             for number in alive:
                 complete(number)
@@ -183,7 +187,9 @@ def predict(margin: FloatArray, references: FloatArray, clips: Clips, seen: Bool
     weight, sign = clips.weight[~seen], clips.sign[~seen]
     z = (beta @ x[~seen].T) / spread[:, None]
     right = ndtr(sign * z)
-    slope = (weight * sign * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)) @ x[~seen]  # of the score, per sd of coefficient
+    slope = (weight * sign * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)) @ x[
+        ~seen
+    ]  # of the score, per sd of coefficient
     variance = (right * (1 - right)) @ weight**2 + np.einsum("ri,ij,rj->r", slope, inverse, slope)
     so_far = (y * clips.sign[seen] > 0) @ clips.weight[seen]
     return Guess(so_far + right @ weight, np.sqrt(DESIGN_EFFECT * variance), so_far + weight.sum())

@@ -47,7 +47,9 @@ def deal_roles(
     try:
         part = deal(table, {SEARCH: 1 - held_out, HELD_OUT: held_out}, seed)
     except ValueError as error:
-        raise ValueError(f"dev cannot be parted into clips that choose a prompt and clips that judge it: {error}") from error
+        raise ValueError(
+            f"dev cannot be parted into clips that choose a prompt and clips that judge it: {error}"
+        ) from error
     kept = _whole_groups(dev[part == SEARCH], classes, clips, seed)
     role = part.where((part != SEARCH) | dev["group_id"].isin(kept), "")
     own = dev[role == SEARCH]
@@ -61,7 +63,10 @@ def _whole_groups(rows: pd.DataFrame, classes: Sequence[str], clips: int, seed: 
     """Groups drawn in turn from the class with fewer clips so far, until about `clips` are held; two of each class at least
     where there are two."""
     random, kept = np.random.default_rng(seed), set[str]()
-    waiting = {name: list(random.permutation(sorted(rows.loc[rows["label"] == name, "group_id"].unique()))) for name in classes}
+    waiting = {
+        name: list(random.permutation(sorted(rows.loc[rows["label"] == name, "group_id"].unique())))
+        for name in classes
+    }
     size = rows.groupby("group_id").size()
     held, taken = dict.fromkeys(classes, 0), dict.fromkeys(classes, 0)
     while any(waiting.values()):
@@ -177,9 +182,15 @@ def _effect(name: str, has: np.ndarray, right: FloatArray, clips: Clips, n_boot:
     leads = _leads(right, clips, times)
     for k in range(n_boot):
         own, others = (random.choice(np.flatnonzero(side), int(side.sum())) for side in (has, ~has))
-        drawn[k] = np.nanmean(leads[k, own]) - np.nanmean(leads[k, others])
+        drawn[k] = _mean(leads[k, own]) - _mean(leads[k, others])
     low, high = np.nanquantile(drawn, [0.025, 0.975])
     return Effect(name, n_with, n_without, value, float(low), float(high), None)
+
+
+def _mean(leads: FloatArray) -> float:
+    """Mean of the leads there are: a draw of groups may hold none that a prompt was asked of."""
+    there = leads[~np.isnan(leads)]
+    return float(there.mean()) if len(there) else np.nan
 
 
 def _draw(random: np.random.Generator, clips: Clips, n_groups: int) -> FloatArray:

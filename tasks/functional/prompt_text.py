@@ -6,19 +6,22 @@ from typing import NamedTuple
 
 MOST_WORDS = 60
 FEWEST_WORDS = 3
-KINDS = ("choice", "labels", "yes_no")
 COMMANDS = (
     "answer", "choose", "classify", "categorize", "categorise", "decide", "detect", "determine", "identify", "indicate",
     "judge", "label", "listen", "mark", "name", "output", "pick", "reply", "respond", "return", "say", "select", "tell",
     "write",
 )  # fmt: skip
-IF = re.compile(r"\b(if|when|whenever|where|for|unless|otherwise|else|means?|stands? for|in case)\b|=|:", re.IGNORECASE)
+IF = re.compile(
+    r"\b(if|when|whenever|where|for|unless|otherwise|else|means?|stands? for|in case)\b|=|:", re.IGNORECASE
+)
 TELLS = re.compile(
     rf"\b({'|'.join(COMMANDS)}|always|never|correct|right|true|must|should)\b|\b(this|the|it|that)\b.*\b(is|are|contains?|has|holds?)\b",
     re.IGNORECASE,
 )
 NOT_TEXT = re.compile(r"<\||\|>|</?[a-z_]+>|[\x00-\x08\x0b-\x1f\x7f�]|https?://", re.IGNORECASE)
-EXAMPLE = re.compile(r"\b(clip|example|recording|file) ?(no\.?|number|#)? ?\d+\b|\bscores?:|\binput:|\b\d+ ?(ms|db)\b", re.IGNORECASE)
+EXAMPLE = re.compile(
+    r"\b(clip|example|recording|file) ?(no\.?|number|#)? ?\d+\b|\bscores?:|\binput:|\b\d+ ?(ms|db)\b", re.IGNORECASE
+)
 
 
 class Wording(NamedTuple):
@@ -53,7 +56,9 @@ def same(text: str) -> str:
 def style_of(prompt: Wording, classes: Sequence[str]) -> Style:
     """How a prompt is written; its answers and the classes may stand in capitals without counting as such."""
     words = re.findall(r"[\w'-]+", prompt.text)
-    ours = {part for name in (*prompt.answers, *classes, "NON-SPEECH", "NONSPEECH") for part in (name, *name.split("-"))}
+    ours = {
+        part for name in (*prompt.answers, *classes, "NON-SPEECH", "NONSPEECH") for part in (name, *name.split("-"))
+    }
     capitals = [word for word in words if word.isupper() and len(word) > 1 and word not in ours]
     return Style(
         question="?" in prompt.text,
@@ -112,7 +117,9 @@ def usable(
     taken, kept, dropped = {same(text) for text in known}, [], []
     for given in texts:
         text = same(given)
-        reason = "the same as an earlier one" if text in taken else refusal(Wording(text, answers), classes, most_words)
+        reason = (
+            "the same as an earlier one" if text in taken else refusal(Wording(text, answers), classes, most_words)
+        )
         if reason:
             dropped.append((given[:400], reason))
         else:
@@ -125,7 +132,7 @@ def usable(
 
 
 def _names(text: str, answer: str) -> bool:
-    """Whether the answer stands in the text as a word of its own; a single letter in capitals only, and not as an article."""
+    """Whether the answer stands in the text as a word of its own; a single letter as it is written."""
     if len(answer) == 1:
         pattern = rf"(?<![\w'-]){re.escape(answer)}(?![\w'-])"
         return bool(re.search(pattern, text))
@@ -143,6 +150,7 @@ def _is_question(clause: str, text: str) -> bool:
 
 def _first_named(prompt: Wording, classes: Sequence[str]) -> int | None:
     """Which of the two sides is named first, by its answer or its class; None where neither is."""
+
     def place(k: int) -> int:
         spots = [
             found.start()

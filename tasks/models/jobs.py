@@ -180,12 +180,17 @@ class TrainingJob(ModelJob):
     seed: int
 
 
-class ScoringJob(ModelJob):
-    """Every clip of some files by one model, with or without an adapter."""
+class AskingJob(ModelJob):
+    """A job that asks one model, with or without an adapter."""
 
+    adapter: str | None
     base_revision: str  # with `code`, what scores are kept under beside the adapter and the question
     code: str  # digest of all that decides a score
-    adapter: str | None
+
+
+class ScoringJob(AskingJob):
+    """Every clip of some files."""
+
     clips: dict[str, tuple[str, ...]]  # split -> files
     only: tuple[str, ...] | None = None  # of a quick look: the ids of its clips
     generate_on: tuple[str, ...]  # splits that are also answered by constrained generation

@@ -5,16 +5,12 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from recipes.prompts import PromptBlock, PromptRecipe
-from tasks.models.jobs import ModelJob
+from tasks.models.jobs import AskingJob
 
 
-class PromptJob(ModelJob):
+class PromptJob(AskingJob):
     """A whole search by one model, with or without an adapter."""
 
-    adapter: str | None
-    adapter_sha: str | None  # of its weights
-    base_sha: str  # what a kept score goes by, with the adapter, the prompt, the clip and the code
-    code: str
     files: tuple[str, ...]  # of the dev parts
     clips: str  # a parquet: clip_id, label, group_id, role, block and the factors of each dev clip that is asked
     reference: PromptBlock  # the study's own prompt

@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 from transformers import AutoProcessor
 
 from recipes.prompts import PromptBlock
-from tasks.detectors.audio_llm import load, read
+from tasks.detectors.audio_llm import identity, load, read
 from tasks.functional.prompt_grammar import propose
 from tasks.functional.prompt_meta import Mistake, Scored, describe_clip
-from tasks.functional.prompt_race import Clips, Standing, ask_all, known_score, race
+from tasks.functional.prompt_race import Clips, Standing, ask_all, race
 from tasks.functional.prompt_search import HELD_OUT, SEARCH
-from tasks.functional.prompt_text import Wording, refusal, same, usable
+from tasks.functional.prompt_text import same, usable
 from tasks.models import scoring
 from tasks.models.encoding import kept_encodings
-from tasks.models.kept_scores import KeptScores
 from tasks.models.listening import NoProcessorWarnings, check, log_odds
 from tasks.models.prompt_jobs import PromptJob
 from tasks.models.proposals import Asked, llm_proposals
+from tasks.models.score_log import ScoreLog
 
 LEAST_MARGIN = 1e-9  # of log odds, so that an answer of P = .5 keeps its side
 
@@ -55,29 +55,40 @@ class Asker:
         known = read(job.files)
         flac = dict(zip(known.ids, known.flacs, strict=True))
         self.flacs = [flac[clip] for clip in self.rows["clip_id"]]
-        self.kept = KeptScores(base=job.base_sha, adapter=job.adapter_sha, code=job.code, quantization=job.quantization,
-                               device=scorer.encoder.device.type)  # fmt: skip
+        self.identity = identity(job, scorer.model)
+        self.logs: dict[tuple[Any, ...], ScoreLog] = {}
         self.asked = self.recalled = 0
 
     def question(self, prompt: PromptBlock) -> scoring.Question:
         """The prompt as tokens. Raises ValueError where an answer of it is no single token."""
         return scoring.questions(self.processor, [prompt.text], prompt.answers or self.job.question.answers)[0]
 
+    def log(self, prompt: PromptBlock) -> ScoreLog:
+        """What this model answered to a prompt so far."""
+        key = prompt.text, prompt.answers
+        if key not in self.logs:
+            self.logs[key] = ScoreLog.of(self.identity, [self.question(prompt)], "forward")
+        return self.logs[key]
+
     def margins(self, prompts: Sequence[PromptBlock], places: NDArray[np.int64]) -> NDArray[np.float64]:
         """Log odds of the first class, (prompts, places); what is not kept yet is asked of all prompts together."""
-        keys = [self.kept.key(prompt.text, prompt.answers or self.job.question.answers) for prompt in prompts]
-        flacs = [self.flacs[place] for place in places]
-        found = np.stack([self.kept.read(key, flacs) for key in keys])
-        missing = np.isnan(found)
-        self.asked += found.size
+        flacs, logs = [self.flacs[place] for place in places], [self.log(prompt) for prompt in prompts]
+        missing = np.array([[log.clip(flac) is None for flac in flacs] for log in logs])
+        self.asked += missing.size
         self.recalled += int((~missing).sum())
         for columns, rows in _alike(missing):
-            answers = self.scorer.score([flacs[k] for k in columns], [self.question(prompts[k]) for k in rows])
-            for row, answer in zip(rows, answers, strict=True):
-                size = np.maximum(np.abs(log_odds(answer.p_first)), LEAST_MARGIN)
-                found[row, columns] = np.where(answer.said_first, size, -size)
-                self.kept.write(keys[row], [flacs[k] for k in columns], found[row, columns])
-        return found
+            clips, asked = [flacs[k] for k in columns], [self.question(prompts[k]) for k in rows]
+            for at, found in self.scorer.scored(clips, asked):
+                for row, narrow in zip(rows, found, strict=True):
+                    logs[row].add([clips[k] for k in at], [narrow])
+        return np.stack([self.kept(prompt, log, flacs) for prompt, log in zip(prompts, logs, strict=True)])
+
+    def kept(self, prompt: PromptBlock, log: ScoreLog, flacs: Sequence[bytes]) -> NDArray[np.float64]:
+        """Log odds in a log that knows all these clips, (clips,)."""
+        rows = [found[0] for flac in flacs if (found := log.clip(flac)) is not None]
+        answers = scoring.answers_of(np.concatenate(rows), self.question(prompt))
+        size = np.maximum(np.abs(log_odds(answers.p_first)), LEAST_MARGIN)
+        return np.where(answers.said_first, size, -size)
 
 
 def _alike(missing: NDArray[np.bool_]) -> list[tuple[list[int], list[int]]]:
@@ -154,9 +165,7 @@ class Search:
             if race_block is None:
                 self.standing = ask_all(self.ask, self.clips, self.standing, runners, self.penalty)
             else:
-                self.standing = race(
-                    self.ask, self.clips, self.standing, runners, self.penalty, race_block.confidence
-                )
+                self.standing = race(self.ask, self.clips, self.standing, runners, self.penalty, race_block.confidence)
         finally:
             best = self.standing.best
             asked = self.standing.evaluations - before
@@ -257,9 +266,10 @@ class Search:
         wrong = -self.standing.margin[self.standing.best] * self.clips.sign
         worst = [int(k) for k in np.argsort(-wrong, kind="stable")[: self.recipe.proposer.errors] if wrong[k] > 0]
         rows, classes = self.asker.rows.iloc[self.place], self.job.question.classes
-        said = {name: other for name, other in zip(classes, classes[::-1], strict=True)}
+        said = dict(zip(classes, classes[::-1], strict=True))
         return [
-            Mistake(describe_clip(row), said[row["label"]], row["label"]) for row in rows.iloc[worst].to_dict("records")
+            Mistake(describe_clip(row), said[row["label"]], row["label"])
+            for row in rows.iloc[worst].to_dict("records")
         ]
 
     # --- the end -------------------------------------------------------------------------------------------------

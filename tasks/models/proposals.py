@@ -56,7 +56,9 @@ def answers_of(asked: Asked) -> list[str]:
     if not path.exists():
         make_home()
         folder().mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder(), prefix=f".draft-{socket.gethostname()}-{os.getpid()}-") as aside:
+        with tempfile.TemporaryDirectory(
+            dir=folder(), prefix=f".draft-{socket.gethostname()}-{os.getpid()}-"
+        ) as aside:
             ask_child(ProposingJob(**telling, output=str(Path(aside, "answers.json"))), Path(aside, "job.json"))
             Path(aside, "answers.json").rename(path)
     found: list[str] = json.loads(path.read_text(encoding="utf-8"))

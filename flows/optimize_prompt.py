@@ -1,0 +1,71 @@
+"""A study's base and adapter -> the prompt that asks them best -> report."""
+
+from prefect import flow
+
+from flows.build_dataset import BuiltDataset, build_dataset
+from flows.plan_study import look_up
+from flows.run_study import cache_of, demand_extras, demand_gpu
+from flows.stages import Stage
+from flows.train_adapters import TrainedFold, asking, question_of, train_adapters
+from recipes.prompts import PromptRecipe
+from recipes.schema import StudyRecipe, load_study
+from tasks.hub import published_recipe
+from tasks.looks import note_looks
+from tasks.predictions import score_audio_llm
+from tasks.prompts import make_prompt_report, search_of, search_prompt
+from tasks.store import Adapter, Predictions, PromptReport, PromptSearch
+
+
+@flow(name="optimize prompt", flow_run_name="{study}")
+def optimize_prompt(
+    study: str = "study/demo", overrides: list[str] | None = None, refresh: Stage | None = None
+) -> PromptReport:
+    """Search for a prompt on dev, judge it on dev groups that took no part, and test it once beside the study's own.
+
+    Fold 0 where there are folds. Raises ValueError, before anything runs, where the recipe says what it may not.
+    """
+    recipe = load_study(study, overrides or [], published_recipe)
+    search = search_of(recipe)
+    demand_extras(recipe, "train")
+    demand_gpu(recipe, "train", refresh, look_up(recipe, "train", refresh))
+    with cache_of("build", refresh):
+        data = build_dataset(recipe)
+    with cache_of("train", refresh):
+        trained = train_adapters(recipe, data)[0]
+    with cache_of("evaluate", refresh):
+        return search_fold(recipe, search, data, trained)
+
+
+def search_fold(recipe: StudyRecipe, search: PromptRecipe, data: BuiltDataset, trained: TrainedFold) -> PromptReport:
+    """One search a model, then both prompts on test: the 2 x 2 of base and adapter, by hand and searched."""
+    models = {"base": None, "adapter": trained.adapters[0]}
+    searches = [search_model(recipe, search, trained, name, models[name]) for name in search.over]
+    predictions = [
+        score_model(recipe, trained, models[its.model], asked)
+        for its in searches
+        for asked in ((recipe.prompt, recipe.answers), (its.prompt, its.answers))
+    ]
+    looks = note_looks(predictions, data.splits, "fixed")
+    return make_prompt_report(searches, predictions, looks, data.splits, trained.fold, search, recipe)
+
+
+def search_model(
+    recipe: StudyRecipe, search: PromptRecipe, trained: TrainedFold, name: str, adapter: Adapter | None
+) -> PromptSearch:
+    """The search over one model."""
+    sides = recipe.dataset.splits.sides(trained.fold)
+    return search_prompt(
+        name, trained.splits, sides, recipe.train.method, question_of(recipe), trained.tiny, trained.published, adapter,
+        trained.fold, search, search.timeout_min,
+    )  # fmt: skip
+
+
+def score_model(
+    recipe: StudyRecipe, trained: TrainedFold, adapter: Adapter | None, asked: tuple[str, tuple[str, str]]
+) -> Predictions:
+    """Dev and test of one model under one prompt, as `evaluate_detectors` scores them."""
+    sides, question = recipe.dataset.splits.sides(trained.fold), asking(recipe, *asked)
+    return score_audio_llm(
+        "adapter" if adapter else "base", trained.splits, sides, recipe.train.method, question, trained.tiny,
+        trained.published, adapter, trained.fold, recipe.evaluate.batch_size, recipe.evaluate.timeout_min,
+    )  # fmt: skip
