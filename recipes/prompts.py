@@ -10,7 +10,18 @@ from recipes.block import Block, Count, distinct
 from recipes.reading import read_yaml
 
 Kind = Literal["choice", "multiple_choice", "labels", "open"]
-Answers = Annotated[tuple[str, str], AfterValidator(distinct)]
+
+
+def spelt(answers: Any) -> Any:
+    """Answers as they were written: YAML reads Yes and No without quotation marks as true and false."""
+    if not isinstance(answers, list | tuple):
+        return answers
+    return [
+        {True: "Yes", False: "No"}.get(answer, answer) if isinstance(answer, bool) else answer for answer in answers
+    ]
+
+
+Answers = Annotated[tuple[str, str], BeforeValidator(spelt), AfterValidator(distinct)]
 QWEN = "Qwen/Qwen2.5-3B-Instruct@aa8e72537993ba99e69dfaafa59ed015b17504d1"
 
 

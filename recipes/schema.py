@@ -20,7 +20,7 @@ from pydantic import (
 
 from recipes.block import Block, Count, Unit, distinct
 from recipes.hub_terms import known_language, known_licence
-from recipes.prompts import Prompt, PromptBlock, PromptRecipe, prompt_block
+from recipes.prompts import Prompt, PromptBlock, PromptRecipe, prompt_block, spelt
 from recipes.reading import apply_overrides, read_yaml
 from recipes.sources import KINDS, Source
 from recipes.training import PretrainBlock, TrainRecipe
@@ -386,7 +386,10 @@ class StudyRecipe(Block):
     name: str = Field(pattern=r"^[\w.-]+$")
     description: str = ""
     classes: tuple[str, str] = ("SPEECH", "NONSPEECH")  # the first one is the positive one
-    answers: tuple[str, str] = ("A", "B")  # in the order of the classes, one token each
+    answers: Annotated[tuple[str, str], BeforeValidator(spelt)] = (
+        "A",
+        "B",
+    )  # in the order of the classes, one token each
     prompt: str = (
         "Choose one: A) SPEECH (human voice) B) NONSPEECH (music/noise/silence/animals). Answer with A or B ONLY."
     )

@@ -163,6 +163,7 @@ class Guess(NamedTuple):
     score: FloatArray
     error: FloatArray
     most: FloatArray
+    df: float  # of the error
 
 
 def predict(margin: FloatArray, references: FloatArray, clips: Clips, seen: BoolArray) -> Guess:
@@ -170,11 +171,11 @@ def predict(margin: FloatArray, references: FloatArray, clips: Clips, seen: Bool
 
     Prompts shift and stretch a model's log odds more than they reorder clips. So each runner's margins are regressed on
     those of prompts that are known on all clips, and an unseen clip counts by the probability that its predicted margin
-    has the right sign. The error holds that of single clips and that of the coefficients, both times `DESIGN_EFFECT`;
-    a runner's residual spread is moderated by that of all (Smyth 2004, doi:10.2202/1544-6115.1027).
+    has the right sign (Student's t). The error holds that of single clips and that of the coefficients, both times
+    `DESIGN_EFFECT`; a runner's residual spread is moderated by that of all (Smyth 2004, doi:10.2202/1544-6115.1027).
     margin: (runners, n), NaN where unseen; references: (k, n).
     """
-    from scipy.special import ndtr
+    from scipy.special import stdtr
 
     x = np.vstack([np.ones(margin.shape[1]), references]).T
     a, y = x[seen], margin[:, seen]
@@ -186,17 +187,18 @@ def predict(margin: FloatArray, references: FloatArray, clips: Clips, seen: Bool
     spread = np.sqrt((PRIOR_DF * squares.mean() / df + squares) / (PRIOR_DF + df)) + 1e-9
     weight, sign = clips.weight[~seen], clips.sign[~seen]
     z = (beta @ x[~seen].T) / spread[:, None]
-    right = ndtr(sign * z)
+    leverage = np.einsum("ci,ij,cj->c", x[~seen], inverse, x[~seen])
+    right = stdtr(PRIOR_DF + df, sign * z / np.sqrt(1 + leverage))
     slope = (weight * sign * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)) @ x[
         ~seen
     ]  # of the score, per sd of coefficient
     variance = (right * (1 - right)) @ weight**2 + np.einsum("ri,ij,rj->r", slope, inverse, slope)
     so_far = (y * clips.sign[seen] > 0) @ clips.weight[seen]
-    return Guess(so_far + right @ weight, np.sqrt(DESIGN_EFFECT * variance), so_far + weight.sum())
+    return Guess(so_far + right @ weight, np.sqrt(DESIGN_EFFECT * variance), so_far + weight.sum(), PRIOR_DF + df)
 
 
 def _far_below(best: FloatArray, guess: Guess, confidence: float) -> BoolArray:
     """Which runners will stay below what they have to reach, (runners,)."""
-    from scipy.special import ndtri
+    from scipy.special import stdtrit
 
-    return (best - guess.score > float(ndtri(confidence)) * guess.error) | (guess.most < best - 1e-12)
+    return (best - guess.score > float(stdtrit(guess.df, confidence)) * guess.error) | (guess.most < best - 1e-12)

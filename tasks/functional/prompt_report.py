@@ -251,12 +251,12 @@ def signed(metric: Metric) -> str:
 
 
 def decided(metric: Metric) -> str:
-    """Whether the interval leaves out 0."""
+    """Whether the interval leaves out 0, and on which side."""
     if not metric.ci95:
         return f" ({metric.reason})" if metric.reason else ""
     if metric.ci95[0] <= 0 <= metric.ci95[1]:
         return ": not shown to differ"
-    return ""
+    return ": better" if metric.ci95[0] > 0 else ": worse"
 
 
 def summary_lines(report: PromptReport) -> list[str]:

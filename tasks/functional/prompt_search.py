@@ -174,7 +174,9 @@ def _effect(name: str, has: np.ndarray, right: FloatArray, clips: Clips, n_boot:
         return Effect(name, n_with, n_without, None, None, None, "all prompts are alike in it")
     n_groups = int(clips.group.max()) + 1
     lead = _leads(right, clips, np.ones((1, n_groups)))[0]
-    value = float(lead[has].mean() - lead[~has].mean())
+    value = _mean(lead[has]) - _mean(lead[~has])
+    if np.isnan(value):
+        return Effect(name, n_with, n_without, None, None, None, "none on a side was asked of both classes")
     if min(n_with, n_without) < 2:
         return Effect(name, n_with, n_without, value, None, None, "one prompt on a side: no interval")
     random, drawn = np.random.default_rng(seed), np.empty(n_boot)
@@ -188,7 +190,7 @@ def _effect(name: str, has: np.ndarray, right: FloatArray, clips: Clips, n_boot:
 
 
 def _mean(leads: FloatArray) -> float:
-    """Mean of the leads there are: a draw of groups may hold none that a prompt was asked of."""
+    """Mean of the leads there are: a prompt may have been asked of one class only, or of no group that was drawn."""
     there = leads[~np.isnan(leads)]
     return float(there.mean()) if len(there) else np.nan
 

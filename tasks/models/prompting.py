@@ -132,9 +132,17 @@ class Search:
         self.begin = time.monotonic()
 
     def run(self) -> None:
-        """The reference in full, those written by hand, round after round, then the judgement."""
+        """The reference in full, those written by hand, round after round, then the judgement.
+
+        Raises ValueError where the budget is spent before the reference is known.
+        """
         self.enter([Candidate(self.job.reference, 0, "hand")])
-        self.standing = ask_all(self.ask, self.clips, self.standing, [0], self.penalty)
+        try:
+            self.standing = ask_all(self.ask, self.clips, self.standing, [0], self.penalty)
+        except BudgetSpent as spent:
+            raise ValueError(
+                f"{spent} before the study's own prompt was asked of all {len(self.place)} search clips: raise search.budget"
+            ) from spent
         try:
             self.run_round(0, [Candidate(prompt, 0, "hand") for prompt in self.by_hand()])
             for number in range(1, self.recipe.rounds + 1):

@@ -1,0 +1,137 @@
+"""A race chooses what asking everything chooses, asks less, and never lets a group be parted."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.functional.prompt_race import Clips, Standing, ask_all, clips_in_blocks, known_score, predict, race
+
+SURE = 1.0  # no prediction is ever trusted
+
+
+def clips_of(random: np.random.Generator, groups: int = 12, most: int = 6) -> Clips:
+    sizes = random.integers(1, most + 1, groups)
+    group = np.repeat(np.arange(groups), sizes)
+    return clips_in_blocks(group.tolist(), (group % 2 == 0).tolist(), 5, seed=1)
+
+
+def margins_of(random: np.random.Generator, clips: Clips, prompts: int, spread: float = 0.4) -> np.ndarray:
+    """One hearing of all prompts, which shift and stretch it and add something of their own, some of it by group."""
+    heard = clips.sign + 1.5 * random.standard_normal(len(clips.group))
+    shift, own = random.normal(0, 0.7, (prompts, 1)), random.normal(0, spread, (prompts, len(clips.group)))
+    by_group = random.normal(0, spread, (prompts, int(clips.group.max()) + 1))[:, clips.group]
+    return heard * random.uniform(0.3, 2, (prompts, 1)) + shift + own + by_group
+
+
+class Asked:
+    """Answers from a table, and how often each was asked for."""
+
+    def __init__(self, margins: np.ndarray) -> None:
+        self.margins, self.times = margins, np.zeros(margins.shape, dtype=int)
+
+    def __call__(self, prompts, places):
+        self.times[np.ix_(prompts, places)] += 1
+        return self.margins[np.ix_(prompts, places)]
+
+
+def standing(margins: np.ndarray, clips: Clips) -> Standing:
+    """The first prompt known, nothing else."""
+    known = np.full(margins.shape, np.nan)
+    known[0] = margins[0]
+    score = np.full(len(margins), np.nan)
+    score[0] = known_score(margins[0], clips)
+    return Standing(known, score, 0)
+
+
+@given(st.integers(0, 10_000), st.integers(4, 30), st.integers(1, 20))
+def test_groups_stay_whole_and_blocks_are_even(seed, groups, blocks):
+    random = np.random.default_rng(seed)
+    group = np.repeat(np.arange(groups), random.integers(1, 8, groups))
+    clips = clips_in_blocks([f"g{g}" for g in group], (group % 2 == 0).tolist(), blocks, seed)
+    assert all(len(set(clips.block[group == g])) == 1 for g in range(groups))
+    assert sorted(set(clips.block)) == list(range(clips.blocks)), "no block is empty"
+    assert clips.blocks <= blocks
+    sizes = np.bincount(clips.block)
+    assert sizes.max() <= len(group) / blocks + 2 * np.bincount(group).max()
+    assert clips.weight.sum() == pytest.approx(1)
+
+
+def test_clips_of_one_class_are_refused():
+    with pytest.raises(ValueError, match="all 3 clips to search on are of one class"):
+        clips_in_blocks(["a", "b", "c"], [True] * 3, 2, 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 100_000), st.integers(2, 12))
+def test_a_race_that_drops_only_what_is_certain_chooses_as_asking_everything_does(seed, prompts):
+    random = np.random.default_rng(seed)
+    clips = clips_of(random)
+    margins = margins_of(random, clips, prompts)
+    start, runners, free = standing(margins, clips), list(range(1, prompts)), np.zeros(prompts)
+    everything = ask_all(Asked(margins), clips, start, runners, free)
+    asked = Asked(margins)
+    raced = race(asked, clips, start, runners, free, SURE)
+    assert everything.best == int(np.argmax([known_score(row, clips) for row in margins])), "of equals the first"
+    assert raced.score[raced.best] == pytest.approx(everything.score[everything.best])
+    assert raced.best == everything.best
+    assert asked.times.max() <= 1, "nothing is asked twice"
+    assert raced.evaluations == len(clips.group) + asked.times.sum()
+    assert raced.whole[raced.best]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 100_000))
+def test_known_scores_are_exact_and_predictions_lie_between_what_is_possible(seed):
+    random = np.random.default_rng(seed)
+    clips = clips_of(random)
+    margins = margins_of(random, clips, 4)
+    seen = clips.block < 2
+    guess = predict(np.where(seen, margins[1:], np.nan), margins[:1], clips, seen)
+    so_far = ((margins[1:] * clips.sign > 0) * clips.weight)[:, seen].sum(axis=1)
+    assert (guess.score >= so_far - 1e-9).all()
+    assert (guess.score <= guess.most + 1e-9).all()
+    assert guess.most == pytest.approx(so_far + clips.weight[~seen].sum())
+    assert (guess.error >= 0).all()
+
+
+def test_a_prompt_that_answers_as_a_known_one_does_but_for_a_shift_is_predicted_to_the_clip():
+    clips = clips_of(np.random.default_rng(3), groups=40)
+    known = margins_of(np.random.default_rng(4), clips, 1)[0]
+    shifted = 0.5 * known + 0.8
+    seen = clips.block < 1
+    guess = predict(np.where(seen, shifted, np.nan)[None], known[None], clips, seen)
+    assert guess.score[0] == pytest.approx(known_score(shifted, clips), abs=0.01)
+    assert guess.error[0] < 0.02
+
+
+def test_what_is_plainly_worse_is_dropped_after_its_first_block_and_costs_little():
+    random = np.random.default_rng(5)
+    clips = clips_of(random, groups=60)
+    margins = margins_of(random, clips, 1).repeat(21, axis=0) + 0.1 * random.standard_normal((21, len(clips.group)))
+    margins[2:] = random.standard_normal((19, len(clips.group)))  # 19 of 20 candidates hear nothing
+    margins[1] += 0.6 * clips.sign
+    raced = race(Asked(margins), clips, standing(margins, clips), list(range(1, 21)), np.zeros(21), 0.97)
+    assert raced.best == 1
+    assert raced.evaluations < 0.4 * margins.size
+    assert np.isnan(raced.margin[2:]).any(axis=1).all()
+
+
+def test_length_costs_what_the_recipe_says():
+    random = np.random.default_rng(6)
+    clips = clips_of(random)
+    margins = margins_of(random, clips, 1).repeat(3, axis=0)
+    raced = race(Asked(margins), clips, standing(margins, clips), [1, 2], np.array([0, 0.05, -0.01]), SURE)
+    assert raced.best == 2, "as good as the others, and favoured"
+
+
+def test_a_race_that_chose_at_random_would_be_seen():
+    """The guard of the test above: a rule that drops the leader makes it fail."""
+    random = np.random.default_rng(8)
+    clips = clips_of(random)
+    margins = margins_of(random, clips, 6)
+    scores = [known_score(row, clips) for row in margins]
+    start = standing(margins, clips)
+    best = int(np.argmax(scores))
+    others = [k for k in range(1, 6) if k != best]
+    assert race(Asked(margins), clips, start, others, np.zeros(6), SURE).best != best

@@ -1,0 +1,315 @@
+"""A search for a prompt: what it may be told, that garbage and kills cost nothing, and a whole one from the command line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from recipes.prompts import ChosenOn, PromptBlock, PromptRecipe, ProposerBlock, default_search
+from recipes.schema import CheckFailed, load_study
+from tasks import prompts
+from tasks.audio_files import encode_flac
+from tasks.functional.prompt_report_schema import PromptReport
+from tasks.functional.prompt_search import deal_roles
+from tasks.models.jobs import Question
+from tasks.models.prompt_jobs import PromptJob
+from tasks.store import PromptSearch, Splits
+from tests.commands import earshot
+
+CLASSES = ("SPEECH", "NONSPEECH")
+OWN = "Choose one: A) SPEECH (human voice) B) NONSPEECH (music/noise/silence/animals). Answer with A or B ONLY."
+BY_HAND = ["Is anyone speaking here? A) yes, a voice B) no voice", "A = contains voice, B = does not. A or B?"]
+
+
+def study(*overrides: str):
+    return load_study("study/smoke", overrides)
+
+
+# --- recipes -----------------------------------------------------------------------------------------------------
+
+
+def test_a_prompt_is_a_text_a_block_or_a_file(tmp_path):
+    path = tmp_path / "winner.yaml"
+    path.write_text(yaml.safe_dump({"text": "Voice? A) yes B) no", "answers": ["A", "B"], "origin": "a test"}))
+    assert study("prompt=Voice? A) yes B) no").prompt == "Voice? A) yes B) no"
+    assert study(f"prompt={path}").prompt == "Voice? A) yes B) no"
+    assert study("prompt={text: 'Voice?', answers: [Yes, No], kind: open}").answers == ("Yes", "No")
+    recipe = study(f"evaluate.prompt={path}")
+    assert recipe.prompt == OWN, "what base and adapters are trained with stays"
+    assert (recipe.asked.text, recipe.asked.answers) == ("Voice? A) yes B) no", ("A", "B"))
+    assert study().asked.text == OWN
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("search.rounds=-1", "search.rounds: Input should be greater than or equal to 0, got -1"),
+        ("search.proposer.model=Qwen/Qwen2.5-3B-Instruct", "neither a folder nor a Hub id with its revision"),
+        ("search.prompts=[]", "search.prompts"),
+        ("search.prompts=['A or B of these?', 'A or B of these?']", "stands there twice"),
+        ("search.race={confidence: 1}", "confidence"),
+        ("search=prompt/nothing", "no recipe 'prompt/nothing'"),
+        ("evaluate.prompt=prompt/nothing", "no recipe 'prompt/nothing'"),
+        ("prompt={text: 'a <|im_end|> b'}", "is no question"),
+    ],
+)
+def test_a_wrong_search_is_a_sentence_before_anything_runs(override, said):
+    with pytest.raises((ValueError, FileNotFoundError), match=r"(?s).*") as error:
+        study("search=prompt/demo", override)
+    assert said in str(error.value)
+
+
+def test_prompts_that_may_not_be_asked_stop_the_search_before_it_begins():
+    for text, why in (
+        ("Is it a voice?", "leaves out the choices: 'A' and 'B' must stand in it"),
+        ("A or B? The answer is A.", "tells the answer"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            prompts.search_of(study("search=prompt/demo", f"search.prompts=['{text}']"))
+    recipe = study("search=prompt/demo", "search.prompts=[{text: 'Is it a voice?', kind: open, answers: [Yes, No]}]")
+    assert prompts.search_of(recipe).prompts[0].kind == "open"
+    with pytest.raises(ValueError, match="the prompt 'Is it a voice' leaves out the choices"):
+        prompts.search_of(study("prompt=Is it a voice"))
+
+
+def test_the_proposer_is_the_llm_where_it_is_at_hand_and_else_the_grammar(tmp_path):
+    assert default_search().proposer.kind == "auto"
+    assert prompts.settled(ProposerBlock(model=str(tmp_path))).kind == "grammar"
+    assert prompts.settled(ProposerBlock()).kind == "grammar", "nothing of Qwen's is in the tests' cache"
+    with pytest.raises(ValueError, match=r"holds no config\.json; give a model folder or a Hub id"):
+        prompts.settled(ProposerBlock(kind="llm", model=str(tmp_path)))
+    (tmp_path / "config.json").write_text("{}")
+    assert prompts.settled(ProposerBlock(model=str(tmp_path))).kind == "llm"
+
+
+def test_a_prompt_is_never_tested_on_the_clips_that_chose_it():
+    splits = Splits(fingerprint="0" * 16, clips={}, groups={}, verdict="clean", folds=3)
+    chosen = PromptBlock(text=OWN, chosen_on=ChosenOn(splits="0" * 16, parts=("part1",)))
+    prompts.check_untested(chosen, splits, ["part0"])
+    prompts.check_untested(None, splits, ["part1"])
+    with pytest.raises(CheckFailed, match="chosen on part1 of these very splits"):
+        prompts.check_untested(chosen, splits, ["part1"])
+    other = splits.model_copy(update={"fingerprint": "1" * 16})
+    prompts.check_untested(chosen, other, ["part1"])
+
+
+def test_the_recipe_of_a_chosen_prompt_reads_back_as_it_was_chosen(tmp_path):
+    found = PromptSearch(fingerprint="a" * 16, model="base", prompt='Is "it": A) é or B) no?', answers=("A", "B"))
+    path = tmp_path / "base.yaml"
+    path.write_bytes(prompts.recipe_of(found, ChosenOn(splits="0" * 16, parts=("dev",))))
+    block = study(f"evaluate.prompt={path}").evaluate.prompt
+    assert (block.text, block.answers) == (found.prompt, found.answers)
+    assert block.chosen_on == ChosenOn(splits="0" * 16, parts=("dev",))
+
+
+# --- the search itself -------------------------------------------------------------------------------------------
+
+
+def clips_of(folder: Path, groups: int = 12, each: int = 3) -> tuple[Path, pd.DataFrame]:
+    """A dev part: tones against noise, 200 ms."""
+    random, rows = np.random.default_rng(0), []
+    for g in range(groups):
+        for k in range(each):
+            tone = np.sin(np.arange(3200) * (0.05 + 0.01 * g)) if g % 2 else random.standard_normal(3200)
+            flac = encode_flac(0.15 * tone + 0.05 * random.standard_normal(3200))
+            rows.append({"clip_id": f"{g}-{k}", "group_id": f"g{g}", "label": CLASSES[g % 2], "duration_ms": 200.0,
+                         "audio": {"bytes": flac, "path": None}})  # fmt: skip
+    table = pd.DataFrame(rows)
+    table.to_parquet(folder / "dev.parquet")
+    return folder / "dev.parquet", table.drop(columns="audio")
+
+
+def job_of(folder: Path, base: Path, **changed) -> PromptJob:
+    """A search over these clips by the tiny base."""
+    folder.mkdir()
+    file, dev = clips_of(folder)
+    usual = {"prompts": BY_HAND, "proposer": ProposerBlock(kind="grammar")}
+    recipe = PromptRecipe(name="test", clips=18, rounds=1, candidates=3, **{**usual, **changed})
+    roles = deal_roles(dev, CLASSES, held_out=0.5, clips=18, blocks=3, seed=0)
+    dev.assign(role=roles.role, block=roles.block).query("role != ''").to_parquet(folder / "clips.parquet")
+    return PromptJob(
+        question=Question(classes=CLASSES, answers=("A", "B"), prompt=OWN, longest_ms=200), device="cpu",
+        output=str(folder), base=str(base), revision=None, quantization=None, adapter=None, base_revision="tiny",
+        code="test", files=(str(file),), clips=str(folder / "clips.parquet"), reference=PromptBlock(text=OWN),
+        recipe=recipe,
+    )  # fmt: skip
+
+
+class Table:
+    """Stands where the audio LLM does: fixed log odds a prompt, and what was asked of it."""
+
+    def __init__(self, job: PromptJob) -> None:
+        self.job, self.rows, self.asked, self.recalled = job, pd.read_parquet(job.clips), 0, 0
+
+    def question(self, prompt: PromptBlock) -> None:
+        if prompt.answers not in (None, ("A", "B")):
+            raise ValueError(f"the answer {prompt.answers[0]!r} is 3 tokens of this tokenizer")
+
+    def margins(self, prompts, places):
+        self.asked += len(prompts) * len(places)
+        sign = np.where(self.rows["label"].to_numpy()[places] == "SPEECH", 1.0, -1.0)
+        noise = [np.random.default_rng(len(prompt.text)).standard_normal(len(self.rows))[places] for prompt in prompts]
+        return np.array([sign + 1.5 * its for its in noise])
+
+
+def searched(job: PromptJob):
+    """A search that was run over the table."""
+    from tasks.models.prompting import Search
+
+    search = Search(job, Table(job))
+    search.run()
+    return search
+
+
+def test_a_search_ends_with_the_best_and_keeps_every_score(tmp_path, tiny_base, home):
+    search = searched(job_of(tmp_path / "job", tiny_base))
+    record, scores = search.record(), search.scores()
+    assert [row["by"] for row in record["prompts"]] == ["hand"] * 3 + ["grammar"] * 3
+    assert record["stopped"] == "all rounds done"
+    whole = [row for row in record["prompts"] if row["asked_in_full"]]
+    assert record["prompts"][record["best"]]["score"] == max(row["score"] for row in whole)
+    assert record["evaluations"]["search"] == int((scores["clip_id"].isin(own_clips(search))).sum())
+    assert record["evaluations"]["search"] <= record["evaluations"]["full_search"] == 6 * len(search.place)
+    judged = scores[~scores["clip_id"].isin(own_clips(search))]
+    assert {0, 1, 2, record["best"]} == set(judged["prompt"]), "the reference, the winner, and those by hand"
+    assert judged.groupby("prompt").size().eq(len(search.judging)).all()
+    assert not scores.duplicated(["prompt", "clip_id"]).any()
+
+
+def own_clips(search) -> set[str]:
+    return set(search.asker.rows["clip_id"].to_numpy()[search.place])
+
+
+def test_a_budget_ends_a_search_with_the_best_so_far(tmp_path, tiny_base, home):
+    search = searched(job_of(tmp_path / "job", tiny_base, budget={"evaluations": 30}))
+    record = search.record()
+    assert record["stopped"] == "the budget of 30 evaluations is spent"
+    assert record["evaluations"]["search"] <= 30
+    assert record["prompts"][record["best"]]["asked_in_full"]
+    for budget, name in ({"evaluations": 5}, "5 evaluations"), ({"minutes": 1e-9}, "1e-09 minutes"):
+        with pytest.raises(ValueError, match=f"the budget of {name} is spent before the study's own prompt was asked"):
+            searched(job_of(tmp_path / name, tiny_base, budget=budget))
+
+
+def test_answers_of_several_tokens_are_left_out_and_logged(tmp_path, tiny_base, home):
+    odd = {"text": "Is it SPEECH or NON-SPEECH?", "kind": "labels", "answers": ["SPEECH", "NON"]}
+    search = searched(job_of(tmp_path / "job", tiny_base, prompts=[*BY_HAND, odd, OWN]))
+    reasons = {row["text"]: row["reason"] for row in search.dropped}
+    assert "is 3 tokens" in reasons[odd["text"]]
+    assert reasons[OWN] == "the study's own prompt, asked as such"
+
+
+def tiny_llm(folder: Path, processor) -> Path:
+    """A random Qwen2 with a real tokenizer and chat template: it says nothing of sense."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    tokenizer = processor.tokenizer
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )  # fmt: skip
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_garbage_of_a_real_llm_is_logged_and_the_grammar_fills_the_round(
+    tmp_path, tiny_base, processor, home, monkeypatch, capsys
+):
+    from tasks.models import proposals, proposing
+
+    def here(job, file):
+        file.write_text(job.model_dump_json())
+        proposing.main(str(file))
+
+    monkeypatch.setattr(proposals, "ask_child", here)
+    llm = tiny_llm(tmp_path / "llm", processor)
+    proposer = ProposerBlock(kind="llm", model=str(llm), attempts=2, tokens=12)
+    search = searched(job_of(tmp_path / "job", tiny_base, proposer=proposer))
+    record = search.record()
+    said = capsys.readouterr().out
+    assert "round 1: the proposer gave nothing usable of 3 in 2 calls; the grammar fills the round" in said
+    assert [row["by"] for row in record["prompts"]].count("grammar") == 3
+    garbage = [row for row in record["dropped"] if row["round"] == 1]
+    assert garbage
+    assert all(row["reason"] for row in garbage)
+    assert len(list(proposals.folder().glob("[0-9a-f]*.json"))) == 2
+    monkeypatch.setattr(proposals, "ask_child", None)  # asked the same again, the LLM is not even started
+    again = searched(job_of(tmp_path / "again", tiny_base, proposer=proposer))
+    assert again.record() == record
+
+
+def test_what_an_llm_says_that_may_be_asked_is_asked(tmp_path, tiny_base, home, monkeypatch):
+    from tasks.models import prompting
+
+    told = []
+
+    def said(asked):
+        told.append(asked)
+        refused = ["The answer is A or B. It is A.", BY_HAND[0]]
+        return ["Voice? A) yes B) no", *refused, "Speech (A) or not (B)?", "A or B, which?"]
+
+    monkeypatch.setattr(prompting, "llm_proposals", said)
+    proposer = ProposerBlock(kind="llm", model=str(tmp_path))
+    record = searched(job_of(tmp_path / "job", tiny_base, proposer=proposer)).record()
+    assert [row["by"] for row in record["prompts"]].count("llm") == 3
+    assert len(told) == 1
+    assert {one.text for one in told[0].history} == {OWN, *BY_HAND}
+    assert all(mistake.truth != mistake.answered for mistake in told[0].mistakes)
+
+
+def test_a_search_with_nothing_new_left_ends_with_a_sentence(tmp_path, tiny_base, home, monkeypatch):
+    from tasks.models import prompting
+
+    monkeypatch.setattr(prompting, "propose", lambda *_: [OWN, "no"])
+    assert searched(job_of(tmp_path / "job", tiny_base)).stopped == "round 1: no new prompt that may be asked"
+
+
+@pytest.mark.slow
+def test_a_second_search_asks_the_model_nothing_and_finds_the_same(tmp_path, tiny_base, home):
+    from tasks.models.prompting import main
+
+    found = []
+    for name in ("first", "second"):
+        job = job_of(tmp_path / name, tiny_base)
+        (tmp_path / f"{name}.json").write_text(job.model_dump_json())
+        main(str(tmp_path / f"{name}.json"))
+        found.append((json.loads((tmp_path / name / "search.json").read_text()),
+                      pd.read_parquet(tmp_path / name / "scores.parquet")))  # fmt: skip
+    (first, one), (second, two) = found
+    evaluations = first.pop("evaluations"), second.pop("evaluations")
+    assert evaluations[0]["kept_from_before"] == 0
+    assert evaluations[1]["kept_from_before"] == evaluations[1]["search"] + evaluations[1]["held_out"]
+    assert first == second
+    pd.testing.assert_frame_equal(one, two)
+
+
+@pytest.mark.slow
+def test_the_whole_demo_ends_with_gains_looks_and_a_prompt_that_evaluate_takes(tmp_path):
+    home = tmp_path / "home"
+    first = earshot(home, "prompts", "study/smoke", "--set", "search=prompt/demo", "--set", "search.n_boot=200")
+    assert first.code == 0, first.err[-3000:]
+    (report,) = (home / "store" / "promptreport").glob("*[0-9a-f]")
+    document = PromptReport.model_validate_json((report / "prompts.json").read_text())
+    assert set(document.models) == set(document.test) == {"base", "adapter"}
+    assert document.looks["count"] >= 2
+    for its in document.models.values():
+        assert its.evaluations.search < its.evaluations.full_search
+        assert its.gains.chance >= 0
+    assert {"progress.png", "length.png", "two_by_two.png", "comparison_base.png"} <= {
+        path.name for path in (report / "figures").iterdir()
+    }
+    again = earshot(home, "prompts", "study/smoke", "--set", "search=prompt/demo", "--set", "search.n_boot=200")
+    assert "prompts of base, fold 0: cached" in again.err
+    assert again.out == first.out
+    taken = earshot(home, "plan", "study/smoke", "--set", f"evaluate.prompt={report / 'adapter.yaml'}")
+    assert taken.code == 0, taken.err
+    bad = earshot(home, "prompts", "study/smoke", "--set", "search.prompts=['Is it a voice?']")
+    assert bad.code == 2
+    assert "leaves out the choices" in bad.err
