@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import yaml
 
 from recipes.prompts import ChosenOn, PromptBlock, PromptRecipe, ProposerBlock, default_search
-from recipes.schema import CheckFailed, StudyRecipe, TrainMethod
+from recipes.schema import CheckFailed, StudyRecipe
+from recipes.training import TrainMethod
 from tasks.cache import ROOT, cached, code_digest, task
 from tasks.functional.prompt_files import prompt_files
 from tasks.functional.prompt_report import Rule, Searched, TestRows, build_prompt_report, summary_lines
