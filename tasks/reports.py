@@ -164,7 +164,7 @@ def record(
     return {
         "leakage": read_json(splits.path / "audit.json"),
         "balance": read_json(splits.path / "balance.json"),
-        "adapter": adapter_facts(first),
+        "adapter": adapter_facts(first) | {"seeds": [seed_facts(adapter) for adapter in adapters]},
         "gate": gate_facts(adapters, recipe),
         "looks": looks.model_dump() | {"ledger": "kept in this home, append-only, not tamper-proof"},
         "provenance": {
@@ -186,6 +186,18 @@ def adapter_facts(adapters: Sequence[Adapter]) -> dict[str, Any]:
         "parameters": training["parameters"],
         "bytes": adapters[0].weights.stat().st_size,
         "sha256": {f"fold {adapter.fold}": sha256(adapter.weights) for adapter in adapters},
+    }
+
+
+def seed_facts(adapter: Adapter) -> dict[str, Any]:
+    """What became of one seed in one fold: weights, the last loss that was logged, answers on its own clips."""
+    losses = [entry["loss"] for entry in read_json(adapter.path / "training.json")["history"] if "loss" in entry]
+    return {
+        "seed": adapter.seed,
+        "fold": adapter.fold,
+        "sha256": sha256(adapter.weights),
+        "loss": losses[-1] if losses else None,
+        "train_accuracy": adapter.train_accuracy,
     }
 
 

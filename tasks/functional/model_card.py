@@ -22,7 +22,8 @@ def model_card(report: Json, timing: Json) -> dict[str, Any]:
         "comparisons": list(_comparisons(report)),
         "audit": report["leakage"]["verdict"], "checks": list(_checks(report["leakage"])),
         "inflation": list(_inflation(report)),
-        "listening": list(_listening(report["listening"])), "seeds": _seeds(report), "factors": list(_by_factor(report)),
+        "listening": list(_listening(report["listening"])), "seeds": _seeds(report), "spread": _spread(report),
+        "factors": list(_by_factor(report)),
         "thresholds": list(_thresholds(report)), "calibration": list(_calibration(report)),
         "question": " or ".join(report["classes"]),
         "base": base_of(origin), "prompt": origin["prompt"],
@@ -169,6 +170,25 @@ def _seeds(report: Json) -> Table:
     if report["seeds_pooled"]:
         rows.append(row("all, groups resampled with all their seeds", report["seeds_pooled"]))
     return Table(["seed", "balanced accuracy", *(f"recall {name}" for name in report["classes"])], rows)
+
+
+def _spread(report: Json) -> list[str]:
+    """How far the seeds lie apart, and which are no two."""
+    if not (spread := report["seeds_spread"]):
+        return []
+    lines = [
+        f"Balanced accuracy over {len(report['seeds'])} seeds: mean {spread['balanced_accuracy_mean']:.3f}, standard "
+        f"deviation {spread['balanced_accuracy_sd']:.3f}."
+    ]
+    for one in spread["alike"]:
+        seeds = ", ".join(map(str, one["seeds"]))
+        why = (
+            "with the same probabilities: they are one adapter"
+            if one["to_the_bit"]
+            else ("which shows a saturated test, not stability")
+        )
+        lines.append(f"**The seeds {seeds} answered every clip alike, {why}.**")
+    return lines
 
 
 def _by_factor(report: Json) -> Iterator[Part]:

@@ -25,7 +25,8 @@ from tasks.functional.report_metrics import (
     resamples_of,
     size_of,
 )
-from tasks.functional.report_schema import Agreement, Metric, Section, Seed
+from tasks.functional.report_schema import Agreement, Metric, Section, Seed, SeedsAlike, SeedsSpread
+from tasks.functional.seeds import alike, spread_of
 from tasks.functional.verdict import BEATS, verdict_lines
 
 FACTORS = ("duration_ms", "snr_db", "rt60_s", "band", "room", "context", "family", "category", "source")
@@ -83,7 +84,7 @@ def build_report(
         for name, one in decided.items()
     }
     headline = detectors[detector]
-    seeds, pooled = _seeds(table, detector, headline.seed, protocol, threshold, rule)
+    seeds, pooled, spread = _seeds(table, detector, headline.seed, protocol, threshold, rule)
     beyond = {
         "interaction": report_sections.interaction(test, rule),
         "power": report_sections.power(detector, rows_of, comparisons, rule),
@@ -98,7 +99,8 @@ def build_report(
         cells=cells_of(test, rule), calibration=calibration_section(rows, rule),
         errors=error_analysis(test, shown, rule.classes), psychometric=headline.psychometric, inflation=headline.inflation,
         **_there(beyond), absent=headline.absent | _absent(beyond), comparisons=comparisons, detectors=detectors,
-        seeds=seeds, seeds_pooled=pooled, agreement=_agreement(table, protocol, headline.seed), **recorded,
+        seeds=seeds, seeds_pooled=pooled, seeds_spread=spread,
+        agreement=_agreement(table, protocol, headline.seed), **recorded,
     )  # fmt: skip
 
 
@@ -191,8 +193,9 @@ def _factors(test: pd.DataFrame, factors: Sequence[str] | None, by: Sequence[str
 
 def _seeds(
     table: pd.DataFrame, detector: str, published: int | None, protocol: str, threshold: ThresholdRule, rule: Rule
-) -> tuple[list[Seed], dict[str, Metric] | None]:
-    """Every seed by itself, and all together: groups are resampled with the clips of all their seeds."""
+) -> tuple[list[Seed], dict[str, Metric] | None, SeedsSpread | None]:
+    """Every seed by itself, all together, groups being resampled with the clips of all their seeds, and how far apart
+    they lie."""
     test = headline_rows(table, detector, None, protocol).query("split == 'test'")
     numbers = sorted(test["seed"].dropna().unique().tolist()) or [None]
     each = {n: decide(headline_rows(table, detector, n, protocol), rule.classes, threshold).rows for n in numbers}
@@ -200,7 +203,19 @@ def _seeds(
         Seed(seed=n, published=n == published, n=size_of(rows, rule), metrics=main_metrics_of(rows, rule))
         for n, rows in each.items()
     ]
-    return seeds, main_metrics_of(pd.concat(each.values()), rule) if len(seeds) > 1 else None
+    if len(seeds) < 2:
+        return seeds, None, None
+    values = {one.seed: one.metrics["balanced_accuracy"].value for one in seeds if one.seed is not None}
+    known = {seed: value for seed, value in values.items() if value is not None}
+    return seeds, main_metrics_of(pd.concat(each.values()), rule), _spread(known, each)
+
+
+def _spread(values: Mapping[int, float], rows: Mapping[Any, pd.DataFrame]) -> SeedsSpread | None:
+    if len(values) < 2:
+        return None
+    mean, sd = spread_of(values)
+    found = [SeedsAlike(seeds=[int(seed) for seed in its.seeds], to_the_bit=its.to_the_bit) for its in alike(rows)]
+    return SeedsSpread(balanced_accuracy_mean=mean, balanced_accuracy_sd=sd, alike=found)
 
 
 def _agreement(table: pd.DataFrame, protocol: str, seed: int | None) -> dict[str, Agreement] | None:

@@ -21,6 +21,7 @@ from tasks.functional.report_schema import (
     Resamples,
     Section,
     Seed,
+    SeedsSpread,
     Size,
     Threshold,
 )
@@ -74,6 +75,7 @@ class Report(Section):
     detectors: dict[str, DetectorReport]
     seeds: list[Seed]
     seeds_pooled: dict[str, Metric] | None
+    seeds_spread: SeedsSpread | None = None  # of two seeds or more
     agreement: dict[str, Agreement] | None
     listening: dict[str, Any] | None = None
     leakage: dict[str, Any] | None = None

@@ -195,6 +195,21 @@ class Seed(Section):
     metrics: dict[str, Metric]
 
 
+class SeedsAlike(Section):
+    """Seeds that answered every test clip alike: saturation, or with the same probabilities one adapter twice."""
+
+    seeds: list[int]
+    to_the_bit: bool  # whether the probabilities are the same too
+
+
+class SeedsSpread(Section):
+    """How far the seeds lie apart: mean and standard deviation (n - 1) of balanced accuracy, and which are no two."""
+
+    balanced_accuracy_mean: float
+    balanced_accuracy_sd: float
+    alike: list[SeedsAlike]
+
+
 Verdict = Literal["better", "worse", "not distinguishable"]
 
 

@@ -132,7 +132,11 @@ class Job(BaseModel):
         job = ("-m", "tasks.child", module, file)
         if self.device != "cpu":
             processes = max(1, len([name for name in its.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]))
-            together = ("--num_processes", str(processes), *(["--multi_gpu"] if processes > 1 else []))
+            together = (
+                "--num_processes",
+                str(processes),
+                *(("--multi_gpu", "--main_process_port", "0") if processes > 1 else ()),
+            )
             launched = (*launcher, *together) if launcher else ()
             return child.started(child.python(*launched, *job), environment={**QUIET, **its})
         if forkserver.FORKS:
