@@ -65,6 +65,16 @@ def tiny_base(processor: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def model(tiny_base: Path) -> Any:
+    """It, loaded once; a test that alters it does so in a copy."""
+    import torch
+
+    from tasks.models import qwen2_audio
+
+    return qwen2_audio.load(tiny_base, revision=None, quantization=None, dtype=torch.float32, device="cpu").eval()
+
+
+@pytest.fixture(scope="session")
 def hub_clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clients]:
     """A Hub on the loopback, and one process with its clients."""
     with local_hub() as hub, clients(hub, tmp_path_factory.mktemp("hub clients")) as started:

@@ -170,7 +170,7 @@ def clips_key(study, part="train") -> str:
     [
         "evaluate.n_boot=100",
         "train.training.max_steps=9",
-        "prompt=x",
+        "prompt=A or B?",
         "dataset.clips.per_cell.test=9",
         "dataset.splits.seed=9",
     ],

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import textwrap
 
-import librosa
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -99,7 +98,10 @@ def test_loudness_finds_a_level_that_gives_the_label_away_and_nothing_else():
     assert ears.score(iter([low[0]]))[0] - ears.score(iter([high[0]]))[0] > 0.8
 
 
+@pytest.mark.slow
 def test_mel_statistics_are_those_of_librosa():
+    import librosa
+
     clip = tone(440, 0.3, ms=137)
     power = librosa.feature.melspectrogram(
         y=clip, sr=16_000, n_fft=400, hop_length=160, window="hann", center=False, n_mels=BINS, power=2.0
@@ -180,6 +182,7 @@ def test_a_missing_extra_is_a_sentence_with_the_command_that_installs_it(monkeyp
         make("loudness")
 
 
+@pytest.mark.slow
 def test_what_needs_an_extra_is_not_imported_before_it_is_asked_for():
     """The demo runs without the extra `vad`, and scoring a VAD never sets torch's threads."""
     code = (
@@ -300,6 +303,22 @@ def test_an_adapter_with_a_tensor_missing_is_refused(job, tiny_base, tmp_path):
 def test_a_clip_that_gives_no_audio_token_is_never_scored(job, processor):
     with pytest.raises(ValueError, match="no audio token"):
         scored(job, processor, [encode_flac(np.full(320, 0.5))])
+
+
+def test_a_table_without_clips_is_a_sentence(tmp_path):
+    empty = pa.table({"clip_id": pa.array([], pa.string()), "audio": pa.array([], audio_llm_type())})
+    pq.write_table(empty, tmp_path / "test.parquet")
+    with pytest.raises(ValueError, match=r"test\.parquet holds no clip: there is nothing to score"):
+        audio_llm.read([str(tmp_path / "test.parquet")])
+
+
+def audio_llm_type() -> pa.DataType:
+    return pa.struct({"bytes": pa.binary(), "path": pa.string()})
+
+
+def test_an_answer_of_two_tokens_is_a_sentence(processor):
+    with pytest.raises(ValueError, match=r"the answer 'VOICE' is \d tokens of this tokenizer; answers are one token"):
+        questions(processor, ["VOICE or B?"], ["VOICE", "B"])
 
 
 def test_the_frames_of_a_question_are_those_of_its_longest_clip():

@@ -2,19 +2,16 @@
 
 import numpy as np
 import pytest
-import torch
 
 from tasks.audio_files import encode_flac
 from tasks.functional.timing import latency_of, timing_of
 from tasks.models import latency
-from tasks.models import qwen2_audio as family
 from tasks.models.scoring import Scorer, answers_of, questions
 
 PROMPT = "Choose one: A) SPEECH B) NONSPEECH."
 
 
-def test_every_stage_is_timed_one_clip_at_a_time_after_a_warm_up(tiny_base, processor, monkeypatch):
-    model = family.load(tiny_base, revision=None, quantization=None, dtype=torch.float32, device="cpu").eval()
+def test_every_stage_is_timed_one_clip_at_a_time_after_a_warm_up(model, processor, monkeypatch):
     (question,) = questions(processor, [PROMPT], ["A", "B"])
     random = np.random.default_rng(1)
     clips = [encode_flac(random.uniform(-0.7, 0.7, 16 * ms)) for ms in (200, 60, 25)]

@@ -28,11 +28,6 @@ def flacs(durations_ms) -> list[bytes]:
 
 
 @pytest.fixture(scope="module")
-def model(tiny_base):
-    return family.load(tiny_base, revision=None, quantization=None, dtype=torch.float32, device="cpu").eval()
-
-
-@pytest.fixture(scope="module")
 def question(processor):
     return questions(processor, [PROMPT], ["A", "B"])[0]
 

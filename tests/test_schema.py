@@ -307,3 +307,22 @@ def test_recipes_may_ask_for_every_baseline_there_is():
     from tasks.detectors import BASELINES
 
     assert set(get_args(Baseline)) == set(BASELINES)
+
+
+@pytest.mark.parametrize("prompt", ["Is it speech?", "Apple or Banana?", "A or C?"])
+def test_a_prompt_that_does_not_offer_the_answers_is_refused(prompt):
+    with pytest.raises(
+        ValueError, match=r"prompt: it does not offer the answer '[AB]', so no model could know to give it"
+    ):
+        load_study("study/demo", [f"prompt={prompt}"])
+    assert load_study("study/demo", ["prompt=(A) speech (B) none"]).answers == ("A", "B")
+    assert load_study("study/demo", ["prompt=one or two?", "answers=[one,two]"]).answers == ("one", "two")
+
+
+def test_free_answers_and_a_quick_look_are_keys_of_a_recipe():
+    recipe = load_study("study/demo", ["evaluate.limit=8", "evaluate.open={words: {SPEECH: [voice]}}"])
+    assert (recipe.evaluate.limit, recipe.evaluate.open.words) == (8, {"SPEECH": ("voice",)})
+    with pytest.raises(ValueError, match=r"evaluate\.open\.words: 'VOICE' is none of the classes"):
+        load_study("study/demo", ["evaluate.open={words: {VOICE: [talk]}}"])
+    with pytest.raises(ValueError, match=r"ensembles\.base_open has the name of a detector"):
+        load_study("study/demo", ["evaluate.ensembles={base_open: {of: [base, adapter]}}"])

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from tasks.audio_files import encode_flac
-from tasks.models import qwen2_audio as family
 from tasks.models import score_log, scoring
 from tasks.models.score_log import ScoreLog, parsed, written
 from tasks.models.scoring import Scorer, questions
@@ -24,11 +23,6 @@ MODEL = {"base": "b", "adapter": None}
 def flacs(durations_ms=(200, 60, 200, 1000, 60, 200, 61, 200, 60)) -> list[bytes]:
     random = np.random.default_rng(5)
     return [encode_flac(random.uniform(-0.7, 0.7, round(16 * ms))) for ms in durations_ms]
-
-
-@pytest.fixture(scope="module")
-def model(tiny_base):
-    return family.load(tiny_base, revision=None, quantization=None, dtype=torch.float32, device="cpu").eval()
 
 
 @pytest.fixture(scope="module")

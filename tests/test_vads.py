@@ -109,6 +109,7 @@ def test_webrtc_takes_the_setting_and_the_threshold_that_dev_calls_for():
     assert str(detector.setting) in detector.chosen
 
 
+@pytest.mark.slow
 def test_webrtc_ignores_train():
     clips = [hiss(100, (0.2, 0.01)[i % 2], seed=i) for i in range(20)]
     one, other = WebRTC(), WebRTC()

@@ -150,6 +150,8 @@ def read(files: Sequence[str], only: Sequence[str] | None = None) -> Clips:
                 if wanted is None or row["clip_id"] in wanted:
                     clips.ids.append(row["clip_id"])
                     clips.flacs.append(row["audio"]["bytes"])
+    if not clips.ids:
+        raise ValueError(f"{', '.join(Path(file).name for file in files)} holds no clip: there is nothing to score")
     return clips
 
 
