@@ -130,3 +130,14 @@ def test_no_more_jobs_run_on_a_cpu_than_its_cores_bear(monkeypatch):
     for thread in threads:
         thread.join(10)
     assert max(at_once) == most
+
+
+@pytest.mark.gpu
+def test_a_job_in_a_slot_sees_the_one_gpu_it_holds():
+    with slots.slot("cuda") as its:
+        environment = {**os.environ, **its}
+        count = "import torch; print(torch.cuda.device_count())"
+        told = subprocess.run(
+            [sys.executable, "-c", count], env=environment, capture_output=True, text=True, check=True
+        )
+    assert told.stdout.strip() == "1"
