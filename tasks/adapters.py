@@ -33,8 +33,16 @@ def make_base(clips: Sequence[Clips], block: PretrainBlock, question: Question, 
             module, what=what, on_line=Bar(f"base-{fold}", f"Tiny base, fold {fold}"), timeout_min=timeout_min
         )
         base = Base.of(folder, parameters=count_parameters(folder / "model.safetensors"))
+        keep_progress(folder, base)
     write_timing(base, {"train_s": seconds})
     return base
+
+
+def keep_progress(draft: Path, trained: Base | Adapter) -> None:
+    """What was logged while it was trained goes from beside the draft to beside the folder, never into it."""
+    progress = Path(f"{draft}.progress.jsonl")
+    if progress.is_file():
+        progress.replace(trained.path.with_name(f"{trained.fingerprint}.progress.jsonl"))
 
 
 def count_parameters(file: Path) -> int:
@@ -89,9 +97,7 @@ def train_adapter(
             fold=fold,
             train_accuracy=facts["train_accuracy"],
         )
-        progress = Path(f"{folder}.progress.jsonl")
-        if progress.is_file():
-            progress.replace(adapter.path.with_name(f"{adapter.fingerprint}.progress.jsonl"))
+        keep_progress(folder, adapter)
     shutil.rmtree(checkpoints_of(job), ignore_errors=True)
     write_timing(adapter, {"train_s": seconds})
     say("trainable parameters: " + ", ".join(f"{part} {count:,}" for part, count in facts["parameters"].items()))
