@@ -11,7 +11,8 @@ PRIOR_DF = 6.0  # with how many observations the spread pooled over all prompts 
 DESIGN_EFFECT = (
     1.5  # how much more whole groups vary than single clips, once what they share with other prompts is out
 )
-RIDGE = 1e-3  # of the regression, per clip
+RIDGE = 1e-3  # of the regression on other prompts, per clip
+PRIOR_CLIPS = 15.0  # that tell of a prompt no more of a clip's class than the others do
 MOST_KNOWN = 3  # prompts known on all clips that another one's answers are predicted from, the latest ones
 
 Ask = Callable[[Sequence[int], IntArray], FloatArray]
@@ -170,28 +171,30 @@ def predict(margin: FloatArray, references: FloatArray, clips: Clips, seen: Bool
     """Balanced accuracy over all clips from the answers to those seen.
 
     Prompts shift and stretch a model's log odds more than they reorder clips. So each runner's margins are regressed on
-    those of prompts that are known on all clips, and an unseen clip counts by the probability that its predicted margin
-    has the right sign (Student's t). The error holds that of single clips and that of the coefficients, both times
-    `DESIGN_EFFECT`; a runner's residual spread is moderated by that of all (Smyth 2004, doi:10.2202/1544-6115.1027).
+    those of prompts that are known on all clips, and on the clips' classes, held near 0 by `PRIOR_CLIPS`, for a prompt
+    may make a model hear what no known one does. An unseen clip counts by the probability that its predicted margin has
+    the right sign (Student's t). The error holds that of single clips and that of the coefficients, both times
+    `DESIGN_EFFECT`; a runner's residual spread is moderated by that of all (Smyth 2004, doi:10.2202/1544-6115.1027), and
+    never below its own.
     margin: (runners, n), NaN where unseen; references: (k, n).
     """
     from scipy.special import stdtr
 
-    x = np.vstack([np.ones(margin.shape[1]), references]).T
+    x = np.vstack([np.ones(margin.shape[1]), clips.sign, references]).T
     a, y = x[seen], margin[:, seen]
-    gram = a.T @ a + RIDGE * len(a) * np.diag([0.0] + [1.0] * len(references))
+    gram = a.T @ a + np.diag([0.0, PRIOR_CLIPS] + [RIDGE * len(a)] * len(references))
     inverse = np.linalg.pinv(gram)
-    beta = y @ a @ inverse  # (runners, k + 1)
+    beta = y @ a @ inverse  # (runners, k + 2)
     squares = ((y - beta @ a.T) ** 2).sum(axis=1)
     df = max(1, len(a) - x.shape[1])
-    spread = np.sqrt((PRIOR_DF * squares.mean() / df + squares) / (PRIOR_DF + df)) + 1e-9
+    pooled = (PRIOR_DF * squares.mean() / df + squares) / (PRIOR_DF + df)
+    spread = np.sqrt(np.maximum(pooled, squares / df)) + 1e-9
     weight, sign = clips.weight[~seen], clips.sign[~seen]
     z = (beta @ x[~seen].T) / spread[:, None]
     leverage = np.einsum("ci,ij,cj->c", x[~seen], inverse, x[~seen])
     right = stdtr(PRIOR_DF + df, sign * z / np.sqrt(1 + leverage))
-    slope = (weight * sign * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)) @ x[
-        ~seen
-    ]  # of the score, per sd of coefficient
+    density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+    slope = (weight * sign * density) @ x[~seen]  # of the score, per sd of coefficient
     variance = (right * (1 - right)) @ weight**2 + np.einsum("ri,ij,rj->r", slope, inverse, slope)
     so_far = (y * clips.sign[seen] > 0) @ clips.weight[seen]
     return Guess(so_far + right @ weight, np.sqrt(DESIGN_EFFECT * variance), so_far + weight.sum(), PRIOR_DF + df)
