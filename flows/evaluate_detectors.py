@@ -5,6 +5,7 @@ from prefect import flow
 from flows.build_dataset import BuiltDataset
 from flows.train_adapters import TrainedFold, asking
 from recipes.schema import StudyRecipe
+from tasks.adapters import marked
 from tasks.looks import note_looks
 from tasks.predictions import make_ensemble, score_audio_llm, score_baseline, score_no_audio
 from tasks.prompts import check_untested
@@ -20,8 +21,10 @@ def evaluate_detectors(recipe: StudyRecipe, data: BuiltDataset, folds: list[Trai
     """
     for trained in folds:
         check_untested(recipe.evaluate.prompt, trained.splits, test_parts(recipe, trained.fold))
-    predictions = [table for trained in folds for table in score_fold(recipe, trained)]
-    audited = [trained for trained in folds if trained.splits == data.splits]
+    predictions = [
+        table for trained in folds for table in (score_cell if trained.cell else score_fold)(recipe, trained)
+    ]
+    audited = [trained for trained in folds if trained.splits == data.splits and not trained.cell]
     adapters = [adapter for trained in audited for adapter in trained.adapters]
     bases = [trained.published for trained in audited if trained.published]
     looks = note_looks(predictions, data.splits, recipe.evaluate.threshold)
@@ -31,6 +34,21 @@ def evaluate_detectors(recipe: StudyRecipe, data: BuiltDataset, folds: list[Trai
 def test_parts(recipe: StudyRecipe, fold: int) -> list[str]:
     """The parts that are tested in one fold."""
     return [part for part, side in recipe.dataset.splits.sides(fold).items() if side == "test"]
+
+
+def score_cell(recipe: StudyRecipe, trained: TrainedFold) -> list[Predictions]:
+    """The adapters of one cell of an ablation in one fold, the cell marked where it has failed the gate."""
+    cell, evaluate = recipe.cell(trained.cell), recipe.evaluate
+    question = asking(recipe, recipe.asked.text, recipe.asked.answers or recipe.answers)
+    name = marked(trained.cell, trained.adapters, recipe.train.gate)
+    scored = [
+        score_audio_llm.submit(
+            name, trained.splits, cell.dataset.splits.sides(trained.fold), cell.train.method, question, trained.tiny,
+            trained.published, adapter, trained.fold, evaluate.batch_size, evaluate.timeout_min, None, evaluate.limit,
+        )
+        for adapter in trained.adapters
+    ]  # fmt: skip
+    return [future.result() for future in scored]
 
 
 def score_fold(recipe: StudyRecipe, trained: TrainedFold) -> list[Predictions]:

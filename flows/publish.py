@@ -12,5 +12,5 @@ from tasks.store import Publication, Report
 @flow(name="publish", flow_run_name="publish {recipe.publish.adapter}")
 def publish(recipe: StudyRecipe, data: BuiltDataset, folds: list[TrainedFold], report: Report) -> Publication:
     """Publish the adapter of the recipe's first seed, one of each fold, with the report and the card made from it."""
-    adapters = [fold.adapters[0] for fold in folds if fold.splits == data.splits]
+    adapters = [fold.adapters[0] for fold in folds if fold.splits == data.splits and not fold.cell]
     return publish_adapter(adapters, report, data.splits, recipe)

@@ -1,5 +1,6 @@
 """Audited splits -> one adapter a fold and seed, each past the gate."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from prefect import flow
@@ -11,7 +12,7 @@ from tasks.adapters import check_gate, make_base, pull_adapter, pull_base, train
 from tasks.cards import publish_base
 from tasks.hub import pinned
 from tasks.models.jobs import Question
-from tasks.splits import check_dealt, shuffle_clips
+from tasks.splits import check_dealt, make_splits, shuffle_clips
 from tasks.store import Adapter, Base, Clips, Publication, Recordings, Sides, Splits
 
 
@@ -24,6 +25,7 @@ class TrainedFold(BaseModel):
     tiny: Base | None
     published: Publication | None
     adapters: tuple[Adapter, ...]
+    cell: str = ""  # of the study's ablation
 
 
 @flow(name="train adapters", flow_run_name="train {recipe.name}")
@@ -40,9 +42,24 @@ def train_adapters(recipe: StudyRecipe, data: BuiltDataset) -> list[TrainedFold]
         start_adapters(recipe, data, *place, base.result() if base else None)
         for place, base in zip(places, bases, strict=True)
     ]
+    cells = [its for name in recipe.ablation for its in start_cell(recipe, data, name, training)]
     folds = [its.finished() for its in training]
     check_gate([adapter for fold in folds for adapter in fold.adapters], recipe.train.gate)
-    return folds
+    return [*folds, *(its.finished() for its in cells)]
+
+
+def start_cell(recipe: StudyRecipe, data: BuiltDataset, name: str, training: list["Training"]) -> Iterator["Training"]:
+    """Start on the adapters of one cell of an ablation, over the bases of the study; its clips are rendered where they are
+    others."""
+    cell, splits = recipe.cell(name), data.splits
+    if cell.dataset != recipe.dataset:
+        recordings, sides = dealt(recipe, data)
+        blocks = {part: cell.dataset.clips_of(part) for part in cell.dataset.splits.parts}
+        splits = make_splits(render_parts(recordings, sides, blocks, cell.classes), cell.dataset)
+    for its in training:
+        yield its._replace(
+            splits=splits, adapters=submitted(cell, splits, its.fold, its.tiny, its.published), cell=name
+        )
 
 
 class Training(NamedTuple):
@@ -53,6 +70,7 @@ class Training(NamedTuple):
     tiny: Base | None
     published: Publication | None
     adapters: list[Any]  # futures, one a seed
+    cell: str = ""
 
     def finished(self) -> TrainedFold:
         """The fold, when the last of its adapters is there."""
@@ -71,19 +89,24 @@ def start_base(recipe: StudyRecipe, data: BuiltDataset, splits: Splits, fold: in
 
 def start_adapters(recipe: StudyRecipe, data: BuiltDataset, splits: Splits, fold: int, tiny: Base | None) -> Training:
     """Publish the tiny base of a fold, if it has one and may show it, and start on the adapters of all seeds."""
-    train, question, parts = recipe.train, question_of(recipe), train_parts(recipe, fold)
     shown = tiny if splits.verdict == "clean" else None
     published = publish_base(shown, recipe.publish, data.publication, fold) if shown else None
-    dev = [
-        part for part, side in recipe.dataset.splits.sides(fold).items() if side == "dev" and train.method.hears_dev
-    ]
-    adapters = [
+    return Training(splits, fold, tiny, published, submitted(recipe, splits, fold, tiny, published))
+
+
+def submitted(
+    recipe: StudyRecipe, splits: Splits, fold: int, tiny: Base | None, published: Publication | None
+) -> list[Any]:
+    """The futures of a fold's adapters, one a seed."""
+    train, question, parts = recipe.train, question_of(recipe), train_parts(recipe, fold)
+    sides = recipe.dataset.splits.sides(fold).items()
+    dev = [part for part, side in sides if side == "dev" and train.method.hears_dev]
+    return [
         train_adapter.submit(
             splits, parts, train.method, question, tiny, published, seed, fold, train.timeout_min, dev
         )
         for seed in train.seeds
     ]
-    return Training(splits, fold, tiny, published, adapters)
 
 
 def train_parts(recipe: StudyRecipe, fold: int) -> list[str]:

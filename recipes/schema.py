@@ -350,6 +350,9 @@ class EvaluateRecipe(Block):
 # --- study -------------------------------------------------------------------------------------------------------
 
 
+SHARED_BY_CELLS = tuple(
+    f"train.{key}" for key in ("base", "pretrain", "seeds", "gate", "name", "timeout_min", "device")
+)
 RepositoryName = Annotated[str, Field(pattern=r"^\w+([.-]\w+)*$")]  # the Hub allows no "--" and no ".."
 Pinned = Annotated[str, Field(pattern=r"^\w+([.-]\w+)*/\w+([.-]\w+)*@[0-9a-f]{40}$")]  # a repository and its commit
 
@@ -404,6 +407,8 @@ class StudyRecipe(Block):
         None  # what `earshot prompts` does; null: prompt/racing
     )
     publish: PublishBlock
+    # cell -> what it changes, as --set has it: each a training of its own, scored on the same clips, in one report
+    ablation: dict[Annotated[str, Field(pattern=r"^[a-z0-9][\w.+-]*$")], tuple[str, ...]] = Field(default_factory=dict)
     inflation: bool = False  # train and score the same clips under random folds as well: what leakage would have added
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_by_name=True, validate_by_alias=True)
@@ -445,6 +450,35 @@ class StudyRecipe(Block):
                 "inflation compares folds by group with random folds on the same clips: it needs dataset.splits "
                 "{protocol: group, folds: K}; two different test sets show no inflation"
             )
+        return self
+
+    def cell(self, name: str) -> "StudyRecipe":
+        """The study as one cell of its ablation has it. Raises ValueError where the cell changes what all cells share."""
+        for override in self.ablation[name]:
+            key = override.partition("=")[0].strip()
+            if not key.startswith(("train.", "dataset.clips.")) or key.startswith(SHARED_BY_CELLS):
+                raise ValueError(
+                    f"{key} is the same for all cells, which share base, seeds, gate, groups and question; a cell changes "
+                    "other keys of train. and of dataset.clips."
+                )
+        content = self.model_dump(mode="json", by_alias=True, exclude={"ablation"})
+        return StudyRecipe.model_validate(apply_overrides(content, self.ablation[name]))
+
+    @model_validator(mode="after")
+    def _cells_are_right(self) -> Self:
+        if self.ablation and (self.inflation or self.adapter):
+            raise ValueError("ablation trains cells beside each other: leave out inflation and adapter")
+        for name in self.ablation:
+            if name in {*OTHERS, *get_args(Baseline), *self.evaluate.ensembles}:
+                raise ValueError(f"ablation.{name} has the name of a detector; give it one of its own")
+            try:
+                changed = self.cell(name)
+            except ValidationError as error:
+                raise ValueError(f"ablation.{name}: {explain(error)}") from error
+            except ValueError as error:
+                raise ValueError(f"ablation.{name}: {error}") from error
+            if (changed.train, changed.dataset) == (self.train, self.dataset):
+                raise ValueError(f"ablation.{name} changes nothing: it would be the study itself once more")
         return self
 
     @property

@@ -17,6 +17,7 @@ from tasks.repo_checks import Tensor, check_adapter, read_header
 from tasks.run_page import HOOKS, say
 from tasks.store import Adapter, Base, Clips, Publication, Splits, draft, home, read_json, write_timing
 
+FAILED = " (gate failed)"
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "numpy")
 
 
@@ -126,6 +127,15 @@ def check_gate(adapters: Sequence[Adapter], gate: GateBlock) -> None:
             if gate.on_fail == "stop":
                 raise CheckFailed(finding)
             say(finding)
+
+
+def marked(cell: str, adapters: Sequence[Adapter], gate: GateBlock) -> str:
+    """The name under which a cell of an ablation stands in the report: a cell that fails its gate is shown, and says so."""
+    failed = [adapter for adapter in adapters if adapter.train_accuracy < gate.accuracy]
+    if failed and not cell.endswith(FAILED):
+        worst = min(adapter.train_accuracy for adapter in failed)
+        say(f"cell {cell}: {worst:.3f} of the training clips are answered right and the gate asks {gate.accuracy:g}")
+    return f"{cell}{FAILED}" if failed else cell
 
 
 # --- published by somebody else ----------------------------------------------------------------------------------

@@ -72,13 +72,21 @@ def train_steps(recipe: StudyRecipe) -> list[Step]:
     sides = [splits.sides(fold) for fold in range(splits.folds or 1)]
     on_train = [[part for part, side in its.items() if side == "train"] for its in sides]
     clean = {part: clean_block(train.pretrain, len(parts)).shards for parts in on_train for part in parts}
+    cells, kinds = cells_with_clips(recipe), 1 + len(recipe.ablation)
+    again = [block.clips_of(part).shards for block in cells for part in block.splits.parts]
     return [
-        Step("train", "plan_clips", "clean plans", len(clean) if tiny else 0),
-        Step("train", "render_clips", "clean clips", sum(clean.values()) if tiny else 0),
+        Step("train", "plan_clips", "clean plans", (len(clean) if tiny else 0) + len(again)),
+        Step("train", "render_clips", "clean clips", (sum(clean.values()) if tiny else 0) + sum(again)),
         Step("train", "shuffle_clips", "clean random", int(recipe.inflation and tiny)),
         Step("train", "make_base", "tiny base", folds if tiny else 0, Base, "train_s"),
-        Step("train", "train_adapter", "adapters", folds * len(train.seeds), Adapter, "train_s"),
+        Step("train", "make_splits", "cell splits", len(cells)),
+        Step("train", "train_adapter", "adapters", folds * len(train.seeds) * kinds, Adapter, "train_s"),
     ]
+
+
+def cells_with_clips(recipe: StudyRecipe) -> list[DatasetRecipe]:
+    """The data sets of those cells of an ablation whose clips are others than the study's."""
+    return [cell.dataset for cell in map(recipe.cell, recipe.ablation) if cell.dataset != recipe.dataset]
 
 
 def evaluate_steps(recipe: StudyRecipe) -> list[Step]:
@@ -90,7 +98,7 @@ def evaluate_steps(recipe: StudyRecipe) -> list[Step]:
             "evaluate",
             "score_audio_llm",
             "model scores",
-            folds * (1 + len(recipe.train.seeds)),
+            folds * (1 + len(recipe.train.seeds) * (1 + len(recipe.ablation))),
             Predictions,
             "score_s",
         ),

@@ -1,0 +1,76 @@
+"""Cells of an ablation: what they may change, and one report in which each stands beside the study, failed ones marked."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from recipes.schema import load_study
+from recipes.training import GateBlock
+from tasks.adapters import marked
+from tests.commands import Command
+
+
+def test_the_matrix_of_the_original_questions():
+    study = load_study("study/ablation")
+    cells = {name: study.cell(name) for name in study.ablation}
+    assert cells["loss-on-turn"].train.loss_on == "turn"
+    assert cells["rms"].dataset.clips.normalise == "rms"
+    assert [cells[f"rank-{r}"].train.lora["r"] for r in (8, 32, 64)] == [8, 32, 64]
+    assert {"gate_proj", "up_proj", "down_proj"} <= {*cells["attention+mlp"].train.lora["target_modules"]}
+    strengths = [cells[name].train.augment.spec_augment.time_share for name in ("spec-augment", "spec-augment-strong")]
+    assert strengths == sorted(strengths)
+    assert cells["focal"].train.loss.kind == "focal"
+    assert cells["language-model-only"].train.scope == "language_model"
+    assert cells["all-parameters"].train.lora is None
+    for cell in cells.values():
+        assert cell.ablation == {}
+        assert (cell.train.seeds, cell.train.gate, cell.train.pretrain) == (
+            study.train.seeds, study.train.gate, study.train.pretrain
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ("seeds: ['train.seeds=[1]']", "ablation.seeds: train.seeds is the same for all cells"),
+        ("x: [prompt=other]", "ablation.x: prompt is the same for all cells"),
+        ("x: ['dataset.splits.seed=1']", "ablation.x: dataset.splits.seed is the same for all cells"),
+        ("x: ['train.lora.rank=8']", "ablation.x: train.lora: lora.rank is no such keyword"),
+        ("x: [train.loss_on=answer]", "ablation.x changes nothing"),
+        ("base: [train.lora.r=8]", "ablation.base has the name of a detector"),
+        ("no_audio: [train.lora.r=8]", "ablation.no_audio has the name of a detector"),
+    ],
+)
+def test_a_cell_that_makes_no_fair_comparison_is_refused(cell, said):
+    with pytest.raises(ValueError, match=r"^") as refused:
+        load_study("study/smoke", ["ablation={" + cell + "}"])
+    assert said in str(refused.value)
+
+
+def test_ablation_and_inflation_are_two_studies():
+    with pytest.raises(ValueError, match="leave out inflation and adapter"):
+        load_study("study/inflation", ["ablation={x: [train.lora.r=8]}"])
+
+
+def test_a_cell_that_fails_its_gate_says_so_in_its_name():
+    adapters = [SimpleNamespace(train_accuracy=0.9), SimpleNamespace(train_accuracy=0.7)]
+    assert marked("rank-8", adapters, GateBlock(accuracy=0.6)) == "rank-8"
+    assert marked("rank-8", adapters, GateBlock(accuracy=0.8)) == "rank-8 (gate failed)"
+
+
+@pytest.mark.slow
+def test_cells_stand_in_one_report_beside_the_study_paired_and_corrected(tmp_path):
+    """Another loss, other clips, every parameter: each on the same test clips as the study."""
+    cells = "{turn: [train.loss_on=turn], rms: [dataset.clips.normalise=rms], all: [train.lora=none]}"
+    gate = "train.gate={accuracy: 1.0, on_fail: mark}"
+    done = Command(tmp_path / "home", "run", "study/smoke", "--set", f"ablation={cells}", "--set", gate).done()
+    assert done.code == 0, done.err[-3000:]
+    (file,) = (tmp_path / "home" / "store" / "report").glob("*/report.json")
+    report = json.loads(file.read_text())
+    for name in ("turn", "rms", "all"):
+        (found,) = [its for its in report["comparisons"] if its in (name, f"{name} (gate failed)")]
+        comparison = report["comparisons"][found]
+        assert comparison["p_holm"] >= comparison["p_exact"]
+        assert report["detectors"][found]["n"] == report["n"]
+    assert any("(gate failed)" in name for name in report["comparisons"])
