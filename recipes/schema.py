@@ -491,14 +491,19 @@ class StudyRecipe(Block):
     def _agree(self) -> Self:
         if len(set(self.classes)) != 2 or len(set(self.answers)) != 2:
             raise ValueError("classes and answers are two different names each")
-        for answer in self.answers:
-            if not re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", self.prompt):
-                raise ValueError(
-                    f"prompt: it does not offer the answer {answer!r}, so no model could know to give it: {self.prompt!r}; "
-                    "name both answers in it, or set `answers`"
-                )
         if self.evaluate.open and (unknown := sorted(set(self.evaluate.open.words) - set(self.classes))):
             raise ValueError(f"evaluate.open.words: {unknown[0]!r} is none of the classes {list(self.classes)}")
+        asked = self.asked
+        by_itself = asked.kind == "open" or {*map(str.lower, asked.answers or ())} == {
+            "yes",
+            "no",
+        }  # as any question does
+        for answer in () if by_itself else asked.answers or ():
+            if not re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", asked.text):
+                raise ValueError(
+                    f"prompt: {asked.text!r} leaves out the choices: it does not offer the answer {answer!r}, so no model "
+                    "could know to give it; name both answers in it, or set `answers`"
+                )
         for source in self.dataset.sources:
             named = [getattr(source, "label", None), *getattr(source, "labels", {}).values()]
             for label in named if source.role == "content" else []:

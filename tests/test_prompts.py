@@ -71,7 +71,7 @@ def test_prompts_that_may_not_be_asked_stop_the_search_before_it_begins():
             prompts.search_of(study("search=prompt/demo", f"search.prompts=['{text}']"))
     recipe = study("search=prompt/demo", "search.prompts=[{text: 'Is it a voice?', kind: open, answers: [Yes, No]}]")
     assert prompts.search_of(recipe).prompts[0].kind == "open"
-    with pytest.raises(ValueError, match="the prompt 'Is it a voice' leaves out the choices"):
+    with pytest.raises(ValueError, match="prompt: 'Is it a voice' leaves out the choices"):
         prompts.search_of(study("prompt=Is it a voice"))
 
 

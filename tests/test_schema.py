@@ -34,7 +34,8 @@ def test_every_shipped_study_is_valid(name):
 def test_every_shipped_block_is_valid_in_a_study_and_opens_with_its_cost(path):
     kind, name = path.parent.name, path.stem
     study = f"study/{name}" if kind == "study" else "study/smoke"
-    load_study(study, () if kind == "study" else (f"{kind}={kind}/{name}",))
+    key = "search" if kind == "prompt" else kind
+    load_study(study, () if kind == "study" else (f"{key}={kind}/{name}",))
     opening = path.read_text().split("\nname:")[0]
     assert opening.startswith("# ")
     assert "Cost: " in opening
@@ -312,7 +313,8 @@ def test_recipes_may_ask_for_every_baseline_there_is():
 @pytest.mark.parametrize("prompt", ["Is it speech?", "Apple or Banana?", "A or C?"])
 def test_a_prompt_that_does_not_offer_the_answers_is_refused(prompt):
     with pytest.raises(
-        ValueError, match=r"prompt: it does not offer the answer '[AB]', so no model could know to give it"
+        ValueError,
+        match=r"prompt: .* leaves out the choices: it does not offer the answer '[AB]', so no model could know to give it",
     ):
         load_study("study/demo", [f"prompt={prompt}"])
     assert load_study("study/demo", ["prompt=(A) speech (B) none"]).answers == ("A", "B")
