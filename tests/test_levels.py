@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.functional.levels import ascending, level_name, level_names
+from tasks.functional.levels import ascending, level_name, level_names, stated_end, stated_level
 
 NUMBERS = st.one_of(st.integers(-(10**12), 10**12), st.floats(allow_nan=False, allow_infinity=False, width=64))
 
@@ -37,3 +37,19 @@ def test_a_column_of_any_kind_has_the_same_names(kind):
 def test_levels_ascend_by_number_and_words_come_last():
     given = dict.fromkeys(["1000", "not set", "40", "-5", "nan", "200"])
     assert list(ascending(given)) == ["-5", "40", "200", "1000", "nan", "not set"]
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "words"),
+    [(53.24, "ms", "53.2"), (2933.4, "ms", "2,933"), (7.4, "ms", "7.4"), (-0.167, "dB", "-0.2"), (0.0012, "dB", "0.0"),
+     (-0.01, "dB", "0.0"), (12.0, "dB", "12.0")],
+)  # fmt: skip
+def test_a_threshold_is_stated_as_finely_as_it_can_be_meant(value, unit, words):
+    assert stated_level(value, unit) == words
+
+
+def test_an_end_beyond_the_levels_is_not_given_as_if_it_were_measured():
+    assert [stated_end(end, 20, 1000, "ms") for end in (7.4, 20.0, 133.3, 1000.0, 2933.0, None)] == [
+        "<20", "20", "133", "1,000", ">1000", "open",
+    ]  # fmt: skip
+    assert stated_end(-12.1, -10, 20, "dB") == "<-10"

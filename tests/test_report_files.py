@@ -2,12 +2,14 @@
 
 import json
 import re
+from html import unescape
 from typing import Any
 
 import pandas as pd
 import pytest
 
 from tasks.functional import plot_canvas
+from tasks.functional.levels import stated_end
 from tasks.functional.report import Report
 from tasks.functional.report_files import MOST_HEARD, Heard, clips_to_hear, page, report_files
 from tasks.functional.report_tables import csv_tables, summary_lines
@@ -31,7 +33,7 @@ def template() -> str:
 def text(template: str, **changes: Any) -> str:
     """The page's words, in one line."""
     html = page(studied().model_copy(update=changes), template, {}, {})
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", html.split("</style>")[1]))
+    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]*>", " ", html.split("</style>")[1])))
 
 
 def test_sections_stand_in_a_readers_order(template):
@@ -58,8 +60,9 @@ def test_thresholds_stand_in_one_compact_table(template):
     assert "adapter DT75 none: flat: the slope does not differ from 0" in words
     floor = studied().detectors["mel_statistics"].psychometric.duration_ms
     dt75, dt50 = (curve.thresholds[name] for curve, name in ((floor.correct, "DT75"), (floor.hit_rate, "DT50")))
-    low, high = dt75.ci95
-    assert f"mel_statistics DT75 {dt75.value:.3g} ms {low:.3g} to {high:.3g} " in words
+    lowest, highest = floor.levels[0].level, floor.levels[-1].level
+    low, high = (stated_end(end, lowest, highest, "ms") for end in dt75.ci95)
+    assert f"mel_statistics DT75 {dt75.value:.3g} ms {low} to {high} " in words
     assert dt50.censored == "below"
     assert f"mel_statistics DT50 below the levels extrapolated {dt50.value:.3g} ms" in words
     assert "majority DT75" not in words
@@ -71,6 +74,7 @@ def test_power_and_interaction_are_said_in_words(template):
     assert f"shows a difference of accuracies of {power.smallest_detectable_difference:.3f} or more" in words
     assert f"Measured against {power.against}, the best of the others" in words
     assert "per tenfold duration" in words
+    assert "A mixed model" in words
     assert "all clips" in words
 
 

@@ -193,7 +193,7 @@ def test_levels_tell_d_prime_and_auc_beside_the_curve():
     speech = at["label"] == "SPEECH"
     expected = dprime(int((said & speech).sum()), int(speech.sum()), int((said & ~speech).sum()), int((~speech).sum()))
     assert (level.level, level.clips, level.groups) == (40, len(at), 16)
-    assert level.d_prime == pytest.approx(expected.dprime)
+    assert (level.d_prime, level.criterion) == pytest.approx(expected)
     assert level.roc_auc == pytest.approx(roc_auc(at["p_speech"], at["label"]))
     assert {level.roc_auc for level in over_duration(rows.drop(columns="p_speech")).levels} == {None}
 

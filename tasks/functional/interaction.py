@@ -1,7 +1,10 @@
 """SNR x duration: whether noise costs more on short clips, by a logistic regression of trials robust to their groups.
 
-A GLMM with random intercepts by clip and group is left out: no permissive package fits one soundly (statsmodels'
-variational errors are too small; those of gpboost 1.8 come out undefined in some fits and far too large in others).
+A GLMM with random intercepts by clip and group is left out, since no permissive package both fits one soundly and
+installs beside the pinned libraries: statsmodels' variational errors are too small, those of gpboost 1.8 come out
+undefined in some fits and far too large in others, and Bambi 0.17 on PyMC 5.27, which samples, cannot be imported with
+matplotlib 3.11 (arviz-plots 0.8 wants a module that is gone). lme4 is GPL. Cluster-robust errors ask for no model of
+how clips of a group are alike; their coefficients are those of the population, not of one group.
 """
 
 import math

@@ -25,6 +25,22 @@ def level_name(level: Any, factor: str) -> str:
     return str(int(level)) if float(level).is_integer() else str(level)
 
 
+def stated_level(value: float, unit: str) -> str:
+    """A threshold for a reader: an SNR to a tenth of a dB, a duration in ms with three digits."""
+    if unit == "dB":
+        return f"{round(value, 1) + 0.0:.1f}"  # without the minus of -0.0
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def stated_end(end: float | None, lowest: float, highest: float, unit: str) -> str:
+    """An interval's end; None is open, and what lies beyond the tested levels is not told from them."""
+    if end is None:
+        return "open"
+    if lowest <= end <= highest:
+        return stated_level(end, unit)
+    return f"<{lowest:g}" if end < lowest else f">{highest:g}"
+
+
 def varied(rows: pd.DataFrame, factor: str) -> pd.DataFrame:
     """The rows that were made to vary the factor, where the table says of its rows which one they vary, else all.
 

@@ -1,13 +1,14 @@
 """Psychometric functions: curves with their points and thresholds, hit rates, and the SNR needed at each duration."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tasks.functional.levels import level_name
+from tasks.functional.levels import level_name, stated_end, stated_level
 from tasks.functional.plot_canvas import (
     AXES,
     NAMES,
@@ -29,6 +30,8 @@ from tasks.functional.report_schema import Metric
 
 Factor = Literal["duration_ms", "snr_db"]
 Ends = tuple[float, float] | None
+CHANCE = 0.5
+OPEN = STYLES[1]._replace(marker="D")  # of a threshold among the points of its curve
 
 
 class _Line(NamedTuple):
@@ -112,7 +115,7 @@ def hit_rate_curves(report: Report) -> bytes:
 
 
 def snr_curves_by_duration(report: Report) -> bytes:
-    """The headline detector's class-balanced correct responses over SNR, a curve for each duration.
+    """The headline detector's class-balanced correct responses over SNR, a panel with its SNR75 for each duration.
 
     Raises ValueError where it has no such curves.
     """
@@ -120,25 +123,47 @@ def snr_curves_by_duration(report: Report) -> bytes:
     if not each:
         raise ValueError(f"{report.detector!r} has no curve over SNR at any duration")
     cells = {(cell.duration_ms, cell.snr_db): cell.ci95 for cell in report.cells}
-    figure = Figure(figsize=(6.8, 4.2), layout="constrained")
-    axes = figure.subplots()
-    reached = []
-    for order, ((level, curves), style) in enumerate(zip(each.items(), STYLES, strict=False)):
-        points = [(at.level, at.correct, cells.get((float(level), at.level))) for at in curves.levels]
-        if curves.correct:
-            _draw(axes, _Line(f"{level} ms", style, curves, curves.correct, points), _beside(order, len(each)), 1.3)
-        reached += [end for _, value, ends in points for end in (value, *(ends or ()))]
-    at_chance(axes)
-    axes.axhline(0.75, color=SOFT, linewidth=0.8, linestyle=(0, (2, 2)))
-    axes.set(ylim=(floor(reached), 1.02), xlabel=AXES["snr_db"], ylabel="Class-balanced correct responses")
-    axes.set_xticks(sorted({at.level for curves in each.values() for at in curves.levels}))
-    dress(axes)
-    legend_below(axes, [f"{level} ms" for level in each])
-    dropped = [f"{level} ms" for level in [*each][len(STYLES) :]]
+    columns = 3 if len(each) % 3 == 0 else min(4, len(each))
+    rows = math.ceil(len(each) / columns)
+    figure = Figure(figsize=(0.9 + 2.1 * columns, 0.5 + 1.9 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    reached = [
+        end
+        for axes, (level, curves) in zip(panels.flat, each.items(), strict=False)
+        for end in _at_duration(axes, level, curves, cells)
+    ]
+    tested = sorted({at.level for curves in each.values() for at in curves.levels})
+    panels[0, 0].set(
+        ylim=(floor(reached), 1.02), xlim=(tested[0] - 0.07 * np.ptp(tested), tested[-1] + 0.07 * np.ptp(tested))
+    )
+    panels[0, 0].set_xticks(tested, [number(level) for level in tested])
+    for axes in panels.flat[len(each) :]:
+        axes.set_axis_off()
+    for axes in panels.flat[max(0, len(each) - columns) : len(each)]:
+        axes.tick_params(labelbottom=True)
+        axes.set_xlabel(AXES["snr_db"], fontsize=9)
+    figure.supylabel("Class-balanced correct responses", fontsize=10)
     title(figure, f"{report.detector}: psychometric functions over SNR at each duration", rests_on(report),
-          "bars: 95 % intervals over groups; dashes: the criterion of .75",
-          f"not drawn: {', '.join(dropped)}" if dropped else "")  # fmt: skip
+          "bars: 95 % intervals over groups; line: chance; dashes: .75, and on them SNR75 with its interval")  # fmt: skip
     return png(figure)
+
+
+def _at_duration(
+    axes: Axes, level: str, curves: Curves, cells: Mapping[tuple[float | None, float | None], Ends]
+) -> list[float]:
+    """One panel; returns every height it reaches."""
+    points = [(at.level, at.correct, cells.get((float(level), at.level))) for at in curves.levels]
+    axes.axhline(CHANCE, color=SOFT, linewidth=0.8, zorder=1)
+    axes.axhline(0.75, color=SOFT, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
+    dress(axes)
+    axes.tick_params(labelsize=8)
+    if curves.correct:
+        line, at = _Line(level, STYLES[0], curves, curves.correct, points), curves.correct.thresholds["SNR75"]
+        _draw(axes, line, 0, 1.3)
+        _threshold(axes, 0.75, at, line._replace(style=OPEN), (curves.levels[0].level, curves.levels[-1].level))
+        words = _in_words(at, curves.levels, "dB").replace("none: ", "no SNR75, ")
+        axes.set_title(f"{level} ms: {words}", fontsize=8.5, loc="left")
+    return [end for _, value, ends in points for end in (value, *(ends or ()))]
 
 
 def snr_threshold_by_duration(report: Report) -> bytes:
@@ -256,7 +281,7 @@ def _mix(curves: Curves) -> str:
     unit = {"duration_ms": "ms", "snr_db": "dB"}
     held = [f"at {level:g} {unit.get(name, '')}".rstrip() for name, level in curves.at.items()]
     pooled = [
-        NAMES.get(name, name) + ("" if unlike < 0.05 else " (in another mix at each level)")
+        NAMES.get(name, name) + ("" if unlike < 0.05 else " (in shares that differ between levels)")
         for name, unlike in curves.pooled.items()
     ]
     parts = [*held, *([f"pooled over {', '.join(pooled)}"] if pooled else []), f"{curves.clips:,} clips enter"]
@@ -279,7 +304,7 @@ def _thresholds(axes: Axes, lines: list[_Line], name: str, factor: Factor) -> No
     axes.set_xlim(low, high)
 
 
-def _threshold(axes: Axes, row: int, at: CurveThreshold, line: _Line, bounds: tuple[float, float]) -> None:
+def _threshold(axes: Axes, row: float, at: CurveThreshold, line: _Line, bounds: tuple[float, float]) -> None:
     """Symbol and interval of one threshold, or an arrow at the end of the levels beyond which it lies."""
     if at.value is None:
         return
@@ -300,15 +325,12 @@ def _threshold(axes: Axes, row: int, at: CurveThreshold, line: _Line, bounds: tu
 def _in_words(at: CurveThreshold, levels: list[CurveLevel], unit: str) -> str:
     if at.value is None:
         return "none: " + (at.reason or "").split(":")[0].split("(")[0].strip()
+    lowest, highest = levels[0].level, levels[-1].level
     if at.censored:
-        return f"{at.censored} {number(levels[0 if at.censored == 'below' else -1].level)} {unit}"
-
-    def three(value: float | None) -> str:
-        text = "open" if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-        return text.replace("-", "−")
-
-    ends = f" [{three(at.ci95[0])}, {three(at.ci95[1])}]" if at.ci95 else ", no interval"
-    return f"{three(at.value)} {unit}{ends}"
+        return f"{at.censored} {number(lowest if at.censored == 'below' else highest)} {unit}"
+    low, high = (stated_end(end, lowest, highest, unit) for end in at.ci95 or (None, None))
+    ends = f" [{low}, {high}]" if at.ci95 else ", no interval"
+    return f"{stated_level(at.value, unit)} {unit}{ends}".replace("-", "−")
 
 
 def _thresholds_over(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from tasks.functional.cards import fill
+from tasks.functional.levels import stated_end, stated_level
 from tasks.functional.plots import figures
 from tasks.functional.report_document import Report
 from tasks.functional.report_tables import csv_tables
@@ -65,6 +66,8 @@ def page(report: Report, template: str, drawn: Mapping[str, bytes], heard: Mappi
         "report": report.model_dump(mode="json"),
         "figures": {name: data_uri("image/png", png) for name, png in drawn.items()},
         "heard": {},
+        "stated_level": stated_level,
+        "stated_end": stated_end,
     }
     silent = fill(template, context, html=True)
     if not heard:

@@ -73,7 +73,7 @@ class Curve(Section):
 
 
 class CurveLevel(Section):
-    """One level: the rates that the curves are fitted to, and d' (log-linear) and AUC, which need no curve."""
+    """One level: the rates that the curves are fitted to; d' and criterion (log-linear) and AUC need no curve."""
 
     level: float
     clips: int
@@ -82,6 +82,7 @@ class CurveLevel(Section):
     hit_rate: float
     false_alarm_rate: float
     d_prime: float
+    criterion: float  # below 0 the first class is favoured
     roc_auc: (
         float | None
     )  # within models, one a fold and seed; None where a clip has no p_speech, or all have one class
@@ -201,6 +202,7 @@ def _level(level: Any, clips: pd.DataFrame, rule: _Rule) -> CurveLevel:
     hits, n_speech = int((speech & right).sum()), int(speech.sum())
     false_alarms, n_nonspeech = int((~speech & ~right).sum()), int((~speech).sum())
     scored = "p_speech" in clips and clips["p_speech"].notna().all()
+    observer = dprime(hits, n_speech, false_alarms, n_nonspeech)
     return CurveLevel(
         level=float(level),
         clips=len(clips),
@@ -208,7 +210,8 @@ def _level(level: Any, clips: pd.DataFrame, rule: _Rule) -> CurveLevel:
         correct=(hits / n_speech + 1 - false_alarms / n_nonspeech) / 2,
         hit_rate=hits / n_speech,
         false_alarm_rate=false_alarms / n_nonspeech,
-        d_prime=dprime(hits, n_speech, false_alarms, n_nonspeech).dprime,
+        d_prime=observer.dprime,
+        criterion=observer.criterion,
         roc_auc=_auc(clips, rule) if scored else None,
     )
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from tasks.functional.levels import stated_end, stated_level
 from tasks.functional.report_document import Report
 from tasks.functional.report_psychometric import Curves, CurveThreshold, Psychometric
 from tasks.functional.report_schema import Comparison, Metric
@@ -84,7 +85,7 @@ def _threshold_lines(report: Report) -> list[str]:
         if curves:
             of_curves = [curve for curve in (curves.correct, curves.hit_rate) if curve]
             stated = [pair for curve in of_curves for pair in curve.thresholds.items()]
-            lines += [f"{name}  {threshold_in_words(at, curves.unit)}" for name, at in stated]
+            lines += [f"{name}  {threshold_in_words(at, curves)}" for name, at in stated]
     if report.inflation:
         one = report.inflation
         leaky = f"{one.leaky:.3f} under random folds, {one.value:+.3f} ({_ends(one.ci95)})"
@@ -96,18 +97,15 @@ def _threshold_lines(report: Report) -> list[str]:
     return ["", *lines] if lines else []
 
 
-def threshold_in_words(at: CurveThreshold, unit: str) -> str:
+def threshold_in_words(at: CurveThreshold, curves: Curves) -> str:
     """A threshold with its interval, where it lies if outside the levels, or why there is none."""
     if at.value is None:
         return f"none: {at.reason}"
-    ends = ["open" if end is None else three_digits(end) for end in at.ci95 or ()]
+    lowest, highest = curves.levels[0].level, curves.levels[-1].level
+    ends = [stated_end(end, lowest, highest, curves.unit) for end in at.ci95 or ()]
     outside = f", {at.censored} the tested levels: extrapolated" if at.censored else ""
-    return f"{three_digits(at.value)} {unit}{f' ({ends[0]} to {ends[1]})' if ends else ''}{outside}"
-
-
-def three_digits(value: float) -> str:
-    """A level with three digits, or all there are before the point."""
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    value = stated_level(at.value, curves.unit)
+    return f"{value} {curves.unit}{f' ({ends[0]} to {ends[1]})' if ends else ''}{outside}"
 
 
 def _absent_lines(report: Report) -> list[str]:
