@@ -192,7 +192,8 @@ def shelf(kind: type[Reference]) -> Path:
 
 @contextlib.contextmanager
 def draft(kind: type[Reference]) -> Iterator[Path]:
-    """An empty folder beside its later place, removed again if it was not taken by `Reference.of`."""
+    """An empty folder beside its later place, removed again if it was not taken by `Reference.of`, with what lies beside
+    it under its name."""
     make_home()
     shelf(kind).mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=shelf(kind), prefix=f".draft-{socket.gethostname()}-{os.getpid()}-"))
@@ -200,7 +201,11 @@ def draft(kind: type[Reference]) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        for path in folder.parent.glob(f"{folder.name}*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def sweep() -> list[Path]:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -163,7 +164,7 @@ def test_a_slot_that_a_dead_run_held_is_free_within_90_s(server, gpus):
 
 
 @pytest.fixture
-def postgres(tmp_path_factory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """The address of an empty PostgreSQL, where this machine has one."""
     binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     initdb = shutil.which("initdb") or (str(binaries[-1]) if binaries else None)
@@ -171,25 +172,23 @@ def postgres(tmp_path_factory) -> Iterator[str]:
         pytest.skip("no PostgreSQL here")
     from flows.server import free_port
 
-    folder, port = tmp_path_factory.mktemp("postgres") / "data", free_port()
+    root, port = Path(tempfile.mkdtemp(prefix="earshot-postgres-")), free_port()
     as_user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []  # it refuses to run as root
-    folder.mkdir()
-    for place in (folder, *folder.parents[:3]):
-        place.chmod(0o777)
     if as_user:
-        shutil.chown(folder, "postgres")
-    folder.chmod(0o700)
-    ctl = str(Path(initdb).resolve().with_name("pg_ctl"))
+        shutil.chown(root, "postgres")
+    ctl, data = str(Path(initdb).resolve().with_name("pg_ctl")), root / "data"
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
-    subprocess.run([*as_user, initdb, "-D", folder, "-U", "earshot", "-A", "trust"], check=True, capture_output=True)
-    subprocess.run(
-        [*as_user, ctl, "-D", folder, "-w", "-l", folder / "log", "-o", options, "start"],
-        check=True, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+
+    def do(*command: "str | Path") -> None:
+        subprocess.run([*as_user, *command], check=True, stdout=subprocess.DEVNULL, cwd=root)
+
     try:
+        do(initdb, "-D", data, "-U", "earshot", "-A", "trust")
+        do(ctl, "-D", data, "-w", "-l", root / "log", "-o", options, "start")
         yield f"postgresql+asyncpg://earshot@127.0.0.1:{port}/postgres"
+        do(ctl, "-D", data, "-m", "immediate", "stop")
     finally:
-        subprocess.run([*as_user, ctl, "-D", folder, "-m", "immediate", "stop"], check=True, stdout=subprocess.DEVNULL)
+        shutil.rmtree(root)
 
 
 def test_a_server_on_postgresql_keeps_the_same_record(postgres, tmp_path, smoke):

@@ -1,5 +1,6 @@
 """A thing in the store is whole or absent, and named by its content alone."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -94,3 +95,14 @@ def test_a_home_that_is_moved_keeps_its_references(home, tmp_path, monkeypatch):
     home.rename(tmp_path / "elsewhere")
     monkeypatch.setenv("EARSHOT_HOME", str(tmp_path / "elsewhere"))
     assert (reference.path / "inner" / "a.txt").read_text() == "x"
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_what_a_draft_left_beside_itself_goes_with_it(home, taken):
+    with contextlib.suppress(RuntimeError), draft(Clips) as folder:
+        (folder / "clips.parquet").write_bytes(b"x")
+        folder.with_name(f"{folder.name}.progress.jsonl").write_text("{}")
+        if not taken:
+            raise RuntimeError
+        Clips.of(folder, part="train", clips=1, hours=0.0)
+    assert len(list((home / "store" / "clips").iterdir())) == taken
