@@ -9,6 +9,8 @@ from flows.stages import Stage
 from flows.train_adapters import TrainedFold, asking, question_of, train_adapters
 from recipes.prompts import PromptRecipe
 from recipes.schema import StudyRecipe, load_study
+from tasks import child
+from tasks.advice import advice
 from tasks.hub import published_recipe
 from tasks.looks import note_looks
 from tasks.predictions import score_audio_llm
@@ -24,16 +26,17 @@ def optimize_prompt(
 
     Fold 0 where there are folds. Raises ValueError, before anything runs, where the recipe says what it may not.
     """
-    recipe = load_study(study, overrides or [], published_recipe)
-    search = search_of(recipe)
-    demand_extras(recipe, "train")
-    demand_gpu(recipe, "train", refresh, look_up(recipe, "train", refresh))
-    with cache_of("build", refresh):
-        data = build_dataset(recipe)
-    with cache_of("train", refresh):
-        trained = train_adapters(recipe, data)[0]
-    with cache_of("evaluate", refresh):
-        return search_fold(recipe, search, data, trained)
+    with advice(study, overrides or [], "prompts"), child.ended_by_interrupts():
+        recipe = load_study(study, overrides or [], published_recipe)
+        search = search_of(recipe)
+        demand_extras(recipe, "train")
+        demand_gpu(recipe, "train", refresh, look_up(recipe, "train", refresh))
+        with cache_of("build", refresh):
+            data = build_dataset(recipe)
+        with cache_of("train", refresh):
+            trained = train_adapters(recipe, data)[0]
+        with cache_of("evaluate", refresh):
+            return search_fold(recipe, search, data, trained)
 
 
 def search_fold(recipe: StudyRecipe, search: PromptRecipe, data: BuiltDataset, trained: TrainedFold) -> PromptReport:

@@ -19,7 +19,8 @@ from tasks.functional.prompt_search import deal_roles
 from tasks.functional.prompt_text import Wording, refusal
 from tasks.models.jobs import Question, base_at
 from tasks.models.prompt_jobs import PromptJob
-from tasks.run_page import say, show_picture, show_table
+from tasks.progress import Bar
+from tasks.run_page import fenced, say, show_markdown, show_picture, show_table
 from tasks.store import (
     Adapter,
     Base,
@@ -137,7 +138,8 @@ def search_prompt(
             clips=str(folder / "clips.parquet"), recipe=search,
             reference=PromptBlock(text=question.prompt, answers=question.answers, origin="the study's own prompt"),
         )  # fmt: skip
-        seconds = job.run(CHILD, what=f"the search over {name}", on_line=say, timeout_min=timeout_min)
+        bar = Bar(f"prompts-{name}-{fold}", f"Searching a prompt for {name}, fold {fold}")
+        seconds = job.run(CHILD, what=f"the search over {name}", on_line=bar, timeout_min=timeout_min)
         record = read_json(folder / "search.json")
         best = record["prompts"][record["best"]]
         a, b = best["answers"]
@@ -198,6 +200,7 @@ def make_prompt_report(
         report = PromptReport.of(folder, models=tuple(searched))
     show_table("prompts", [one.model_dump(mode="json") for its in document.models.values() for one in its.compared],
                f"Prompts of {recipe.name} on dev clips that took no part in the search")  # fmt: skip
+    show_markdown("prompts-result", fenced(summary_lines(document)), f"The prompt search of {recipe.name}")
     for path in files:
         if path.endswith(".png"):
             show_picture(f"prompts-{Path(path).stem}", files[path], Path(path).stem.replace("_", " "))

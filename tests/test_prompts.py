@@ -272,6 +272,36 @@ def test_a_search_with_nothing_new_left_ends_with_a_sentence(tmp_path, tiny_base
 
 
 @pytest.mark.slow
+def test_an_llm_is_asked_in_a_process_of_its_own_and_one_that_cannot_be_loaded_is_named(tmp_path, processor, home):
+    from tasks.models.proposals import Asked, answers_of
+
+    llm = tiny_llm(tmp_path / "llm", processor)
+    asked = Asked(ProposerBlock(kind="llm", model=str(llm), tokens=8), [], [], ("A", "B"), CLASSES, 60, 3, 0)
+    said = answers_of(asked)
+    assert len(said) == 3
+    assert answers_of(asked) == said
+    (llm / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"the proposer failed: the proposer .* cannot be loaded"):
+        answers_of(asked._replace(seed=1))
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_llm_speaks_in_four_bits(tmp_path, processor, home):
+    from tasks.models import proposing
+    from tasks.models.prompt_jobs import ProposingJob
+
+    job = ProposingJob(
+        model=str(tiny_llm(tmp_path / "llm", processor)), revision=None, device="cuda", load_in_4bit=True,
+        messages=[{"role": "user", "content": "Write."}], n=10, temperature=1.0, tokens=8, seed=0,
+        output=str(tmp_path / "answers.json"),
+    )  # fmt: skip
+    assert proposing.load(job, "cuda").is_quantized
+    (tmp_path / "job.json").write_text(job.model_dump_json())
+    proposing.main(str(tmp_path / "job.json"))
+    assert len(json.loads((tmp_path / "answers.json").read_text())) == 10
+
+
+@pytest.mark.slow
 def test_a_second_search_asks_the_model_nothing_and_finds_the_same(tmp_path, tiny_base, home):
     from tasks.models.prompting import main
 

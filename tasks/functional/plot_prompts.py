@@ -78,7 +78,7 @@ def comparison(name: str, its: ModelSearch) -> bytes:
         winner, own = one.number == its.best, one.number == its.reference
         style = STYLES[1] if winner else STYLES[0]
         _with_interval(axes, one.held_out, y, style.ink, "s" if winner else "o", hollow=not (winner or own))
-    labels = [textwrap.shorten(one.text, 76, placeholder=" ...") for one in rows]
+    labels = [f"{one.number}  {textwrap.shorten(one.text, 72, placeholder=' ...')}" for one in rows]
     marks = ["chosen: " if one.number == its.best else "own: " if one.number == its.reference else "" for one in rows]
     axes.set_yticks(range(len(rows)), [mark + text for mark, text in zip(marks, labels, strict=True)], fontsize=7.5)
     axes.set_ylim(len(rows) - 0.5, -0.5)

@@ -80,7 +80,8 @@ def model_search(its: Searched, rule: Rule) -> ModelSearch:
     clips, right = matrix(own, its.scores, len(prompts), rule.classes)
     held = its.clips[its.clips["role"] == HELD_OUT]
     judged = {k: answers_to(held, its.scores, k) for k in sorted(set(its.scores["prompt"]))}
-    compared = [compared_prompt(k, prompts[k], rows, rule) for k, rows in judged.items() if len(rows) == len(held)]
+    whole = {k: rows for k, rows in judged.items() if len(rows) == len(held)}
+    compared = [compared_prompt(k, prompts[k], whole, rule) for k in whole]
     gain = None if best == 0 else difference(judged[best], judged[0], rule)
     search_gain = float(prompts[best]["score"] - prompts[0]["score"])
     styles = [style_of(Wording(row["text"], tuple(row["answers"])), rule.classes) for row in prompts]
@@ -133,11 +134,13 @@ def prompt_row(row: Mapping[str, Any], style: Style, asked: int) -> PromptRow:
     return PromptRow(**row, asked=asked, words=style.words, style=[name for name in TRAITS if getattr(style, name)])
 
 
-def compared_prompt(number: int, row: Mapping[str, Any], rows: pd.DataFrame, rule: Rule) -> Compared:
-    """A prompt on the held-out clips."""
+def compared_prompt(number: int, row: Mapping[str, Any], judged: Mapping[int, pd.DataFrame], rule: Rule) -> Compared:
+    """A prompt on the held-out clips, beside the study's own, which is number 0."""
     return Compared(
-        number=number, text=row["text"], by=row["by"], search_score=row["score"], held_out=score_of(rows, rule)
-    )
+        number=number, text=row["text"], by=row["by"], search_score=row["score"],
+        held_out=score_of(judged[number], rule),
+        gain=metric_of(difference(judged[number], judged[0], rule) if number else None),
+    )  # fmt: skip
 
 
 def style_table(styles: Sequence[Style], right: FloatArray, clips: Clips, rule: Rule) -> list[StyleEffect]:

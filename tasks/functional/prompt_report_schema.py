@@ -46,13 +46,14 @@ class Gains(Section):
 
 
 class Compared(Section):
-    """A prompt on the held-out clips."""
+    """A prompt on the held-out clips; gain: over the study's own prompt, paired."""
 
     number: int
     text: str
     by: str
     search_score: float | None
     held_out: Metric
+    gain: Metric
 
 
 class StyleEffect(Section):

@@ -179,11 +179,9 @@ class Search:
             asked = self.standing.evaluations - before
             self.rounds.append({"round": number, "candidates": len(new), "evaluations": asked, "best": best,
                                 "score": float(self.standing.score[best])})  # fmt: skip
-        print(
-            f"round {number}: {len(new)} candidates, {asked} of {len(new) * len(self.place)} answers asked; best "
-            f"{self.standing.score[best]:.3f}: {self.candidates[best].prompt.text[:90]}",
-            flush=True,
-        )
+        told = f"{asked} of {len(new) * len(self.place)} answers asked; best {self.standing.score[best]:.3f}"
+        text = self.candidates[best].prompt.text
+        print(f"round {number}/{self.recipe.rounds}: {len(new)} candidates, {told}: {text[:90]}", flush=True)
 
     def ask(self, numbers: Sequence[int], places: NDArray[np.int64]) -> NDArray[np.float64]:
         """Margins of candidates on search clips. Raises BudgetSpent where they are more than may be asked."""
