@@ -19,7 +19,7 @@ from tasks import child, detectors
 from tasks.advice import advice
 from tasks.hub import link, published_recipe
 from tasks.hub_client import demand_token
-from tasks.planning import Found
+from tasks.planning import Found, describe_gpu
 from tasks.reports import summary
 from tasks.run_page import fenced, show_markdown
 from tasks.slots import gpus, make_limit, visible_gpus
@@ -133,6 +133,7 @@ def demand_gpu(recipe: StudyRecipe, until: Stage, refresh: Stage | None, found: 
         raise ValueError(
             f"{recipe.name} has train.device=cuda and no NVIDIA GPU answers here (`earshot doctor` looks closer): run it "
             "where there is one; `earshot build` needs none, and a tiny base trains with --set train.device=cpu"
+            + "".join(f". {line.strip()}" for line in describe_gpu(recipe))
         )
 
 

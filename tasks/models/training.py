@@ -15,28 +15,44 @@ from accelerate import PartialState
 from datasets import Dataset
 from safetensors.torch import save_file
 from torch import nn
-from transformers import AutoProcessor
+from transformers import AutoConfig, AutoProcessor
 
 from tasks.audio_files import decode_flac, encode_flac
 from tasks.functional.decoding import answer_scores
 from tasks.models import qwen2_audio as family
+from tasks.models.batch_size import memory_limit
 from tasks.models.collation import Collator
 from tasks.models.devices import alike_on_every_cpu, allow_memory, pick_device, with_dtype
 from tasks.models.encoding import Encoder, kept_encodings, samples_of
 from tasks.models.frames import SAMPLE_RATE_HZ
 from tasks.models.jobs import FULL_WEIGHTS, TrainingJob
+from tasks.models.room import check_room
 from tasks.models.trainer import fit
 
 GATE_CLIPS = 1_000  # at most so many training clips are scored for the gate
 
 
 def main(path: str) -> None:
-    """Train what the job says and leave adapter, training.json and parts.json in its output folder."""
+    """Do the job in a file, and say in a sentence where the GPU's memory does not suffice."""
     job = TrainingJob.model_validate_json(Path(path).read_text(encoding="utf-8"))
     device = pick_device(job.device)
     PartialState(cpu=device == "cpu")
-    if device == "cuda" and job.memory_gb:
-        allow_memory(job.memory_gb)
+    if device == "cuda":
+        if job.memory_gb:
+            allow_memory(job.memory_gb)
+        config = AutoConfig.from_pretrained(job.base, revision=job.revision, trust_remote_code=False)
+        check_room(job, config, memory_limit(torch.device("cuda")))
+    try:
+        train(job, device)
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            f"the GPU's memory does not suffice ({str(error).split('.')[0]}): set "
+            "training.per_device_train_batch_size=auto, training.gradient_checkpointing=true or scope=language_model"
+        ) from error
+
+
+def train(job: TrainingJob, device: str) -> None:
+    """Train what the job says and leave adapter and training.json in its output folder."""
     torch.manual_seed(job.seed)
     processor = AutoProcessor.from_pretrained(job.base, revision=job.revision, trust_remote_code=False)
     model, dtype = load_base(job, device)
