@@ -180,6 +180,7 @@ def nothing_left(trainer: Any) -> Iterator[None]:
         trainer.model.zero_grad(set_to_none=True)
         for seen in trainer.seen.values():
             seen.clear()
+        trainer.clips, trainer.flops = 0, 0.0
         torch.cuda.empty_cache()
 
 
