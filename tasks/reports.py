@@ -15,7 +15,7 @@ from recipes.schema import StudyRecipe
 from tasks.audio_files import decode_flac
 from tasks.cache import ROOT, cached, code_digest, task
 from tasks.functional.audio import SAMPLE_RATE_HZ
-from tasks.functional.card_evidence import measured_conditions
+from tasks.functional.card_evidence import AGAIN, measured_conditions
 from tasks.functional.dataset_card import LICENCES, licences_of
 from tasks.functional.listening import listening_section
 from tasks.functional.plot_detectors import rests_on
@@ -265,6 +265,7 @@ def environment(adapters: Sequence[Adapter]) -> dict[str, Any]:
     return {
         "dtype": training["dtype"],
         "device": training["device"],
+        "made_again": AGAIN["cpu" if training["device"] == "cpu" else "gpu"],
         "code": code_digest(("flows.run_study", *CHILDREN)),
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }

@@ -202,6 +202,18 @@ def test_a_step_sees_what_the_recipe_says(
     assert (trainer._train_batch_size, trainer.args.gradient_accumulation_steps) == (size, accumulation)
 
 
+def test_a_run_that_goes_on_has_the_batches_it_had(tiny_base, processor, clips, tmp_path):
+    collate = collator(processor, clips)
+    for known, expected in ((None, 12), ("6", 6)):
+        if known:
+            (tmp_path / "kept" / "batch_size").write_text(known)
+        trainer = trainer_of(fresh(tiny_base), processor, clips, collate, tmp_path)
+        auto = Batches.of({"per_device_train_batch_size": "auto"}, 12)
+        batch_size.share_out(trainer, collate, auto, tmp_path / "kept" / "batch_size")
+        assert trainer._train_batch_size == expected
+        assert (tmp_path / "kept" / "batch_size").read_text() == str(expected)
+
+
 def test_a_step_that_batches_do_not_divide_is_refused(tiny_base, processor, clips, tmp_path):
     collate = collator(processor, clips)
     trainer = trainer_of(fresh(tiny_base), processor, clips, collate, tmp_path, per_device_train_batch_size=3)

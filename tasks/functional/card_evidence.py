@@ -9,6 +9,11 @@ from tasks.functional.card_heads import base_of
 from tasks.functional.card_tables import Json, Part, Table, number
 from tasks.functional.levels import ascending, level_names
 
+AGAIN = {
+    "cpu": "on a CPU the same recipe and seed give the same weights, bit for bit",
+    "gpu": "on a GPU the same recipe and seed promise no equal bits: kernels, batch size and the order of sums depend on "
+    "card and libraries, so answers near .5 may differ",
+}
 FACTORS = {"duration_ms": "duration (ms)", "snr_db": "SNR (dB)", "rt60_s": "RT60 (s)", "band": "band", "room": "room",
            "context": "context", "family": "family of sound"}  # fmt: skip
 DRAWN = ("duration_ms", "snr_db", "rt60_s")  # the factors that the report draws a figure of
@@ -175,6 +180,7 @@ def _provenance(origin: Json) -> list[list[str]]:
         *([f"base of fold {fold}" if len(origin["bases"]) > 1 else "base", f"{one['repo']} at `{one['sha']}`"]
           for fold, one in enumerate(origin["bases"] or [{"repo": base["repo"], "sha": base["revision"]}])),
         ["adapter", f"fingerprint `{origin['adapter']['fingerprint']}`, seed {origin['adapter']['seed']}"],
+        ["made again", AGAIN["cpu" if origin["device"] == "cpu" else "gpu"]],
         ["prompt", origin["prompt"].replace("\n", " ").replace("|", "\\|")],
         ["code", f"`{origin['code']}`"],
     ]  # fmt: skip

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -74,10 +75,11 @@ def fastest(most: int, clips_per_s: Callable[[int], float]) -> int:
     return best
 
 
-def share_out(trainer: Any, collate: Collator, batches: Batches) -> None:
+def share_out(trainer: Any, collate: Collator, batches: Batches, remembered: Path | None = None) -> None:
     """Set the trainer's batch size and its accumulation so that a step sees `batches.a_step` clips on all devices.
 
-    Raises ValueError where the devices do not share them evenly or not even one clip fits.
+    What a trial finds is kept in the file `remembered`: a run that was killed goes on with the batches it had. Raises
+    ValueError where the devices do not share them evenly or not even one clip fits.
     """
     if batches.a_step is None:
         return
@@ -88,7 +90,13 @@ def share_out(trainer: Any, collate: Collator, batches: Batches) -> None:
     size = args.per_device_train_batch_size
     if batches.trial:
         on_cpu = max(size for size in divisors(share) if size <= ON_CPU)
-        size = on_cpu if args.device.type == "cpu" else by_trial(trainer, collate, share)
+        if remembered and remembered.is_file():
+            size = int(remembered.read_text(encoding="utf-8"))
+        else:
+            size = on_cpu if args.device.type == "cpu" else by_trial(trainer, collate, share)
+        if remembered and trainer.is_world_process_zero():
+            remembered.parent.mkdir(parents=True, exist_ok=True)
+            remembered.write_text(str(size), encoding="utf-8")
     if share % size:
         raise ValueError(
             f"train.batch_size: {batches.a_step} clips are no multiple of {processes} x "
