@@ -120,10 +120,10 @@ class Served:
         """GET from it."""
         return self.call("GET", path)
 
-    def run(self, deployment: str, **parameters: Any) -> str:
+    def run(self, deployment: str, flow: str = "run study", **parameters: Any) -> str:
         """`prefect deployment run`; the id of the flow run."""
         told = [part for name, value in parameters.items() for part in ("-p", f"{name}={json.dumps(value)}")]
-        said = self.prefect("deployment", "run", f"run study/{deployment}", *told)
+        said = self.prefect("deployment", "run", f"{flow}/{deployment}", *told)
         return next(line.split("UUID:")[1].strip() for line in said.splitlines() if "UUID:" in line)
 
     def state(self, flow_run: str) -> dict[str, Any]:

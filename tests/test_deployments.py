@@ -11,7 +11,10 @@ import time
 import tomllib
 from collections.abc import Iterator
 
+import numpy as np
+import pandas as pd
 import pytest
+import soundfile
 import yaml
 from packaging.specifiers import SpecifierSet
 
@@ -154,6 +157,22 @@ def test_a_worker_that_is_killed_leaves_no_process_and_its_work_is_gone_on_with(
     again = served.run("train", **SMOKE)
     assert served.ended(again)["type"] == "COMPLETED", served.logs(again)
     print(f"the next run of the deployment was through {time.monotonic() - begin:.0f} s after its worker was killed")
+
+
+@pytest.mark.slow
+def test_a_deployed_prediction_answers_what_is_new_in_a_folder(served, served_study, tmp_path):
+    (tmp_path / "inbox").mkdir()
+    for i in range(3):
+        noise = np.random.default_rng(i).uniform(-0.4, 0.4, 1600)
+        soundfile.write(tmp_path / "inbox" / f"{i}.wav", noise, 16_000)
+    told = {"adapter": "earshot/smoke-adapter", "folder": str(tmp_path / "inbox"), "out": str(tmp_path / "out")}
+    flow_run = served.run("predict", flow="predict", **told)
+    assert served.ended(flow_run)["type"] == "COMPLETED", served.logs(flow_run)
+    assert len(pd.read_parquet(tmp_path / "out" / "predictions.parquet")) == 3
+    assert {"answers", "drift"} <= set(served.artifacts(flow_run))
+    again = served.run("predict", flow="predict", **told)
+    assert served.ended(again)["type"] == "COMPLETED", served.logs(again)
+    assert any("3 files, 0 of them new or changed" in line for line in served.logs(again))
 
 
 def test_the_dockerfile_has_no_fault_that_a_linter_knows():

@@ -14,6 +14,7 @@ from tasks.functional.listening import listening_section
 from tasks.models import listening
 from tasks.models import qwen2_audio as family
 from tasks.models.encoding import samples_of
+from tasks.models.frames import audio_tokens
 from tasks.models.listening import Listener, NoProcessorWarnings, check, no_audio_prior, sample
 from tasks.models.scoring import Scorer, questions
 from tests.test_qwen2_audio import with_lora
@@ -150,6 +151,22 @@ def test_answers_that_depend_on_the_neighbours_stop_the_run(model, processor, qu
     monkeypatch.setattr(Scorer, "score", biased)
     with pytest.raises(ValueError, match="a clip's answer depends on its neighbours"):
         listening.minds_no_neighbours(listener(model, processor, question))
+
+
+def test_batches_of_one_token_clips_are_asked_whatever_the_data_set_holds(model, processor, question, monkeypatch):
+    found = listening.minds_no_neighbours(listener(model, processor, question, (1000, 333.4)))
+    assert found["of_one_token"] <= found["largest_difference"] <= 1e-5
+    assert [audio_tokens(samples_of(clip)) for clip in listening.shortened(flacs((1000, 25, 200, 61)))] == [1] * 4
+    told = Scorer.score
+
+    def biased(self, clips, asked, method="forward"):
+        (answers,) = told(self, clips, asked, method)
+        short = max(map(samples_of, clips)) <= 960 and self.sizes.rows == 1
+        return [answers._replace(p_first=answers.p_first * (1 - 1e-3 * short))]
+
+    monkeypatch.setattr(Scorer, "score", biased)
+    with pytest.raises(ValueError, match="a clip's answer depends on its neighbours"):
+        listening.minds_no_neighbours(listener(model, processor, question, (1000, 333.4)))
 
 
 def test_padding_that_is_heard_stops_the_run(model, processor, question, monkeypatch):
