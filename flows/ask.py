@@ -12,9 +12,7 @@ Format = Literal["table", "jsonl", "csv", "parquet", "rttm"]
 
 @predict_command.command(
     "predict",
-    epilog="Examples:  earshot predict earshot/demo-adapter clip.wav 'more/*.flac' --format jsonl | "
-    "earshot predict ./adapter talk.wav --window-ms 500 --hop-ms 100 --format rttm | "
-    "cat clip.wav | earshot predict earshot/demo-adapter -",
+    epilog="Example:  earshot predict earshot/demo-adapter clip.wav 'more/*.flac' --format jsonl",
 )
 def predict(
     adapter: Annotated[
@@ -47,6 +45,9 @@ def predict(
     p_speech is calibrated where the adapter's card has a temperature. A warning stands where a clip lies outside what
     the card was measured on. A file that cannot be asked has an error instead of a label, and the command ends with 1.
     RTTM holds the segments of the first class.
+
+    A long file: earshot predict ADAPTER talk.wav --window-ms 500 --hop-ms 100 --format rttm.
+    From a pipe: cat clip.wav | earshot predict ADAPTER -
     """
     if form == "rttm" and window_ms is None:
         raise ValueError("--format rttm holds segments: give --window-ms, e.g. --window-ms 500 --hop-ms 100")

@@ -162,6 +162,8 @@ def test_the_stages_of_a_study_are_all_commands():
         (["run", "study/smoke", "--set", "train.seeds=[1"], "is not YAML"),
         (["run", "study/smoke", "--set", "seeds"], "is not key.path=value"),
         (["verify", "me/nothing"], "neither a folder nor in"),
+        (["predict", "me/nothing", "clip.wav"], "neither a folder nor in"),
+        (["predict", "me/nothing", "clip.wav", "--format", "rttm"], "rttm holds segments: give --window-ms"),
         (["verify", "../../nowhere/at/all"], "is no repository name"),
     ],
 )

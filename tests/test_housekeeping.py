@@ -120,15 +120,15 @@ def test_clean_refuses_while_a_command_is_at_work(littered, home):
     assert littered["orphan"].exists()
 
 
-def test_encodings_stay_while_they_are_used_and_go_after_a_month(home):
-    encodings = home / "store" / "encodings"
-    encodings.mkdir(parents=True)
-    used, unused = (encodings / f"{k * 16}-{k * 32}.safetensors" for k in "ab")
+@pytest.mark.parametrize(("kind", "suffix"), [("encodings", "-x.safetensors"), ("scores", ".jsonl")])
+def test_encodings_and_scores_stay_while_they_are_used_and_go_after_a_month(home, kind, suffix):
+    (home / "store" / kind).mkdir(parents=True)
+    used, unused = (home / "store" / kind / f"{k * 32}{suffix}" for k in "ab")
     for path, days in ((used, 29), (unused, 31)):
         path.write_bytes(b"x" * 1000)
         os.utime(path, (time.time() - 86_400 * days,) * 2)
     (waste,) = find_waste()
-    assert waste == (unused, "encodings not used for 30 days", 1000)
+    assert waste == (unused, f"{kind} not used for 30 days", 1000)
     clean_home(remove=True)
     assert (used.exists(), unused.exists()) == (True, False)
 
