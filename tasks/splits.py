@@ -32,7 +32,7 @@ ROWS_A_GROUP = 256
 EVIDENCE = ("audit.json", "balance.csv", "balance.json", "recipe.json")  # beside data/PART.parquet
 LONGEST_SAMPLES = 30 * SAMPLE_RATE_HZ  # of a clip, as in a recipe
 # `earshot audit` compares more; a study waits for this.
-COMPARED, PAIRS = 200, 10_000  # clips of a part whose content is compared, and pairs of them sample by sample
+COMPARED, PAIRS = 500, 10_000  # clips of a part whose content is compared, and pairs of them sample by sample
 MEASURED = 1_000  # clips of a part whose cues are measured
 LIBRARIES = ("numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "soundfile")
 

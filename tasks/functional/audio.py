@@ -1,6 +1,8 @@
 """Waveform arithmetic: level, activity, crops, ramps, bands, rooms and padding of one mono waveform."""
 
+import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -26,7 +28,7 @@ def rms(samples: Waveform) -> float:
     """Root mean square in the unit of `samples`. Raises ValueError on no samples."""
     if samples.size == 0:
         raise ValueError("no samples: the RMS of nothing has no value")
-    return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))
+    return math.sqrt(np.add.reduce(np.square(samples, dtype=np.float64)) / samples.size)
 
 
 # --- where to cut ------------------------------------------------------------------------------------------------
@@ -62,9 +64,9 @@ def active_starts(
     frame = n_samples(FRAME_MS)
     active = activity(samples) if active is None else active
     starts = np.arange(0, samples.size - n + 1, frame)
-    first, past = starts // frame, -(-(starts + n) // frame)
+    frames = -(-n // frame)  # of a crop
     counted = np.concatenate([[0], np.cumsum(active)])
-    share = (counted[past] - counted[first]) / (past - first)
+    share = (counted[frames : frames + starts.size] - counted[: starts.size]) / frames
     if (best := share.max()) == 0:
         raise ValueError(f"no crop of {n} samples holds any sound: the waveform is silent")
     return starts[share >= min(min_active, 0.9 * best)]
@@ -86,11 +88,16 @@ def ramp(samples: Waveform, ramp_ms: float = 2.0) -> Waveform:
     n = n_samples(ramp_ms)
     if 2 * n > samples.size:
         raise ValueError(f"{samples.size} samples have no room for two ramps of {n}")
-    rise = 0.5 - 0.5 * np.cos(np.pi * (np.arange(n) + 0.5) / n)
+    rise = _rise(n)
     shaped = samples.astype(np.float64)
     shaped[:n] *= rise
     shaped[samples.size - n :] *= rise[::-1]
     return shaped
+
+
+@lru_cache(maxsize=4)
+def _rise(n: int) -> NDArray[np.float64]:
+    return 0.5 - 0.5 * np.cos(np.pi * (np.arange(n) + 0.5) / n)
 
 
 def normalise(samples: Waveform, to: Literal["peak", "rms"] = "peak") -> Waveform:

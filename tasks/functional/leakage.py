@@ -44,7 +44,8 @@ def pcm_hash(samples: NDArray[np.floating]) -> str:
     if samples.ndim != 1 or not np.isfinite(samples).all():
         raise ValueError(f"samples of shape {samples.shape} have no hash: one channel of finite values is needed")
     pcm = np.clip(np.rint(samples * 32_768.0), -32_767, 32_767).astype("<i2")  # symmetric, so that a sign can turn
-    pcm = np.trim_zeros(pcm)
+    there = np.flatnonzero(pcm)
+    pcm = pcm[there[0] : there[-1] + 1] if there.size else pcm[:0]
     return hashlib.sha256((-pcm if pcm.size and pcm[0] < 0 else pcm).tobytes()).hexdigest()
 
 
