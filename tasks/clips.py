@@ -94,8 +94,9 @@ def render_clips(recordings: Sequence[Recordings], sides: Sides, plan: Plan, blo
     audio = read_audio(recordings, pd.read_parquet(sides.path / "sides.parquet"), rows)
     seconds = 0.0
     with draft(Clips) as folder, pq.ParquetWriter(folder / "clips.parquet", SCHEMA) as writer:
-        for start in range(0, len(rows), ROWS_A_GROUP):
-            some = rows.iloc[start : start + ROWS_A_GROUP].to_dict("records")
+        planned = rows.astype(object).where(rows.notna(), None).to_dict("records")
+        for start in range(0, len(planned), ROWS_A_GROUP):
+            some = planned[start : start + ROWS_A_GROUP]
             rendered = [render({str(name): value for name, value in row.items()}, block, audio) for row in some]
             seconds += sum(row.pop("seconds") for row in rendered)
             writer.write_table(pa.Table.from_pylist(rendered, schema=SCHEMA))
@@ -111,18 +112,18 @@ class Sound(NamedTuple):
 
 
 def render(row: dict[str, Any], block: ClipsBlock, audio: dict[str, Sound]) -> dict[str, Any]:
-    """One planned clip as a row of the clips table."""
+    """One planned clip, None where it has no such thing, as a row of the clips table."""
     context = block.context
     content = audio[row["recording_id"]]
-    noise, room = (None if pd.isna(row[name]) else audio[row[name]] for name in ("noise_id", "room_id"))
+    noise, room = (None if row[name] is None else audio[row[name]] for name in ("noise_id", "room_id"))
     n = n_samples(row["duration_ms"])
-    around = n if pd.isna(row["cut_from_ms"]) else n_samples(row["cut_from_ms"])
+    around = n if row["cut_from_ms"] is None else n_samples(row["cut_from_ms"])
     clip = render_clip(
         content.samples,
         n=n,
         crop_seed=row["crop_seed"],
         noise=noise and noise.samples,
-        snr_db=None if pd.isna(row["snr_db"]) else row["snr_db"],
+        snr_db=row["snr_db"],
         noise_seed=row["noise_seed"],
         rir=room and room.samples,
         band=row["band"],
@@ -133,14 +134,13 @@ def render(row: dict[str, Any], block: ClipsBlock, audio: dict[str, Sound]) -> d
         active=content.active,
         noise_active=noise and noise.active,
     )
-    known = {name: None if pd.isna(row[name]) else row[name] for name in (*TEXT, *NUMBERS) if name in row}
     return {
-        **known,
+        **{name: row[name] for name in (*TEXT, *NUMBERS) if name in row},
         "audio": {"bytes": encode_flac(clip.samples), "path": f"{row['clip_id']}.flac"},
         "base_clip_id": f"{row['recording_id']}@{clip.content_start - middle(n, around).start}",
         "room": room_name(row["room"]),
         "context": f"{context.kind} to {context.total_ms:g} ms" if context else "none",
-        "snr_measured_db": None if pd.isna(row["snr_db"]) else clip.snr_db,
+        "snr_measured_db": None if row["snr_db"] is None else clip.snr_db,
         "rms_dbfs": 20 * math.log10(rms(clip.samples)),
         "pcm_hash": pcm_hash(clip.samples),
         "seconds": len(clip.samples) / SAMPLE_RATE_HZ,
@@ -149,7 +149,7 @@ def render(row: dict[str, Any], block: ClipsBlock, audio: dict[str, Sound]) -> d
 
 def room_name(category: Any) -> str:
     """A room as reports speak of it: by its RT60 where it is known by that, else by its own name."""
-    if pd.isna(category):
+    if category is None:
         return "anechoic"
     try:
         return f"rt60 {float(category):g} s"
