@@ -67,7 +67,7 @@ def predict(
     with tempfile.TemporaryDirectory(prefix="earshot-predict-") as place:
         inputs = expand(audio, Path(place))
         asked = write_clips(inputs, published, window, hop, Path(place, "clips.parquet"))
-        say(f"{len(inputs):,} files, {sum(one.clip is not None for one in asked):,} clips to ask")
+        say(f"{len(inputs):,} files, {sum(one.clip is not None for one in asked):,} clips to ask; {told(published)}")
         p_raw = ask(published, asked, Path(place), base, device, say)
     return tabled(asked, p_raw, published, windowed=window is not None)
 
@@ -77,6 +77,12 @@ def answer_files(adapter: str, root: str, names: Sequence[str], device: str) -> 
     """What `predict` gives for files of a folder, named relative to it."""
     table = predict(adapter, [Path(root, name) for name in names], device=device, say=run_page.say)
     return table.assign(path=[Path(path).relative_to(root).as_posix() for path in table["path"]])
+
+
+def told(published: Published) -> str:
+    """How an answer comes about."""
+    softened = "no temperature" if published.temperature is None else f"temperature {published.temperature:.3g}"
+    return f"{published.question.classes[0]} where p_raw is {published.threshold:.3g} or more, {softened} on the card"
 
 
 def windows_of(window_ms: float | None, hop_ms: float | None) -> tuple[int | None, int]:

@@ -52,6 +52,8 @@ def expand_one(argument: str, scratch: Path, stdin: BinaryIO | None) -> list[Inp
     """The files of one argument."""
     if argument == STDIN:
         return from_stdin(stdin or sys.stdin.buffer, scratch)
+    if not argument.strip():
+        raise ValueError("an empty name among the audio: give files, folders, globs, or - for standard input")
     path = Path(argument).expanduser()
     if path.is_dir():
         if not (below := audio_under(path)):

@@ -212,6 +212,7 @@ def test_files_folders_globs_and_standard_input_name_each_file_once(audio, tmp_p
         ("nowhere.wav", b"", "there is no file nowhere.wav, and as a pattern it matches no audio"),
         ("empty", b"", "empty holds no audio; read are .aif"),
         ("-", b"", "no audio: give files, folders"),
+        ("", b"", "an empty name among the audio"),
         ("-", bytes(range(200, 256)), "neither audio that can be read nor a list of paths"),
     ],
 )

@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from tasks.audio_files import encode_flac
-from tasks.models import encoding, tiny
+from tasks.models import encoding, latency, tiny
 from tasks.models import qwen2_audio as family
 from tasks.models.batches import FIRST_TOKENS
 from tasks.models.encoding import kept_encodings
 from tasks.models.listening import check
+from tasks.models.score_log import ScoreLog
 from tasks.models.scoring import Scorer, questions
 
 pytestmark = [
@@ -95,3 +96,20 @@ def test_it_listens_in_both_precisions(model, exact, processor, asked):
     for its in (model, exact):
         found = check(Scorer(its, processor), processor, asked[0], PROMPT, clips)
         assert found["silence"]["largest_change_of_log_odds"] > 0.01
+
+
+def test_one_clip_alone_is_timed_by_events_of_the_gpu(model, processor, asked):
+    found = latency.measure(model, processor, asked[0], flacs([60, 200, 1000] * 4))
+    assert found["device"] == torch.cuda.get_device_name()
+    assert all(0 < ms["p05"] <= ms["median"] <= ms["p95"] for ms in found["ms"].values())
+
+
+def test_what_a_killed_evaluation_has_asked_is_not_asked_again(model, processor, asked, home):
+    clips = flacs([60, 200, 25, 61] * 100)
+    log = ScoreLog.of({"model": "m"}, asked, "forward")
+    some = Scorer(model, processor).score(clips[:150], asked, log=log)
+    scorer = Scorer(model, processor)
+    whole = scorer.score(clips, asked, log=ScoreLog.of({"model": "m"}, asked, "forward"))
+    for one, other in zip(whole, some, strict=True):
+        assert one.p_first[:150].tolist() == other.p_first.tolist()
+    assert len(ScoreLog.of({"model": "m"}, asked, "forward")) == len(clips)

@@ -13,6 +13,7 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from tasks.models import qwen2_audio as family
 from tasks.models import tiny
 from tasks.models.encoding import kept_encodings
 from tasks.models.frames import SAMPLE_RATE_HZ, audio_tokens, trimmed_frames
+from tasks.models.latency import measure
 from tasks.models.scoring import Question, questions
 from tests.bench.real_size import TEXT, encoder_flop, language_flop, make_model, measured_peak, quantise
 from tests.bench.scoring_rows import PROMPTS, Row, make_clips, more_prompts, original, ours
@@ -67,6 +69,7 @@ def main() -> None:
         rows.append(more_prompts("one more prompt, NF4", model, processor, clips, asked, cache=kept_encodings(model)))
         agree("NF4", rows[2:], rows[1])
         show([*rows, *bf16], asked, peak)
+        show_latency(measure(model, processor, asked[0], clips))
     print(f"{time.perf_counter() - started:.0f} s in all")
 
 
@@ -93,6 +96,12 @@ def show(rows: Sequence[Row], asked: Sequence[Question], peak: float) -> None:
             line += (f" {flop * row.clips_per_s / peak:5.2f} of peak, {row.bytes_peak / 1e9:5.1f} GB, batches of {size:4d}, "
                      f"GPU waits {row.scorer.clock.waiting_share() or 0:.1%}")  # fmt: skip
         print(line, flush=True)
+
+
+def show_latency(found: dict[str, Any]) -> None:
+    """What one clip takes alone, stage by stage."""
+    stages = ", ".join(f"{name} {ms['median']:.1f} ({ms['p95']:.1f})" for name, ms in found["ms"].items())
+    print(f"one clip alone, warm, NF4, ms, median (95th percentile) over {found['clips']} clips: {stages}", flush=True)
 
 
 def floors(asked: Sequence[Question], peak: float, bandwidth: float) -> None:
