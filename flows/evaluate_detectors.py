@@ -5,6 +5,7 @@ from prefect import flow
 from flows.build_dataset import BuiltDataset
 from flows.train_adapters import TrainedFold, asking
 from recipes.schema import StudyRecipe
+from tasks import child
 from tasks.adapters import marked
 from tasks.looks import note_looks
 from tasks.predictions import make_ensemble, score_audio_llm, score_baseline, score_no_audio
@@ -14,6 +15,7 @@ from tasks.store import Predictions, Report
 
 
 @flow(name="evaluate detectors", flow_run_name="evaluate {recipe.name}")
+@child.ended_by_interrupts()
 def evaluate_detectors(recipe: StudyRecipe, data: BuiltDataset, folds: list[TrainedFold]) -> Report:
     """Every detector on the same clips, each fold's test part scored by what never heard it; one report of all.
 

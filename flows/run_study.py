@@ -15,7 +15,7 @@ from flows.runners import Chosen, chosen
 from flows.stages import STAGES, Runner, Stage, stages_from, stages_to
 from flows.train_adapters import TrainedFold, train_adapters
 from recipes.schema import StudyRecipe, load_study
-from tasks import child, detectors
+from tasks import detectors
 from tasks.advice import advice
 from tasks.hub import link, published_recipe
 from tasks.hub_client import demand_token
@@ -62,7 +62,7 @@ def run_study(
     From the stage `refresh` on nothing is taken from the cache; `runner` says where tasks run. Raises ValueError, before
     anything runs, where the recipe says what it may not.
     """
-    with advice(study, overrides or [], until), child.ended_by_interrupts():
+    with advice(study, overrides or [], until):
         recipe = load_study(study, overrides or [], published_recipe)
         demand_extras(recipe, until)
         if recipe.publish.to == "hub":

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from flows.build_dataset import BuiltDataset, deal_sources, render_parts
 from recipes.schema import StudyRecipe, clean_block
+from tasks import child
 from tasks.adapters import check_gate, make_base, pull_adapter, pull_base, train_adapter
 from tasks.cards import publish_base
 from tasks.hub import pinned
@@ -29,6 +30,7 @@ class TrainedFold(BaseModel):
 
 
 @flow(name="train adapters", flow_run_name="train {recipe.name}")
+@child.ended_by_interrupts()
 def train_adapters(recipe: StudyRecipe, data: BuiltDataset) -> list[TrainedFold]:
     """One adapter a fold and seed, spread over the GPUs or cores there are. Leaky folds, where there are any, come last."""
     if recipe.adapter:

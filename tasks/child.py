@@ -154,7 +154,8 @@ def turn() -> Callable[[], None]:
 
 @contextlib.contextmanager
 def ended_by_interrupts() -> Iterator[None]:
-    """Inside, whatever stops this process from without also ends the children that its threads wait for."""
+    """Around a flow, as a decorator: whatever stops it from without ends the children that its threads wait for, and so
+    these. It must stand within the flow, whose end waits for the threads."""
     try:
         yield
     except Exception:
