@@ -46,7 +46,7 @@ class Served:
         if self.database:
             environment |= {"PREFECT_SERVER_DATABASE_CONNECTION_URL": self.database}
         server = self.start(*(theirs if self.database else ours), environment=environment)
-        assert wait_for(self.answers, 90), "the server does not answer"
+        assert wait_for(self.answers, 240), "the server does not answer"
         return server
 
     def restart_server(self) -> None:
