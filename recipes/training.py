@@ -202,6 +202,11 @@ class TrainMethod(Block):
             raise ValueError(
                 f"training.{min(decided)}: early_stopping.every_steps decides when dev is heard; leave it out"
             )
+        if self.hears_dev and self.gpus != 1:
+            raise ValueError(
+                "several GPUs hear some clips of dev twice to have batches alike, which its loss would count: set gpus=1, "
+                "or leave out early_stopping and training.eval_strategy"
+            )
         if self.lora is None and self.quantization:
             raise ValueError(
                 "lora none trains every parameter, which 4 or 8 bits do not allow; set quantization=none, or lora=attention"

@@ -189,6 +189,15 @@ def test_nf4_trains_on_a_cpu_and_leaves_its_base_quantised(tiny_base, processor,
     assert log[-1]["loss"] < log[0]["loss"]
 
 
+def test_8_bits_train_on_a_cpu(tiny_base, processor, clips, tmp_path):
+    model, log, _ = trained(
+        tiny_base, processor, clips, tmp_path / "out", steps=3, quantization={"load_in_8bit": True}
+    )
+    layer = model.get_base_model().model.language_model.layers[0].self_attn.q_proj
+    assert type(layer.base_layer).__name__ == "Linear8bitLt"
+    assert log[-1]["loss"] < log[0]["loss"]
+
+
 def test_4_bit_layers_answer_on_a_cpu_for_which_bitsandbytes_packs_them_anew(tiny_base, processor, clips):
     model, collate = fresh(tiny_base, NF4).eval(), collator(processor, clips)
     expected = logits_of(devices.alike_on_every_cpu(model), collate)

@@ -57,6 +57,7 @@ def test_presets_of_lora_and_quantisation_are_the_keywords_they_stand_for():
         ({"lora": "none", "quantization": "nf4"}, "lora none trains every parameter, which 4 or 8 bits do not allow"),
         ({"batch_size": 16, "training": {"gradient_accumulation_steps": 2}}, "follows from batch_size"),
         ({"early_stopping": {}, "training": {"eval_steps": 5}}, "training.eval_steps: early_stopping.every_steps decides"),
+        ({"early_stopping": {}, "gpus": 2}, "several GPUs hear some clips of dev twice"),
         ({"sampling": {"duration_ms": {200: 0}}}, "sampling.duration_ms gives no level a weight above 0"),
         ({"augment": {"noise": {"snr_db": [10, 0]}}}, "the lower one comes first"),
         ({"loss": {"kind": "focal", "gamma": -1}}, "greater than or equal to 0"),

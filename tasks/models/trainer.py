@@ -24,6 +24,7 @@ from tasks.models.packing import packed_rows
 from tasks.models.progress_lines import Progress
 from tasks.store import home
 
+AMPERE = 8  # the first generation of NVIDIA's with TF32
 ASIDE = {"labels", "scored", "targets", "answers", "weights"}  # of a batch, what the model is not given
 
 
@@ -302,7 +303,8 @@ def defaults(device: str, *, quantised: bool) -> dict[str, Any]:
         **shared,
         # Adapters of a quantised base are bf16 as all else there: autocast would only widen its norms to float32.
         "bf16": not quantised,
-        "tf32": True, "optim": "adamw_torch_fused", "accelerator_config": {"non_blocking": True},
+        "tf32": torch.cuda.get_device_capability()[0] >= AMPERE, "optim": "adamw_torch_fused",
+        "accelerator_config": {"non_blocking": True},
     }  # fmt: skip
 
 
