@@ -1,5 +1,6 @@
 """Every detector gives P(first class) for each clip, in the order of the clips, and only from what it may use."""
 
+import copy
 import json
 import re
 import subprocess
@@ -260,6 +261,36 @@ def test_the_child_leaves_scores_times_and_what_it_heard(job, home, tmp_path):
     assert heard["silence"]["largest_change_of_log_odds"] > 0.01
     assert json.loads((tmp_path / "timing.json").read_text())["rounded"] is False
     assert list((home / "store" / "encodings").glob("*.safetensors")), "encoded once for every evaluation to come"
+
+
+def run_child(job, tmp_path) -> None:
+    (tmp_path / "job.json").write_text(job.model_dump_json())
+    audio_llm.main(str(tmp_path / "job.json"))
+
+
+def test_a_whole_run_with_a_deaf_model_stops_with_the_reason_and_leaves_no_score(
+    job, model, processor, home, tmp_path
+):
+    deaf = copy.deepcopy(model)
+    for parameter in deaf.model.multi_modal_projector.parameters():
+        torch.nn.init.zeros_(parameter)
+    deaf.save_pretrained(tmp_path / "deaf")
+    processor.save_pretrained(tmp_path / "deaf")
+    with pytest.raises(ValueError, match=r"as it answers silence .* its projector or its encoder is broken"):
+        run_child(job.model_copy(update={"base": str(tmp_path / "deaf")}), tmp_path)
+    assert not (tmp_path / "scores.parquet").exists()
+    assert not (home / "store" / "scores").exists()
+
+
+def test_a_whole_run_over_clips_of_no_audio_token_stops_with_the_reason(job, home, tmp_path):
+    rows = [{"clip_id": f"c{i}", "audio": {"bytes": encode_flac(np.full(320, 0.1)), "path": ""}} for i in range(3)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "short.parquet")
+    short = job.model_copy(update={"clips": {"test": (str(tmp_path / "short.parquet"),)}})
+    with pytest.raises(
+        ValueError, match="a clip of 20 ms gives the model no audio token and would be answered unheard"
+    ):
+        run_child(short, tmp_path)
+    assert not (tmp_path / "scores.parquet").exists()
 
 
 def adapter_for(tiny_base, folder, lora):
