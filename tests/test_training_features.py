@@ -299,6 +299,61 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bits(
         assert (resumed / part).read_bytes() == (straight / part).read_bytes()
 
 
+@pytest.mark.slow
+def test_a_training_that_the_kernel_kills_goes_on_to_the_same_bits(tiny_base, file, tmp_path):
+    """kill -9 of the process itself, at a random moment, twice: in a step, in a save, wherever it is."""
+    import random
+    import signal
+    import subprocess
+    import threading
+
+    from tasks import child
+    from tasks.models.jobs import ON_CPU
+
+    steps = {"max_steps": 20, "per_device_train_batch_size": 3, "logging_steps": 1, "learning_rate": 1e-3, "save_steps": 1,
+             "save_strategy": "steps"}  # fmt: skip
+    environment = child.environment_of({**ON_CPU, "OMP_NUM_THREADS": "1", "EARSHOT_HOME": str(tmp_path / "home")})
+    environment[child.LIFELINE] = ""  # nobody holds a line to these: they end by themselves or are killed
+
+    def started(name: str, kept: str) -> subprocess.Popen[str]:
+        (tmp_path / name).mkdir()
+        told = job(tiny_base, tmp_path / name, clips=(file,), training=steps, checkpoints=str(tmp_path / kept),
+                   lora={"r": 4, "lora_dropout": 0.2})  # fmt: skip
+        path = tmp_path / f"{name}.json"
+        path.write_text(told.model_dump_json())
+        command = child.python("-m", "tasks.child", "tasks.models.training", str(path))
+        return subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    straight = started("straight", "a")
+    straight.communicate(timeout=240)
+    assert straight.returncode == 0
+    draw = random.Random()
+    for attempt in ("first", "second"):
+        process = started(attempt, "b")
+        assert process.stdout is not None
+        seen = 0
+        for line in process.stdout:
+            seen += line.startswith("step ")
+            if seen == 5:
+                threading.Timer(draw.uniform(0, 0.5), process.send_signal, [signal.SIGKILL]).start()
+                break
+        process.communicate(timeout=240)
+        assert process.returncode == -signal.SIGKILL
+    resumed = started("resumed", "b")
+    lines = resumed.communicate(timeout=240)[0].splitlines()
+    assert resumed.returncode == 0
+    assert not any(line.startswith("step 1/") for line in lines), "it went on, it did not begin again"
+    for part in ("adapter_model.safetensors", "training.json"):
+        assert (tmp_path / "resumed" / part).read_bytes() == (tmp_path / "straight" / part).read_bytes()
+
+
 def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(tiny_base, file, tmp_path, home):
     steps = {"max_steps": 30, "per_device_train_batch_size": 4, "logging_steps": 1, "learning_rate": 1e30, "save_steps": 1,
              "max_grad_norm": 0.0, "save_strategy": "steps"}  # fmt: skip
