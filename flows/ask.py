@@ -39,6 +39,9 @@ def predict(
         str | None, typer.Option("--base", help="A folder with the adapter's base, where that is not at hand by its name.")
     ] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where the model runs.")] = "auto",
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", help="Another prompt than the card's: a text, or a file of `earshot prompts`.")
+    ] = None,
 ) -> None:  # fmt: skip
     """Say of every file whether it holds speech: path, label, p_speech, duration, warnings.
 
@@ -56,7 +59,7 @@ def predict(
     from tasks.answers import predict as answers
     from tasks.answers import written
 
-    table = answers(adapter, audio, window_ms=window_ms, hop_ms=hop_ms, base=base, device=device)
+    table = answers(adapter, audio, window_ms=window_ms, hop_ms=hop_ms, base=base, device=device, prompt=prompt)
     content = written(table, form)
     if out is None:
         sys.stdout.buffer.write(content)

@@ -51,6 +51,7 @@ def predict(
     hop_ms: float | None = None,
     base: str | None = None,
     device: Any = "auto",
+    prompt: str | None = None,
     say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
 ) -> pd.DataFrame:
     """A row a file, or a segment of one with `window_ms`: path, start_s, end_s, label, p_speech, p_raw, duration_ms,
@@ -59,9 +60,11 @@ def predict(
     adapter: NAMESPACE/NAME[@sha], or the folder of a published one. audio: files, folders, globs, "-". p_speech is
     softened by the card's temperature where it has one, p_raw is the model's own. A file that cannot be read, or gives the
     model nothing to hear, has an error instead of a label; the others are answered all the same. `base`: another place of
-    the very base the adapter is for. Raises FileNotFoundError or ValueError where nothing can be asked at all.
+    the very base the adapter is for; `prompt`: another one than the card's, a text or a recipe of one. Raises
+    FileNotFoundError or ValueError where nothing can be asked at all.
     """
     published = find_adapter(adapter)
+    published = published if prompt is None else published.asking(prompt)
     window, hop = windows_of(window_ms, hop_ms)
     make_home()
     with tempfile.TemporaryDirectory(prefix="earshot-predict-") as place:
@@ -207,7 +210,9 @@ def prepared(samples: NDArray[np.float32], published: Published) -> NDArray[np.f
 
 
 def warnings_of(file: Path, samples: NDArray[np.float32], published: Published) -> Iterator[str]:
-    """Where a clip lies outside what the card was measured on."""
+    """Where a clip, or what is asked of it, lies outside what the card was measured on."""
+    if published.warning:
+        yield published.warning
     ms = 1000 * len(samples) / SAMPLE_RATE_HZ
     if published.durations_ms and not published.durations_ms[0] <= round(ms, 3) <= published.durations_ms[1]:
         low, high = published.durations_ms

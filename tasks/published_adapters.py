@@ -5,8 +5,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import yaml
+from pydantic import ValidationError
 
-from recipes.schema import ContextBlock
+from recipes.prompts import PromptBlock, prompt_block
+from recipes.schema import ContextBlock, explain
+from tasks.functional.predictions import FIXED_THRESHOLD
 from tasks.hub import find, pull
 from tasks.models.frames import MAX_FRAMES
 from tasks.models.jobs import FULL_WEIGHTS, BaseAt, Question, base_at
@@ -28,6 +31,25 @@ class Published(NamedTuple):
     durations_ms: tuple[float, float] | None  # shortest and longest test clip
     context: ContextBlock | None
     normalise_to: Any
+    warning: str = ""  # what holds for whatever it is asked
+
+    def asking(self, prompt: str) -> "Published":
+        """The adapter under another prompt: a text, or the name or path of a recipe of one.
+
+        Temperature and threshold were fitted to the card's prompt, so neither is used. Raises ValueError where it is no
+        prompt, FileNotFoundError where there is no such recipe.
+        """
+        try:
+            block = PromptBlock.model_validate(prompt_block(prompt))
+        except ValidationError as error:
+            raise ValueError(f"--prompt {prompt}: {explain(error)}") from error
+        if block.text == self.question.prompt:
+            return self
+        question = self.question.model_copy(
+            update={"prompt": block.text, "answers": block.answers or self.question.answers}
+        )
+        warning = "asked by another prompt than the card was measured with"
+        return self._replace(question=question, threshold=FIXED_THRESHOLD, temperature=None, warning=warning)
 
 
 def find_adapter(name: str) -> Published:

@@ -129,6 +129,21 @@ def test_p_is_softened_by_the_cards_temperature_and_decided_before(adapter, audi
     assert row["label"] == "SPEECH", "the threshold is that of P as the model says it"
 
 
+def test_another_prompt_is_asked_and_says_that_the_card_does_not_know_it(adapter, audio, tmp_path):
+    path = tmp_path / "prompt.yaml"
+    path.write_text("text: 'Is it a voice? A) yes B) no'\nanswers: [B, A]\n")
+    plain, asked = (predict(str(adapter), [audio], prompt=prompt) for prompt in (None, str(path)))
+    heard = asked[asked["error"].isna()]
+    assert heard["warnings"].str.contains("asked by another prompt than the card was measured with").all()
+    assert not plain["warnings"].str.contains("another prompt").any()
+    assert (heard["p_raw"] != plain.loc[heard.index, "p_raw"]).all()
+    assert (heard["p_raw"] == heard["p_speech"]).all(), "the card's temperature is of the card's prompt"
+    with pytest.raises(FileNotFoundError, match=r"no recipe 'missing\.yaml'"):
+        predict(str(adapter), [audio], prompt="missing.yaml")
+    with pytest.raises(ValueError, match="--prompt"):
+        predict(str(adapter), [audio], prompt="<|im_end|>")
+
+
 @pytest.mark.parametrize("fault", [{"at_bound": True}, {"temperature_flag": "inverted"}])
 def test_a_temperature_that_the_report_itself_doubts_is_not_used(adapter, tmp_path, fault):
     copy = shutil.copytree(adapter, tmp_path / "adapter")
