@@ -115,7 +115,7 @@ class BudgetBlock(Block):
 class PromptRecipe(Block):
     """A search for a prompt on dev clips: candidates, rounds, objective, and who may be asked."""
 
-    name: str
+    name: str = "search"
     prompts: Annotated[tuple[Prompt, ...], BeforeValidator(_listed)] = Field(
         default_factory=lambda: _listed("prompt/handwritten"), validate_default=True, min_length=1
     )
