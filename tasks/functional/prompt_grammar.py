@@ -73,8 +73,8 @@ def edits(prompt: Wording) -> Iterator[str]:
             yield changed
     for old, others in WORDS.items():
         if re.search(rf"\b{re.escape(old)}\b", text):
-            changed = (re.sub(rf"\b{re.escape(old)}\b", new, text, count=1) for new in others)
-            yield from (said for said in changed if not re.search(r"\b(\w+) \1\b", said))  # "human human voice"
+            replaced = (re.sub(rf"\b{re.escape(old)}\b", new, text, count=1) for new in others)
+            yield from (said for said in replaced if not re.search(r"\b(\w+) \1\b", said))  # "human human voice"
     sentences = re.findall(r"[^.?!]+[.?!]?", text)
     for k in range(len(sentences)) if len(sentences) > 1 else ():
         yield " ".join(sentence.strip() for i, sentence in enumerate(sentences) if i != k)
