@@ -155,11 +155,24 @@ def verify(
     repo: Annotated[
         str, typer.Argument(help="NAMESPACE/NAME[@sha] in the home or on the Hub, or a folder.", metavar="REPO")
     ],
+    rescore: Annotated[
+        int,
+        typer.Option(
+            "--rescore",
+            min=0,
+            metavar="N",
+            help="Of an adapter: also load it and ask N published test clips again (needs torch).",
+        ),
+    ] = 0,
 ) -> None:
-    """Recompute a published report and card from its predictions and compare; exit 1 on a difference."""
+    """Recompute what a published adapter, data set or base says from what it holds and compare; exit 1 on a difference.
+
+    equal: recomputed and the same. differs: not the same. recorded: written down by the run, with the evidence that is
+    published beside it; it cannot be recomputed from the repository alone.
+    """
     from tasks.verification import verify_repo
 
-    findings = verify_repo(repo)
+    findings = verify_repo(repo, rescore)
     for finding in findings:
         print(f"{finding.verdict:9} {finding.what}")
     if differences := [finding for finding in findings if finding.verdict == "differs"]:

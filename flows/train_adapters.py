@@ -148,10 +148,7 @@ def clean_clips(recipe: StudyRecipe, data: BuiltDataset, splits: Splits, parts: 
 
 def question_of(recipe: StudyRecipe) -> Question:
     """What the study asks of every clip."""
-    longest_ms = recipe.dataset.clips.longest_ms
-    if recipe.train.base == "tiny":
-        longest_ms = max(longest_ms, recipe.train.pretrain.duration_ms)
-    return Question(classes=recipe.classes, answers=recipe.answers, prompt=recipe.prompt, longest_ms=longest_ms)
+    return Question(classes=recipe.classes, answers=recipe.answers, prompt=recipe.prompt, longest_ms=recipe.longest_ms)
 
 
 def asking(recipe: StudyRecipe, prompt: str, answers: tuple[str, str]) -> Question:

@@ -1,6 +1,8 @@
 """From a recipe's name or path to its mapping, with what `--set` overrides."""
 
 import copy
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -67,3 +69,8 @@ def _position(at: list[Any], key: str, path: str) -> int:
     if not key.isdigit() or int(key) >= len(at):
         raise ValueError(f"--set {path}: {key} is no position in a list of {len(at)}; the first one is 0")
     return int(key)
+
+
+def recipe_digest(content: Any) -> str:
+    """SHA-256 of a recipe as YAML or JSON holds it, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -413,6 +413,12 @@ class StudyRecipe(Block):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_by_name=True, validate_by_alias=True)
 
+    @property
+    def longest_ms(self) -> float:
+        """Length of the longest waveform that its base ever gets."""
+        longest_ms = self.dataset.clips.longest_ms
+        return max(longest_ms, self.train.pretrain.duration_ms) if self.train.base == "tiny" else longest_ms
+
     @model_validator(mode="before")
     @classmethod
     def _open_published(cls, content: Any, info: ValidationInfo) -> Any:

@@ -140,7 +140,7 @@ def marked(cell: str, adapters: Sequence[Adapter], gate: GateBlock) -> str:
 
 # --- published by somebody else ----------------------------------------------------------------------------------
 
-CARDS = ("README.md", "files.json")  # what publishing adds to a base
+CARDS = ("README.md", "LICENSE.md", "base.json", "files.json")  # what publishing adds to a base
 OF_AN_ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "training.json")
 
 

@@ -18,8 +18,7 @@ from tasks.cache import ROOT, task
 from tasks.card_metadata import card_faults
 from tasks.functional.audio import BANDS
 from tasks.functional.cards import render_base_card, render_dataset_card, render_licence, render_model_card
-from tasks.functional.dataset_card import LICENCES, licences_of
-from tasks.functional.design import cross_durations_and_snrs
+from tasks.functional.dataset_card import COUNTED, counts_of
 from tasks.functional.report import Report as Document
 from tasks.hub import newest, publish
 from tasks.hub_client import Wish
@@ -40,8 +39,6 @@ from tasks.store import (
 )
 
 TEMPLATES = ROOT / "hub_cards"
-FACTORS = ("duration_ms", "snr_db", "band", "room", "context")
-COUNTED = ("part", "label", "clip_id", "group_id", "supergroup_id")
 
 
 @task(task_run_name="publish data set {block.dataset}", **HOOKS)
@@ -76,6 +73,7 @@ def publish_base(base: Base, block: PublishBlock, data: Publication, fold: int) 
             "fold": fold,
             "data": data.model_dump(),
         }
+        write_json(folder / "base.json", facts)
         card = render_base_card(template("base_card"), facts)
         add_licence(folder, block.licence, repo, data.model_dump())
         return finish(folder, "model", repo, card, block)
@@ -163,34 +161,22 @@ def dataset_facts(
 ) -> dict[str, Any]:
     """What the card of a data set says, all counted from its parquets but for what the recipe asked for."""
     parts = list(splits.clips)
-    columns = [*COUNTED, *FACTORS, *LICENCES.values()]
-    tables = [pq.read_table(splits.path / "data" / f"{part}.parquet", columns=columns).to_pandas() for part in parts]
+    tables = [
+        pq.read_table(splits.path / "data" / f"{part}.parquet", columns=list(COUNTED)).to_pandas() for part in parts
+    ]
     clips = pd.concat(tables, ignore_index=True)
-    counted = clips.groupby(["part", "label"], sort=False).agg(
-        clips=("clip_id", "size"), groups=("group_id", "nunique"), supergroups=("supergroup_id", "nunique")
-    )
     return {
+        **counts_of(clips, classes, recipe.clips.design),
         "repo": repo,
         "name": recipe.name,
         "description": recipe.description,
         "licence": recipe.licence,
         "languages": list(recipe.languages),
         "size": size_category(len(clips)),
-        "licences": licences_of(clips),
         "classes": list(classes),
         "folds": recipe.splits.folds,
         "parts": [{"name": part, "file": f"data/{part}.parquet"} for part in parts],
-        "clips": len(clips),
-        "counts": counted.reset_index().to_dict("records"),
-        "factors": {name: levels(clips[name]) for name in FACTORS},
         "conditions": recipe.clips.conditions,
-        "cells": [
-            cross_durations_and_snrs(its[its["label"] == classes[0]])
-            .rename(columns={"duration": part})
-            .to_dict("split")
-            for part, its in clips.groupby("part", sort=False)
-            if recipe.clips.design == "margins"
-        ],
         "bands": {name: BANDS[name] for name in recipe.clips.bands},
         "hygiene": read_json(hygiene.path / "hygiene.json") if hygiene else None,
         "audit": read_json(splits.path / "audit.json"),
@@ -200,12 +186,6 @@ def dataset_facts(
         "splits_recipe": recipe.splits.model_dump(mode="json"),
         "fingerprint": splits.fingerprint,
     }
-
-
-def levels(column: pd.Series) -> list[Any]:
-    """Distinct levels, sorted; null (no noise) last."""
-    known = sorted(column.dropna().unique().tolist())
-    return [*known, *([None] if column.isna().any() else [])]
 
 
 @contextmanager

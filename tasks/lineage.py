@@ -1,13 +1,12 @@
 """Lineage: what a published repository was made from, each part with the parents it names, compared where they are here."""
 
-import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import yaml
 
+from recipes.reading import recipe_digest
 from tasks.hub import find, newest, pull
 from tasks.store import read_json, sha256
 
@@ -23,18 +22,25 @@ class Link(NamedTuple):
 
 
 def lineage(name: str) -> list[Link]:
-    """The links of an adapter or a data set, a folder or NAMESPACE/NAME[@sha] in the home or on the Hub, oldest first.
+    """The links of an adapter, a base or a data set (a folder, or NAMESPACE/NAME[@sha] at home or on the Hub), oldest first.
 
-    Raises FileNotFoundError where it is nowhere, or holds neither a report nor the facts of a data set.
+    Raises FileNotFoundError where it is nowhere, or holds nothing that Earshot published.
     """
     folder, sha = (Path(name), "") if Path(name).is_dir() else find(name)
     if (folder / "report.json").is_file():
         return list(links_of_adapter(folder))
+    if (folder / "base.json").is_file():
+        facts = read_json(folder / "base.json")
+        data = f"{facts['data']['repo']}@{facts['data']['sha']}"
+        base = Link("base", f"{facts['repo']}@{sha}" if sha else facts["repo"], (data,), judge_base(folder, data))
+        return [link_of_data(data, None, None), base]
     if (folder / "card.json").is_file():
         repo = read_json(folder / "card.json")["repo"]
-        recipe = f"recipe.json {digest(read_json(folder / 'recipe.json'))[:12]}"
+        recipe = f"recipe.json {recipe_digest(read_json(folder / 'recipe.json'))[:12]}"
         return [Link("recipe", recipe, (), "agrees"), link_of_data(f"{repo}@{sha}" if sha else repo, recipe, None)]
-    raise FileNotFoundError(f"{folder} holds neither report.json nor card.json: nothing here was published by Earshot")
+    raise FileNotFoundError(
+        f"{folder} holds neither report.json, card.json nor base.json: nothing here was published by Earshot"
+    )
 
 
 def links_of_adapter(folder: Path) -> Iterator[Link]:
@@ -49,7 +55,7 @@ def links_of_adapter(folder: Path) -> Iterator[Link]:
         f"{origin['dataset']['repo']}@{origin['dataset']['sha']}",
     )
     predictions = f"predictions.parquet {origin['predictions_sha256'][:12]}"
-    yield Link("recipe", study, (), judge(digest(recipe) == origin["recipe_sha256"]))
+    yield Link("recipe", study, (), judge(recipe_digest(recipe) == origin["recipe_sha256"]))
     yield link_of_data(data, study, recipe["dataset"])
     bases = {f"{base['repo']}@{base['sha']}" for base in origin["bases"]}
     for base in sorted(bases):
@@ -65,27 +71,35 @@ def links_of_adapter(folder: Path) -> Iterator[Link]:
     yield Link("card", f"README.md {sha256(folder / 'README.md')[:12]}", (named, data), judge(said))
 
 
-def link_of_data(name: str, recipe: str, block: Any) -> Link:
+def link_of_data(name: str, recipe: str | None, block: Any) -> Link:
     """A data set: whether the recipe in it is the study's, and whether another one was published under its name since."""
     repo, _, sha = name.partition("@")
+    parents = (recipe,) if recipe else ()
     later = newest("dataset", repo)
     note = f"superseded by {repo}@{later}" if sha and later and later != sha else ""
     try:
-        folder = pull("dataset", repo, sha) if block is not None else None
+        folder = pull("dataset", repo, sha) if sha else None
     except FileNotFoundError:
-        return Link("data set", name, (recipe,), "not here", note)
-    same = folder is None or read_json(folder / "recipe.json") == block
-    return Link("data set", name, (recipe,), judge(same), note)
+        return Link("data set", name, parents, "not here", note)
+    same = folder is None or block is None or read_json(folder / "recipe.json") == block
+    return Link("data set", name, parents, judge(same), note)
 
 
 def link_of_base(name: str, data: str) -> Link:
     """A tiny base: whether it says that it was made from this data set."""
     repo, _, sha = name.partition("@")
     try:
-        card = (pull("model", repo, sha) / "README.md").read_text(encoding="utf-8")
+        folder = pull("model", repo, sha)
     except FileNotFoundError:
         return Link("base", name, (data,), "not here")
-    return Link("base", name, (data,), judge(data.partition("@")[2] in card))
+    return Link("base", name, (data,), judge_base(folder, data))
+
+
+def judge_base(folder: Path, data: str) -> Literal["agrees", "differs"]:
+    """Whether a base and its card name this data set, NAME@sha."""
+    named = read_json(folder / "base.json")["data"]
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    return judge(f"{named['repo']}@{named['sha']}" == data and named["sha"] in card)
 
 
 def link_of_weights(folder: Path, fold: str, weights: str, bases: set[str], data: str) -> Link:
@@ -100,8 +114,3 @@ def link_of_weights(folder: Path, fold: str, weights: str, bases: set[str], data
 def judge(same: bool) -> Literal["agrees", "differs"]:
     """The verdict on what could be compared."""
     return "agrees" if same else "differs"
-
-
-def digest(recipe: Any) -> str:
-    """SHA-256 of a recipe as reports name it."""
-    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()

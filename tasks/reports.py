@@ -1,6 +1,5 @@
 """Reports: every table a study predicted, made into one document, its figures and a page that opens offline."""
 
-import hashlib
 import importlib.metadata
 import json
 import re
@@ -11,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 
+from recipes.reading import recipe_digest
 from recipes.schema import StudyRecipe
 from tasks.audio_files import decode_flac
 from tasks.cache import ROOT, cached, code_digest, task
@@ -214,10 +214,10 @@ def gate_facts(adapters: Sequence[Adapter], recipe: StudyRecipe) -> dict[str, An
 
 def asked(recipe: StudyRecipe) -> dict[str, Any]:
     """The parts of the recipe a reader of the report looks for, and the digest of the whole."""
-    whole = json.dumps(recipe.model_dump(mode="json", by_alias=True), sort_keys=True)
+    whole = recipe_digest(recipe.model_dump(mode="json", by_alias=True))
     train = recipe.train
     return {
-        "study": recipe.name, "recipe_sha256": hashlib.sha256(whole.encode()).hexdigest(),
+        "study": recipe.name, "recipe_sha256": whole,
         "prompt": recipe.asked.text, "trained_on_prompt": recipe.prompt, "classes": list(recipe.classes),
         "answers": list(recipe.asked.answers or recipe.answers),
         "protocol": recipe.dataset.splits.protocol, "seeds": list(train.seeds), "quantization": train.quantization,

@@ -1,5 +1,6 @@
 """Verification: what a published repository says, recomputed from what it holds, without a model."""
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,12 +8,21 @@ from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 import pyarrow.parquet as pq
+import yaml
 
+from recipes.reading import recipe_digest
+from tasks.audio_files import decode_flac
 from tasks.cache import ROOT
-from tasks.functional.cards import render_dataset_card, render_model_card
-from tasks.functional.leakage import audit
+from tasks.card_metadata import card_faults
+from tasks.functional.card_evidence import measured_conditions
+from tasks.functional.cards import render_base_card, render_dataset_card, render_model_card
+from tasks.functional.dataset_card import counts_of
+from tasks.functional.leakage import audit, pcm_hash
 from tasks.functional.report import RECORDED, Report, build_report
+from tasks.functional.report_tables import csv_tables
 from tasks.hub import find, is_commit
+from tasks.repo_checks import check_adapter, check_folder, read_header
+from tasks.rescoring import rescore
 from tasks.store import file_digests, read_json, sha256
 
 TOLERANCE = 1e-9
@@ -26,21 +36,24 @@ class Finding(NamedTuple):
     what: str
 
 
-def verify_repo(name: str) -> list[Finding]:
+def verify_repo(name: str, rescore: int = 0) -> list[Finding]:
     """Everything that can be compared in a folder or in `NAMESPACE/NAME[@sha]` of the home's hub or the Hub.
 
-    Raises FileNotFoundError where there is no such repository or it holds neither a report nor a data set.
+    rescore: of an adapter, so many of the published clips are also asked again. Raises FileNotFoundError where there is
+    no such repository or nothing in it was published by Earshot, ValueError where it may not be read.
     """
     folder, sha = (Path(name), None) if Path(name).is_dir() else find(name)
-    if (folder / "report.json").is_file():
-        found = verify_report(folder)
-    elif (folder / "card.json").is_file():
-        found = verify_dataset(folder)
-    else:
+    found = next((verify(folder) for file, verify in KINDS.items() if (folder / file).is_file()), None)
+    if found is None:
         raise FileNotFoundError(
-            f"{folder} holds neither report.json nor card.json: nothing here was published by Earshot"
+            f"{folder} holds neither {', '.join([*KINDS][:-1])} nor {[*KINDS][-1]}: nothing here was published by Earshot"
         )
-    return [*as_far_as_readable(verify_files(folder, sha)), *as_far_as_readable(found)]
+    if rescore and not (folder / "report.json").is_file():
+        raise ValueError(f"{name} is no adapter: there is nothing to score again")
+    within = folder.parent.parent if sha else folder  # the Hub's cache links to blobs beside the snapshots
+    again = verify_scores(folder, rescore) if rescore else iter(())
+    stages = (verify_files(folder, sha), verify_contents(folder, within), found, again)
+    return [finding for stage in stages for finding in as_far_as_readable(stage)]
 
 
 def as_far_as_readable(findings: Iterator[Finding]) -> Iterator[Finding]:
@@ -65,6 +78,15 @@ def verify_files(folder: Path, sha: str | None) -> Iterator[Finding]:
         yield judge(is_commit(folder, sha), f"files: all of them together are {sha}")
 
 
+def verify_contents(folder: Path, within: Path) -> Iterator[Finding]:
+    """That nothing leads out of `within` or runs code, that headers of weights fit their files, and the card's head."""
+    check_folder(folder, within, folder.name)
+    yield Finding("equal", "files: names, links, configurations and headers of weights are sound")
+    kind = "dataset" if (folder / "card.json").is_file() else "model"
+    faults = card_faults((folder / "README.md").read_text(encoding="utf-8"), kind)
+    yield judge(not faults, "README.md: its head is what the Hub reads" + "".join(f"; {fault}" for fault in faults))
+
+
 def verify_report(folder: Path) -> Iterator[Finding]:
     """The report rebuilt from predictions.parquet, the card rendered again from the report."""
     from tasks.point_metrics import point_metrics  # data sets are verified without
@@ -87,7 +109,9 @@ def verify_report(folder: Path) -> Iterator[Finding]:
         if key not in RECORDED:
             where = differences(stated.get(key), derived[key], key)
             yield judge(not where, f"report.json: {key}" + (f"; {where[0]}" if where else ""))
+    yield from verify_tables(folder, Report.model_validate(stated))
     yield from verify_evidence(folder, stated)
+    yield from verify_adapters(folder, stated)
     template = (TEMPLATES / "model_card.md.j2").read_text(encoding="utf-8")
     try:
         timing = read_json(folder / "evidence" / "timing.json")
@@ -98,6 +122,16 @@ def verify_report(folder: Path) -> Iterator[Finding]:
     yield judge(
         card == (folder / "README.md").read_text(encoding="utf-8"), "README.md: rendered again from report.json"
     )
+
+
+def verify_tables(folder: Path, report: Report) -> Iterator[Finding]:
+    """The tables and the schema that lie beside a report, made again."""
+    schema = json.loads(json.dumps(Report.model_json_schema()))
+    yield judge(read_json(folder / "report.schema.json") == schema, "report.schema.json: the schema of report.json")
+    there = {file.stem: file.read_text(encoding="utf-8") for file in sorted((folder / "tables").glob("*.csv"))}
+    made = {name: table.to_csv(index=False) for name, table in csv_tables(report).items()}
+    wrong = sorted(name for name in there.keys() | made.keys() if there.get(name) != made.get(name))
+    yield judge(not wrong, f"tables: {len(made)} made again" + (f"; another: {', '.join(wrong)}" if wrong else ""))
 
 
 def verify_evidence(folder: Path, stated: dict[str, Any]) -> Iterator[Finding]:
@@ -111,26 +145,116 @@ def verify_evidence(folder: Path, stated: dict[str, Any]) -> Iterator[Finding]:
     training = read_json(folder / "training.json")
     same = stated["adapter"]["parameters"] == training["parameters"]
     yield Finding("recorded" if same else "differs", "report.json: adapter.parameters, from training.json")
-    weights = sha256(folder / "adapter_model.safetensors")
+    heard = measured_conditions(test_rows(folder))
     yield judge(
-        weights in stated["adapter"]["sha256"].values(), "adapter_model.safetensors: the weights the report names"
+        stated["provenance"]["heard"]["conditions"] == heard, "report.json: conditions, those of the test clips"
     )
     rest = sorted(key for key in RECORDED if key not in evidence and key != "adapter" and stated[key])
     yield Finding("recorded", f"report.json: {', '.join(rest)}, as the run wrote them")
+    timing = sha256(folder / "evidence" / "timing.json")
+    yield Finding(
+        "recorded", f"times, from evidence/timing.json (sha256 {timing[:12]}); figures and report.html, as drawn"
+    )
+
+
+def test_rows(folder: Path) -> pd.DataFrame:
+    """The test clips of the published predictions."""
+    table = pd.read_parquet(folder / "predictions.parquet")
+    return table[table["split"] == "test"]
+
+
+def verify_adapters(folder: Path, stated: dict[str, Any]) -> Iterator[Finding]:
+    """Weights and configuration of every fold's adapter against the report and the recipe."""
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    origin = stated["provenance"]
+    same = recipe_digest(recipe) == origin["recipe_sha256"]
+    yield judge(same, "recipe.yaml: the recipe the report names")
+    bases = [f"{one['repo']}@{one['sha']}" for one in origin["bases"]]
+    for number, (fold, digest) in enumerate(stated["adapter"]["sha256"].items()):
+        place = folder / fold.replace(" ", "-") if number else folder
+        at = "" if place == folder else f"{place.name}/"
+        weights = sha256(place / "adapter_model.safetensors")
+        yield judge(weights == digest, f"{at}adapter_model.safetensors: the weights the report names")
+        base = bases[number] if bases else f"{origin['base']['repo']}@{origin['base']['revision']}"
+        try:
+            check_adapter(place, base)
+            fault = ""
+        except ValueError as error:
+            fault = f"; it {error}"
+        yield judge(not fault, f"{at}adapter_config.json: an adapter of {base}, as its weights are{fault}")
+        config = read_json(place / "adapter_config.json")
+        other = [key for key, value in recipe["train"]["lora"].items() if not as_asked(config.get(key), value)]
+        yield judge(
+            not other, f"{at}adapter_config.json: as recipe.yaml has it" + "".join(f"; another {k}" for k in other)
+        )
+
+
+def as_asked(given: Any, asked: Any) -> bool:
+    """Whether peft wrote down what the recipe asked for; it keeps names of modules without order."""
+    if isinstance(given, list) and isinstance(asked, list):
+        return sorted(map(str, given)) == sorted(map(str, asked))
+    return bool(given == asked)
+
+
+def verify_scores(folder: Path, n: int) -> Iterator[Finding]:
+    """Published clips asked again of the published weights on this machine."""
+    done = rescore(folder, n)
+    yield judge(
+        done.farthest <= done.tolerance,
+        f"predictions.parquet: {done.clips} clips scored again on {done.device}; P moved by at most {done.farthest:.2g} "
+        f"(allowed {done.tolerance:g}), {done.flips} other answers",
+    )
+
+
+def verify_base(folder: Path) -> Iterator[Finding]:
+    """The weights of a tiny base counted from their header, its card rendered again."""
+    facts = read_json(folder / "base.json")
+    numbers = sum(math.prod(tensor.shape) for tensor in read_header(folder / "model.safetensors").values())
+    yield judge(numbers == facts["parameters"], f"model.safetensors: {numbers:,} parameters, from its header")
+    card = render_base_card((TEMPLATES / "base_card.md.j2").read_text(encoding="utf-8"), facts)
+    yield judge(card == (folder / "README.md").read_text(encoding="utf-8"), "README.md: rendered again from base.json")
 
 
 def verify_dataset(folder: Path) -> Iterator[Finding]:
-    """The audit run again over the parquets, the card rendered again from card.json."""
-    facts = read_json(folder / "card.json")
+    """Every clip's audio against its hash, the audit run again, everything counted again, the card rendered again."""
+    facts, recipe = read_json(folder / "card.json"), read_json(folder / "recipe.json")
     columns = [name for name in pq.read_schema(folder / facts["parts"][0]["file"]).names if name != "audio"]
     tables = [pq.read_table(folder / part["file"], columns=columns).to_pandas() for part in facts["parts"]]
     clips = pd.concat(tables, ignore_index=True)
+    wrong = [clip for part in facts["parts"] for clip in with_other_audio(folder / part["file"])]
+    yield judge(
+        not wrong, f"data: audio of {len(clips)} clips, by its hash" + (f"; another: {wrong[0]}" if wrong else "")
+    )
     found = audit(clips)
     same = found.verdict == facts["audit"]["verdict"] and found.rows.to_dict("records") == facts["audit"]["checks"]
     yield judge(same, f"audit.json: {found.verdict}, audited again over {len(clips)} clips")
-    template = (TEMPLATES / "dataset_card.md.j2").read_text(encoding="utf-8")
-    card = render_dataset_card(template, facts)
+    counted = json.loads(json.dumps(counts_of(clips, facts["classes"], recipe["clips"]["design"])))
+    where = [at for key, value in counted.items() for at in differences(facts[key], value, key)]
+    yield judge(
+        not where, "card.json: clips, groups, levels and licences, counted again" + (f"; {where[0]}" if where else "")
+    )
+    asked = {"clips_recipe": "clips", "splits_recipe": "splits", "description": "description", "licence": "licence"}
+    other = [key for key, name in asked.items() if facts[key] != recipe[name]]
+    yield judge(
+        not other, "card.json: what was asked for, as recipe.json has it" + "".join(f"; another {k}" for k in other)
+    )
+    card = render_dataset_card((TEMPLATES / "dataset_card.md.j2").read_text(encoding="utf-8"), facts)
     yield judge(card == (folder / "README.md").read_text(encoding="utf-8"), "README.md: rendered again from card.json")
+
+
+def with_other_audio(file: Path) -> Iterator[str]:
+    """Clips whose audio does not have the hash of their row."""
+    for batch in pq.ParquetFile(file).iter_batches(256, columns=["clip_id", "pcm_hash", "audio"]):
+        for row in batch.to_pylist():
+            if pcm_hash(decode_flac(row["audio"]["bytes"])) != row["pcm_hash"]:
+                yield row["clip_id"]
+
+
+KINDS = {
+    "report.json": verify_report,
+    "card.json": verify_dataset,
+    "base.json": verify_base,
+}  # what makes it one -> how
 
 
 def judge(same: bool, what: str) -> Finding:

@@ -60,6 +60,13 @@ def test_a_data_set_has_a_lineage_of_its_own(published):
     assert [(link.part, link.verdict) for link in lineage(CLIPS)] == [("recipe", "agrees"), ("data set", "agrees")]
 
 
+def test_a_base_names_the_data_set_it_heard(published):
+    links = {link.part: link for link in lineage(BASE)}
+    assert {link.verdict for link in links.values()} == {"agrees"}
+    assert links["base"].parents == (links["data set"].name,)
+    assert links["data set"].name == f"{CLIPS}@{find(CLIPS)[1]}"
+
+
 def alter(file: Path, old: str, new: str) -> None:
     text = file.read_text(encoding="utf-8")
     assert re.search(old, text), old
@@ -92,7 +99,7 @@ def test_a_part_that_names_another_parent_is_found_and_the_command_exits_1(
 
 def test_a_base_made_from_another_data_set_is_found(published, tmp_path):
     folder = shutil.copytree(find(BASE)[0], tmp_path / "base")
-    alter(folder / "README.md", find(CLIPS)[1], "0" * 40)
+    alter(folder / "base.json", find(CLIPS)[1], "0" * 40)
     base = publish(folder, "model", BASE)
     adapter = shutil.copytree(find(ADAPTER)[0], tmp_path / "adapter")
     alter(adapter / "report.json", f'(?s)("bases": .*?"sha": )"{"." * 40}"', rf'\1"{base.sha}"')
@@ -118,7 +125,7 @@ def test_lineage_says_that_a_data_set_was_superseded(published):
 
 
 def reference(home: Path, kind: type, **facts):
-    (folder,) = (path for path in (home / "store" / kind.__name__.lower()).glob("[!.]*") if path.is_dir())
+    (folder,) = (path for path in (home / "store" / kind.__name__.lower()).glob("[0-9a-f]" * 16) if path.is_dir())
     return kind(fingerprint=folder.name, **facts)
 
 

@@ -12,19 +12,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.cli import main
-from tasks.functional.report import RECORDED
+from tasks.functional.cards import render_dataset_card
+from tasks.functional.report import RECORDED, Report
 from tasks.hub import find
+from tasks.rescoring import rescore
 from tasks.store import file_digests, read_json, sha256, write_json
-from tasks.verification import differences, verify_files, verify_repo, verify_report
+from tasks.verification import (
+    TEMPLATES,
+    as_far_as_readable,
+    differences,
+    verify_adapters,
+    verify_contents,
+    verify_evidence,
+    verify_files,
+    verify_repo,
+    verify_report,
+    verify_tables,
+)
 
 
 @pytest.fixture(scope="module")
 def published(smoke):
-    """The folders of the smoke study's adapter and data set in its hub."""
+    """The folders of the smoke study's adapter, data set and base in its hub."""
     assert smoke.first.code == 0, smoke.first.err[-3000:]
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("EARSHOT_HOME", str(smoke.home))
-        return find("earshot/smoke-adapter")[0], find("earshot/smoke-clips")[0]
+        return tuple(find(f"earshot/smoke-{name}")[0] for name in ("adapter", "clips", "adapter-base"))
 
 
 @pytest.fixture
@@ -37,6 +50,12 @@ def adapter(published, tmp_path):
 def data(published, tmp_path):
     """A copy of the data set's repository."""
     return shutil.copytree(published[1], tmp_path / "data")
+
+
+@pytest.fixture
+def base(published, tmp_path):
+    """A copy of the base's repository."""
+    return shutil.copytree(published[2], tmp_path / "base")
 
 
 def cover_up(folder) -> None:
@@ -80,15 +99,11 @@ def test_what_was_published_verifies_by_name_and_as_a_folder(smoke, adapter, mon
     assert differing(adapter) == []
 
 
-ALTERED = {
-    "the card": ("README.md", r"balanced accuracy \S*\d", "README.md"),
-    "the report": ("report.json", r'"value": 0\.\d', "report.json: "),
-    "the audit": ("evidence/audit.json", r'"shared": \d', "report.json: leakage"),
-    "the parameters": ("training.json", r'"language_model": \d', "report.json: adapter.parameters"),
-}
-
-
-@pytest.mark.parametrize(("name", "pattern", "found"), ALTERED.values(), ids=ALTERED)
+@pytest.mark.parametrize(
+    ("name", "pattern", "found"),
+    [("README.md", r"balanced accuracy \S*\d", "README.md"), ("report.json", r'"value": 0\.\d', "report.json: ")],
+    ids=["the card", "the report"],
+)
 def test_one_digit_is_found_even_where_the_hashes_were_altered_with_it(
     adapter, monkeypatch, capsys, name, pattern, found
 ):
@@ -101,33 +116,63 @@ def test_one_digit_is_found_even_where_the_hashes_were_altered_with_it(
     assert "differ from what can be recomputed" in said.err
 
 
-@pytest.mark.parametrize("column", ["p_speech", "label"])
-def test_one_cell_of_the_table_is_found_even_where_the_report_names_the_altered_table(adapter, column):
+def test_one_cell_of_the_table_is_found_even_where_the_report_names_the_altered_table(adapter):
     file = adapter / "predictions.parquet"
     table = pd.read_parquet(file)
     at = table.index[(table["detector"] == "adapter") & (table["method"] == "generate")][0]
-    other = {"SPEECH": "NONSPEECH", "NONSPEECH": "SPEECH"}
-    before = table.loc[at, column]
-    table.loc[at, column] = 1 - before if column == "p_speech" else other[before]
+    table.loc[at, "p_speech"] = 1 - table.loc[at, "p_speech"]
     table.to_parquet(file, index=False)
     assert next(verify_report(adapter)) == ("differs", "predictions.parquet: the table the report names")
     report = read_json(adapter / "report.json")
     report["provenance"]["predictions_sha256"] = sha256(file)
     write_json(adapter / "report.json", report)
-    cover_up(adapter)
-    found = differing(adapter)
-    assert any(what.startswith(("report.json: metrics", "report.json: cannot be rebuilt")) for what in found)
+    found = [its.what for its in verify_report(adapter) if its.verdict == "differs"]
+    assert any(what.startswith("report.json: metrics") for what in found)
 
 
-def test_other_weights_are_found(adapter, monkeypatch, capsys):
+OTHERWISE = {
+    "another audit": ("evidence/audit.json", '"shared": 0', '"shared": 1', "report.json: leakage"),
+    "other parameters": ("training.json", '"language_model": 6144', '"language_model": 6145', "adapter.parameters"),
+    "another rank": ("adapter_config.json", '"r": 4', '"r": 5', "adapter_config.json: an adapter of"),
+    "another alpha": ("adapter_config.json", '"lora_alpha": 8', '"lora_alpha": 9', "as recipe.yaml has it; another lora_"),
+    "another base": ("adapter_config.json", "smoke-adapter-base", "smoke-adapter-case", "names 'earshot/smoke-adapter-case"),
+    "another recipe": ("recipe.yaml", "max_steps: 4", "max_steps: 5", "recipe.yaml: the recipe the report names"),
+    "another schema": ("report.schema.json", '"ece"', '"eec"', "report.schema.json"),
+    "another table": ("tables/metrics.csv", "balanced_accuracy", "balanced_accurate", "tables: .*; another: metrics"),
+    "other conditions": ("report.json", '"60",', '"61",', "report.json: conditions"),
+    "a head that the Hub misreads": ("README.md", "license: mit", "license: mid", "'mid' is no identifier of the Hub"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", OTHERWISE)
+def test_what_disagrees_with_what_it_was_made_from_is_found(adapter, how):
+    name, old, new, said = OTHERWISE[how]
+    text = (adapter / name).read_text(encoding="utf-8")
+    assert old in text
+    (adapter / name).write_text(text.replace(old, new), encoding="utf-8")
+    stated = read_json(adapter / "report.json")
+    compared = (verify_contents(adapter, adapter), verify_evidence(adapter, stated), verify_adapters(adapter, stated),
+                verify_tables(adapter, Report.model_validate(stated)))  # fmt: skip
+    found = [its.what for stage in compared for its in stage if its.verdict == "differs"]
+    assert [what for what in found if re.search(said, what)]
+
+
+def test_what_is_hostile_is_refused_by_name(adapter):
+    (adapter / "adapter_model.bin").write_bytes(b"\x80\x04.")
+    (found,) = as_far_as_readable(verify_contents(adapter, adapter))
+    assert found.verdict == "differs"
+    assert "'adapter_model.bin' is code, or data that runs code" in found.what
+
+
+def test_other_weights_are_found(adapter):
     file = adapter / "adapter_model.safetensors"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(bytes(content))
-    cover_up(adapter)
-    assert command(monkeypatch, "verify", str(adapter)) == 1
-    differing = [line for line in capsys.readouterr().out.splitlines() if line.startswith("differs")]
-    assert differing == ["differs   adapter_model.safetensors: the weights the report names"]
+    found = verify_adapters(adapter, read_json(adapter / "report.json"))
+    assert [its.what for its in found if its.verdict == "differs"] == [
+        "adapter_model.safetensors: the weights the report names"
+    ]
 
 
 def test_an_altered_snapshot_no_longer_is_the_commit_it_was(smoke, published, tmp_path, monkeypatch):
@@ -135,21 +180,23 @@ def test_an_altered_snapshot_no_longer_is_the_commit_it_was(smoke, published, tm
     shutil.copytree(smoke.home / "hub", tmp_path / "home" / "hub")
     monkeypatch.setenv("EARSHOT_HOME", str(tmp_path / "home"))
     folder, sha = find("earshot/smoke-adapter")
-    alter_text(folder / "adapter_config.json", r'"lora_alpha": \d')
+    (folder / "figures" / "confusion.png").write_bytes(b"")
     cover_up(folder)
-    assert differing("earshot/smoke-adapter") == [f"files: all of them together are {sha}"]
+    assert [its.what for its in verify_files(folder, sha) if its.verdict == "differs"] == [
+        f"files: all of them together are {sha}"
+    ]
 
 
 @pytest.mark.parametrize("name", ["predictions.parquet", "training.json", "files.json"])
-def test_a_file_that_is_missing_is_a_difference(adapter, monkeypatch, capsys, name):
+def test_a_file_that_is_missing_is_a_difference(adapter, name):
+    stated = read_json(adapter / "report.json")
     (adapter / name).unlink()
-    if name != "files.json":
-        cover_up(adapter)
-    assert command(monkeypatch, "verify", str(adapter)) == 1
-    assert f"{name}: is missing" in capsys.readouterr().out
+    stages = (verify_files(adapter, None), verify_evidence(adapter, stated))
+    found = [its.what for stage in stages for its in as_far_as_readable(stage) if its.verdict == "differs"]
+    assert any(f"{name}: is missing" in what or f"altered: {name}" in what for what in found)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.data())
 def test_any_digit_of_report_and_card_is_found_by_the_hashes(published, tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("altered") / "adapter"
@@ -192,16 +239,70 @@ def test_one_digit_of_the_data_card_is_found(data):
     assert differing(data) == ["README.md: rendered again from card.json"]
 
 
+def test_a_card_that_counts_otherwise_than_its_clips_is_found_even_where_card_and_facts_agree(data):
+    facts = read_json(data / "card.json")
+    facts["counts"][0]["groups"] += 1
+    write_json(data / "card.json", facts)
+    template = (TEMPLATES / "dataset_card.md.j2").read_text(encoding="utf-8")
+    (data / "README.md").write_text(render_dataset_card(template, facts), encoding="utf-8")
+    cover_up(data)
+    (found,) = differing(data)
+    assert found.startswith("card.json: clips, groups, levels and licences, counted again; counts[0].groups: stated")
+
+
+def test_a_clip_with_other_audio_is_found(data):
+    file = data / "data" / "dev.parquet"
+    table = pq.read_table(file)
+    audio = table["audio"].to_pylist()
+    at = table.column_names.index("audio")
+    audio[0], audio[1] = audio[1], audio[0]
+    pq.write_table(table.set_column(at, table.schema.field("audio"), [audio]), file)
+    cover_up(data)
+    (found,) = differing(data)
+    assert re.search(r"^data: audio of 80 clips, by its hash; another: ", found)
+
+
+# --- the base's repository ---------------------------------------------------------------------------------------
+
+
+def test_a_base_verifies_and_one_digit_of_its_card_or_facts_does_not(base):
+    assert differing(base) == []
+    alter_text(base / "base.json", r'"parameters": \d+')
+    cover_up(base)
+    assert [what.partition(":")[0] for what in differing(base)] == ["model.safetensors", "README.md"]
+
+
+# --- asked again -------------------------------------------------------------------------------------------------
+
+
+def test_only_an_adapter_is_scored_again(data):
+    with pytest.raises(ValueError, match="is no adapter: there is nothing to score again"):
+        verify_repo(str(data), rescore=4)
+
+
+@pytest.mark.slow
+def test_clips_scored_again_are_as_published_and_a_p_that_is_not_is_found(smoke, adapter, monkeypatch, capsys):
+    monkeypatch.setenv("EARSHOT_HOME", str(smoke.home))
+    done = rescore(adapter, 6)
+    assert (done.clips, done.flips) == (6, 0)
+    assert done.farthest <= 1e-6, "the same machine"
+    table = pd.read_parquet(adapter / "predictions.parquet")
+    table["p_speech"] = 1 - table["p_speech"]
+    table.to_parquet(adapter / "predictions.parquet", index=False)
+    assert command(monkeypatch, "verify", str(adapter), "--rescore", "4") == 1
+    assert re.search(r"^differs .*: 4 clips scored again on cpu; P moved by", capsys.readouterr().out, re.MULTILINE)
+
+
 # --- comparing ---------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_of_something_else_says_so(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds neither report\.json nor card\.json"):
+    with pytest.raises(FileNotFoundError, match=r"holds neither report\.json, card\.json nor base\.json"):
         verify_repo(str(tmp_path))
 
 
 def test_what_is_recorded_and_not_derived_is_said_to_be(adapter):
-    findings = verify_repo(str(adapter))
+    findings = verify_evidence(adapter, read_json(adapter / "report.json"))
     recorded = " ".join(finding.what for finding in findings if finding.verdict == "recorded")
     stated = read_json(adapter / "report.json")
     assert [key for key in RECORDED if stated[key] and key not in recorded] == []

@@ -1,6 +1,6 @@
 """What the card of a data set says, line by line from its card.json: the template lays it out and decides nothing."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -8,8 +8,10 @@ import pandas as pd
 from tasks.functional.card_evidence import CONDITIONS
 from tasks.functional.card_heads import as_yaml, dataset_head
 from tasks.functional.card_tables import Json, Table
+from tasks.functional.design import cross_durations_and_snrs
 
 LICENCES = {"content": "licence", "noise": "noise_licence", "rooms": "room_licence"}  # what is heard -> its column
+COUNTED = ("part", "label", "clip_id", "group_id", "supergroup_id", *CONDITIONS, *LICENCES.values())
 CONTEXTS = {
     "noise": "{:g} ms of noise, the noise that was mixed into it (of silence where none was)",
     "silence": "{:g} ms of silence",
@@ -40,6 +42,34 @@ def licences_of(clips: pd.DataFrame) -> dict[str, dict[str, int]]:
         heard: {str(name): int(n) for name, n in clips[column].value_counts().items()}
         for heard, column in LICENCES.items()
     }
+
+
+def counts_of(clips: pd.DataFrame, classes: Sequence[str], design: str) -> dict[str, Any]:
+    """What a card counts of all clips of a data set: by part and class, by licence, by factor, and in the cells of even
+    margins."""
+    keys = ["part", "label"]
+    counted = clips.groupby(keys, sort=False).agg(
+        clips=("clip_id", "size"), groups=("group_id", "nunique"), supergroups=("supergroup_id", "nunique")
+    )
+    return {
+        "clips": len(clips),
+        "licences": licences_of(clips),
+        "counts": counted.reset_index().to_dict("records"),
+        "factors": {name: _levels(clips[name]) for name in CONDITIONS},
+        "cells": [
+            cross_durations_and_snrs(its[its["label"] == classes[0]])
+            .rename(columns={"duration": part})
+            .to_dict("split")
+            for part, its in clips.groupby("part", sort=False)
+            if design == "margins"
+        ],
+    }
+
+
+def _levels(column: pd.Series) -> list[Any]:
+    """Distinct levels, sorted; null (no noise) last."""
+    known = sorted(column.dropna().unique().tolist())
+    return [*known, *([None] if column.isna().any() else [])]
 
 
 APART = "no voice, noise file or room stands on two parts"
