@@ -128,10 +128,17 @@ def verify_tables(folder: Path, report: Report) -> Iterator[Finding]:
     """The tables and the schema that lie beside a report, made again."""
     schema = json.loads(json.dumps(Report.model_json_schema()))
     yield judge(read_json(folder / "report.schema.json") == schema, "report.schema.json: the schema of report.json")
-    there = {file.stem: file.read_text(encoding="utf-8") for file in sorted((folder / "tables").glob("*.csv"))}
-    made = {name: table.to_csv(index=False) for name, table in csv_tables(report).items()}
+    there = {
+        file.stem: lines_of(file.read_text(encoding="utf-8")) for file in sorted((folder / "tables").glob("*.csv"))
+    }
+    made = {name: lines_of(table.to_csv(index=False)) for name, table in csv_tables(report).items()}
     wrong = sorted(name for name in there.keys() | made.keys() if there.get(name) != made.get(name))
     yield judge(not wrong, f"tables: {len(made)} made again" + (f"; another: {', '.join(wrong)}" if wrong else ""))
+
+
+def lines_of(table: str) -> list[str]:
+    """The rows of a table whatever their order, which a report that was read from its file may have lost."""
+    return sorted(table.splitlines())
 
 
 def verify_evidence(folder: Path, stated: dict[str, Any]) -> Iterator[Finding]:
@@ -183,7 +190,7 @@ def verify_adapters(folder: Path, stated: dict[str, Any]) -> Iterator[Finding]:
             fault = f"; it {error}"
         yield judge(not fault, f"{at}adapter_config.json: an adapter of {base}, as its weights are{fault}")
         config = read_json(place / "adapter_config.json")
-        other = [key for key, value in recipe["train"]["lora"].items() if not as_asked(config.get(key), value)]
+        other = [key for key, value in (recipe["train"]["lora"] or {}).items() if not as_asked(config.get(key), value)]
         yield judge(
             not other, f"{at}adapter_config.json: as recipe.yaml has it" + "".join(f"; another {k}" for k in other)
         )

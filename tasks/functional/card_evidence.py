@@ -126,12 +126,13 @@ def _training(report: Json, timing: Json) -> list[str]:
         if (q := origin["quantization"])
         else "not quantised"
     )
-    lora = ", ".join(f"{key} {value}" for key, value in origin["lora"].items())
+    lora = ", ".join(f"{key} {value}" for key, value in (origin["lora"] or {}).items())
+    method = f"LoRA ({lora})" if lora else "Every parameter trained,"
     parts = ", ".join(f"{part} {count:,}" for part, count in sorted(adapter["parameters"].items()))
     took = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in timing["train_s"].items())
     energy = ", ".join(f"{name} {joules / 3600:.3g} Wh" for name, joules in timing["energy_j"].items())
     return [
-        f"LoRA ({lora}) on {origin['scope']}, loss on the {origin['loss_on']}; base in {origin['dtype']}, {quantised}.",
+        f"{method} on {origin['scope']}, loss on the {origin['loss_on']}; base in {origin['dtype']}, {quantised}.",
         f"Parameters: {parts}; the adapter has {adapter['bytes']:,} bytes.",
         f"Trained on {origin['device']}; time on the clock, measured once: {took or 'not measured'}; energy: "
         f"{energy or 'not measured'}.",
