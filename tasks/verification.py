@@ -1,5 +1,7 @@
 """Verification: what a published repository says, recomputed from what it holds, without a model."""
 
+import csv
+import io
 import json
 import math
 from collections.abc import Iterator
@@ -129,16 +131,16 @@ def verify_tables(folder: Path, report: Report) -> Iterator[Finding]:
     schema = json.loads(json.dumps(Report.model_json_schema()))
     yield judge(read_json(folder / "report.schema.json") == schema, "report.schema.json: the schema of report.json")
     there = {
-        file.stem: lines_of(file.read_text(encoding="utf-8")) for file in sorted((folder / "tables").glob("*.csv"))
+        file.stem: rows_of(file.read_text(encoding="utf-8")) for file in sorted((folder / "tables").glob("*.csv"))
     }
-    made = {name: lines_of(table.to_csv(index=False)) for name, table in csv_tables(report).items()}
+    made = {name: rows_of(table.to_csv(index=False)) for name, table in csv_tables(report).items()}
     wrong = sorted(name for name in there.keys() | made.keys() if there.get(name) != made.get(name))
     yield judge(not wrong, f"tables: {len(made)} made again" + (f"; another: {', '.join(wrong)}" if wrong else ""))
 
 
-def lines_of(table: str) -> list[str]:
-    """The rows of a table whatever their order, which a report that was read from its file may have lost."""
-    return sorted(table.splitlines())
+def rows_of(table: str) -> list[list[tuple[str, str]]]:
+    """Every row by the names of its columns, whatever the order of both: a report read from its file has lost it."""
+    return sorted(sorted(row.items()) for row in csv.DictReader(io.StringIO(table)))
 
 
 def verify_evidence(folder: Path, stated: dict[str, Any]) -> Iterator[Finding]:

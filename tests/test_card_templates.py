@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from tasks.functional.cards import fill, render_dataset_card, render_model_card
+from tasks.functional.levels import stated_end, stated_level
 from tasks.functional.report import Report
 from tasks.functional.report_schema import Inflation
 from tests.test_report import recorded, studied
@@ -79,7 +80,9 @@ def card(report: Report) -> str:
 
 
 def page(report: Report, **figures: str) -> str:
-    context = {"report": report.model_dump(mode="json"), "figures": figures}
+    context = {
+        "report": report.model_dump(mode="json"), "figures": figures, "stated_level": stated_level, "stated_end": stated_end
+    }  # fmt: skip
     return fill(read("report.html.j2"), context, html=True)
 
 
