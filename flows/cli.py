@@ -134,7 +134,11 @@ def prompts(study: Study, overrides: Overrides = None, refresh: Refresh = None) 
     Runs the study up to its adapters, then `search` of its recipe (by default prompt/racing). Ends with the gain, its
     interval, what chance alone would promise, and for each model a file that --set evaluate.prompt=FILE takes.
     """
-    from tasks.prompts import prompt_summary
+    from recipes.schema import load_study
+    from tasks.hub import published_recipe
+    from tasks.prompts import prompt_summary, search_of
+
+    search_of(load_study(study, overrides or [], published_recipe))
 
     def load() -> "Callable[[], PromptReport]":
         from flows.optimize_prompt import optimize_prompt
