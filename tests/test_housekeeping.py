@@ -120,6 +120,15 @@ def test_clean_refuses_while_a_command_is_at_work(littered, home):
     assert littered["orphan"].exists()
 
 
+def test_checkpoints_stay_for_a_run_that_goes_on_and_go_after_a_month(home):
+    folder = home / "store" / "checkpoints" / ("a" * 16)
+    (folder / "checkpoint-3").mkdir(parents=True)
+    for days, gone in ((1, False), (31, True)):
+        then = time.time() - days * 86_400
+        os.utime(folder, (then, then))
+        assert [waste.path == folder for waste in find_waste()] == [True] * gone
+
+
 @pytest.mark.parametrize(("kind", "suffix"), [("encodings", "-x.safetensors"), ("scores", ".jsonl")])
 def test_encodings_and_scores_stay_while_they_are_used_and_go_after_a_month(home, kind, suffix):
     (home / "store" / kind).mkdir(parents=True)

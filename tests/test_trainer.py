@@ -11,7 +11,7 @@ from tasks.models import qwen2_audio as family
 from tasks.models.batch_size import Batches, TooLarge, candidates, fastest
 from tasks.models.collation import IGNORED
 from tasks.models.packing import packed_rows
-from tasks.models.trainer import AnswerTrainer, defaults, fit
+from tasks.models.trainer import AnswerTrainer, defaults, fit, operations
 from tasks.models.training import encode_once, read_clips, to_train
 from tests.adapting import NF4, collator, fresh, job, write_clips
 
@@ -152,6 +152,19 @@ def test_a_word_that_is_not_kept_is_an_error(tiny_base):
     )
     with pytest.raises(IndexError):
         words(torch.tensor([[4]]))
+
+
+def test_operations_are_two_a_weight_on_each_way_and_two_more_where_it_is_trained(tiny_base, tmp_path):
+    plain = fresh(tiny_base)
+    layers = plain.model.language_model.layers
+    weights = sum(p.numel() for name, p in layers.named_parameters() if "proj.weight" in name)
+    text = plain.config.get_text_config()
+    frozen = operations(family.unfreeze(plain, "language_model").requires_grad_(False))
+    assert frozen == (4 * weights, 4 * text.vocab_size * text.hidden_size)
+    assert operations(plain.requires_grad_(True))[0] == 6 * weights
+    adapted = to_train(fresh(tiny_base), job(tiny_base, tmp_path))
+    lora = sum(p.numel() for name, p in adapted.named_parameters() if "lora_" in name)
+    assert operations(adapted)[0] == 4 * weights + 6 * lora
 
 
 # --- batches -----------------------------------------------------------------------------------------------------
