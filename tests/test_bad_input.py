@@ -15,6 +15,8 @@ import yaml
 
 from flows.run_study import StudyRun
 from recipes.schema import SAMPLE_RATE_HZ
+from recipes.sources import TableSource
+from tasks.recordings import gather_recordings
 from tasks.store import Clips, Recordings, Sides, Splits, fingerprint, home, shelf
 from tests.commands import earshot
 
@@ -115,20 +117,29 @@ BAD = {
 
 
 @pytest.mark.parametrize("how", BAD)
-def test_a_bad_file_is_named_and_stops_the_build(build, corpus, how):
+def test_a_bad_file_is_named(home, corpus, how):
     BAD[how](corpus / "s3.wav")
+    block = TableSource(kind="table", root=str(corpus), where={"label": ("SPEECH", "NONSPEECH")})
     with pytest.raises((ValueError, FileNotFoundError), match=r"s3\.wav"):
+        gather_recordings.fn(block, "")
+    assert nothing_half_written()
+
+
+def test_a_bad_file_stops_the_build(build, corpus):
+    BAD["unreadable"](corpus / "s3.wav")
+    with pytest.raises(ValueError, match=r"s3\.wav"):
         build()
     assert nothing_half_written()
 
 
-@pytest.mark.parametrize("how", BAD)
-def test_a_bad_file_is_left_out_and_counted_only_where_the_recipe_says_so(build, corpus, how, caplog):
-    BAD[how](corpus / "s3.wav")
+def test_bad_files_are_left_out_and_named_only_where_the_recipe_says_so(build, corpus, caplog):
+    bad = dict(zip(BAD, ("s3.wav", "s4.wav", "n3.wav", "n4.wav"), strict=True))
+    for how, name in bad.items():
+        BAD[how](corpus / name)
     with caplog.at_level("INFO", logger="earshot"):
         built = build(source={"on_bad_file": "skip"})
-    assert built.data.recordings[0].recordings == SPEAKERS + SOUNDS - 1
-    assert "s3.wav" in caplog.text
+    assert built.data.recordings[0].recordings == SPEAKERS + SOUNDS - len(bad)
+    assert all(name in caplog.text for name in bad.values())
 
 
 def test_bad_files_that_empty_a_class_are_not_skipped_in_silence(build, corpus):

@@ -225,12 +225,14 @@ def test_a_data_set_holds_nothing_that_was_dropped_and_says_what_was(home: Any, 
     assert "3 of 3 cached" in after
 
 
+@pytest.mark.slow
 def test_other_thresholds_listen_to_nothing_anew(home: Any, vad: None, monkeypatch: pytest.MonkeyPatch) -> None:
     build(load_study("study/smoke", BY_WEBRTC))
     monkeypatch.setattr("tasks.hygiene.share_of_speech", lambda *_: pytest.fail("listened to again"))
     build(load_study("study/smoke", [BY_WEBRTC[0].replace("0.75", "0.7")]))
 
 
+@pytest.mark.slow
 def test_without_hygiene_nothing_is_listened_to(home: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.hygiene.share_of_speech", lambda *_: pytest.fail("listened to"))
     built = build(load_study("study/smoke"))

@@ -16,6 +16,7 @@ from recipes.sources import FolderSource
 from tasks import sources
 from tasks.audio_files import decode_flac, read_clip
 from tasks.functional.audio import exponential_rir, n_samples, reverb
+from tasks.functional.mixing import render_clip
 from tasks.models.frames import audio_tokens
 from tasks.recordings import gather_recordings
 from tests.building import build
@@ -69,6 +70,7 @@ def test_a_folder_of_impulse_responses_gives_rooms_by_their_kind(home: Path, tmp
     assert reverberant.groupby(houses)["part"].nunique().eq(1).all(), "two positions in one room lie on one side"
 
 
+@pytest.mark.slow
 def test_a_table_names_kind_and_room_of_each_file(home: Path, tmp_path: Path) -> None:
     """The example of the README."""
     root = write_rooms(tmp_path / "rirs", {"a": 0.3, "b": 2.0})
@@ -85,13 +87,17 @@ def test_a_table_names_kind_and_room_of_each_file(home: Path, tmp_path: Path) ->
 
 def test_leading_delay_level_and_length_of_a_file_change_nothing(home: Path, tmp_path: Path) -> None:
     """A measured response begins when the recorder did; untrimmed, it would move a short clip out of its own crop."""
-    kinds, every = {"stairwell": 0.4, "hall": 1.5}, []
+    sound = np.random.default_rng(0).standard_normal(16_000)
+    every = []
     for name, changes in {"plain": {}, "late": {"lead": 2_400}, "quiet": {"level": 0.01}}.items():
-        root = write_rooms(tmp_path / name / "rirs", kinds, **changes)  # type: ignore[arg-type]
-        every.append(clips_of(with_rooms({"kind": "folder", "root": str(root), "max_s": 0.2})))
-    for clips in every[1:]:
-        for one, other in zip(every[0]["samples"], clips["samples"], strict=True):
-            np.testing.assert_allclose(one, other, atol=3e-4)
+        root = write_rooms(tmp_path / name / "rirs", {"stairwell": 0.4, "hall": 1.5}, **changes)  # type: ignore[arg-type]
+        block = FolderSource(kind="folder", root=str(root), role="room", max_s=0.2)
+        rooms = pq.read_table(gather_recordings.fn(block, "").path / "recordings.parquet").to_pylist()
+        clips = [render_clip(sound, n=3_200, crop_seed=1, rir=decode_flac(room["flac"])) for room in rooms]
+        every.append([clip.samples for clip in clips])
+    assert len(every[0]) == 12
+    for others in every[1:]:
+        np.testing.assert_allclose(others, every[0], atol=3e-4)
 
 
 def test_a_response_longer_than_five_seconds_is_taken_whole(home: Path, tmp_path: Path) -> None:
@@ -180,7 +186,7 @@ def test_real_impulse_responses_reverberate_without_delay() -> None:
 # --- contexts ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["silence", "noise"])
+@pytest.mark.parametrize("kind", [pytest.param("silence", marks=pytest.mark.slow), "noise"])
 def test_20_ms_stand_in_the_middle_of_their_context_and_are_heard(home: Path, kind: str) -> None:
     context = [f"dataset.clips.context={{kind: {kind}, total_ms: 400}}"]
     clips = clips_of([*SMALL, *context, "dataset.clips.duration_ms=[20,100]"])
