@@ -84,6 +84,36 @@ def test_a_gpu_held_by_a_process_that_was_killed_is_free_at_once(two_gpus, monke
     assert json.loads(second.communicate(timeout=20)[0])["CUDA_VISIBLE_DEVICES"] == "1"
 
 
+def test_a_job_may_have_several_gpus_and_no_more_than_there_are(two_gpus):
+    for asked in (2, "all"):
+        with slots.slot("cuda", asked) as its:
+            assert its["CUDA_VISIBLE_DEVICES"] == "0,1"
+    with (
+        pytest.raises(ValueError, match=r"train\.gpus: 3 GPUs are asked for, this machine shows 2"),
+        slots.slot("cuda", 3),
+    ):
+        pass
+
+
+def test_jobs_that_want_all_gpus_take_turns_and_never_wait_for_each_other_for_ever(two_gpus):
+    at_work: list[int] = []
+    most: list[int] = []
+
+    def job() -> None:
+        with slots.slot("cuda", 2):
+            at_work.append(1)
+            most.append(len(at_work))
+            time.sleep(0.05)
+            at_work.pop()
+
+    threads = [threading.Thread(target=job) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert most == [1, 1, 1, 1]
+
+
 def test_whoever_waits_for_a_gpu_can_be_stopped(two_gpus, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     refused = threading.Event()
