@@ -71,7 +71,7 @@ def recorded(**others: Any) -> dict[str, Any]:
 
 def build(predictions: pd.DataFrame, **options: Any) -> Report:
     """A report with few resamples; by-tables only where `factors` asks for them."""
-    defaults = {"classes": CLASSES, "detector": "adapter", "seed": 42, "n_boot": 100, "factors": []}
+    defaults = {"classes": CLASSES, "detector": "adapter", "seed": 42, "n_boot": 60, "factors": []}
     return build_report(predictions, **(defaults | {"recorded": recorded()} | options))
 
 
@@ -349,9 +349,9 @@ def test_psychometric_functions_power_and_interaction_are_those_of_the_test_rows
     table = validate_predictions(predictions, CLASSES).query("split == 'test'")
     rows = {name: table[table["detector"] == name] for name in SKILL}
     mine = rows["adapter"].query("seed == 42 and method == 'generate'")
-    assert report.psychometric == psychometric_section(mine, classes=CLASSES, n_boot=100, seed=0)
+    assert report.psychometric == psychometric_section(mine, classes=CLASSES, n_boot=60, seed=0)
     assert report.psychometric == report.detectors["adapter"].psychometric
-    floor = psychometric_section(rows["mel_statistics"], classes=CLASSES, n_boot=100, seed=0)
+    floor = psychometric_section(rows["mel_statistics"], classes=CLASSES, n_boot=60, seed=0)
     assert report.detectors["mel_statistics"].psychometric == floor
     assert report.interaction == interaction_section(mine)
     assert report.power is not None

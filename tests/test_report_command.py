@@ -19,7 +19,7 @@ from scipy.special import expit, logit
 from flows.cli import main
 from tasks import table_reports
 from tasks.audio_files import encode_flac
-from tasks.functional import report_files
+from tasks.functional import plot_canvas, report_files
 from tasks.functional.calibration import choose_threshold, fit_temperature
 from tasks.functional.significance import binomial_interval, mcnemar_sample_size
 
@@ -29,8 +29,9 @@ OTHER = {"SPEECH": "NONSPEECH", "NONSPEECH": "SPEECH"}
 
 
 @pytest.fixture
-def figures() -> None:
-    """Figures are drawn."""
+def figures(monkeypatch) -> None:
+    """Figures are drawn, with few dots."""
+    monkeypatch.setattr(plot_canvas, "DPI", 50)
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def run(tmp_path, monkeypatch, capsys, request):
             if isinstance(content, pd.DataFrame):
                 content.to_parquet(f"{name}.parquet", index=False)
         source = "mine.parquet" if isinstance(table, pd.DataFrame) else str(table)
-        arguments = ["earshot", "report", source, "--out", out, "--n-boot", "200", *options]
+        arguments = ["earshot", "report", source, "--out", out, "--n-boot", "60", *options]
         monkeypatch.setattr(sys, "argv", arguments)
         with pytest.raises(SystemExit) as stop:
             main()
@@ -146,7 +147,7 @@ def test_published_figures_come_out_exactly_and_with_intervals_that_know_the_24_
 def test_a_call_leaves_document_schema_page_figures_and_tables_and_prints_the_summary(run):
     import jsonschema
 
-    ran = run(scores(), "--by", "phoneme")
+    ran = run(scores(120), "--by", "phoneme")
     report = ran.report
     jsonschema.validate(report, json.loads((ran.folder / "report.schema.json").read_text()))
     assert {path.name for path in ran.folder.iterdir()} == table_reports.OURS - {"timing.json"}
@@ -158,7 +159,7 @@ def test_a_call_leaves_document_schema_page_figures_and_tables_and_prints_the_su
     assert f"report     {Path('out') / 'report.html'}" in ran.out
     assert set(report["by"]) == {"duration_ms", "family", "phoneme"}
     page = (ran.folder / "report.html").read_text()
-    assert "draws them 200 times" in page
+    assert "draws them 60 times" in page
     assert not re.search(r'(?:src|href)="(?!data:)', page), "the page opens offline"
 
 
@@ -198,6 +199,7 @@ def test_a_report_on_21_340_rows_takes_a_minute_at_most(tmp_path):
     assert seconds(table_of(["adapter", "base", "mel_statistics"]), tmp_path) <= 60
 
 
+@pytest.mark.slow
 def test_no_torch_is_loaded_no_network_asked_and_no_file_left_elsewhere(tmp_path):
     """Its point metrics are `evaluate`'s, which imports transformers, and with it torch, wherever it can."""
     scores(60).to_parquet(tmp_path / "t.parquet")

@@ -104,11 +104,11 @@ def test_with_as_many_clips_of_each_class_the_curve_is_that_of_the_clips():
 
 def test_the_bootstrap_is_bootstrap_threshold_with_the_tails_of_student():
     rows = heard(clips_of(groups=20, per_cell=1, snrs=(0.0, 5.0)))
-    found = dt75(rows, n_boot=2000, seed=5)
+    found = dt75(rows, n_boot=400, seed=5)
     trials = rows.assign(correct=(rows["prediction"] == rows["label"]).astype(int))
     of_student = 2 * stats.norm.cdf(stats.t.ppf(0.975, 19) * math.sqrt(20 / 19)) - 1
     wider, plain = (
-        bootstrap_threshold(trials, level="duration_ms", n_boot=2000, seed=5, confidence=confidence)
+        bootstrap_threshold(trials, level="duration_ms", n_boot=400, seed=5, confidence=confidence)
         for confidence in (of_student, 0.95)
     )
     assert found.ci95 == pytest.approx(wider, rel=1e-6)
