@@ -112,8 +112,7 @@ def test_a_section_is_drawn_whatever_it_holds(template):
 def test_the_page_says_how_many_resamples_and_how_levels_compare(template):
     words = text(template)
     assert (
-        "draws them 60 times, for levels of a factor 60, for average precision 60 and for thresholds 60 times"
-        in words
+        "draws them 60 times, for levels of a factor 60, for average precision 60 and for thresholds 60 times" in words
     )
     assert "By level: adapter minus base" in words
     assert "What dev corrects" in words
