@@ -20,6 +20,7 @@ LARGEST_HEADER = 64 * 2**20
 WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 IMPORTING = ("auto_map", "auto_mapping", "megatron_config", "custom_pipelines")  # keys at which libraries import code
 LARGEST_RANK = 4096
+FLOATS = ("F32", "F16", "BF16")
 
 
 class Tensor(NamedTuple):
@@ -172,7 +173,21 @@ def check_adapter(folder: Path, base: str, shapes: Mapping[str, Tensor] | None =
     ranks = {config.get("r"), *(config.get("rank_pattern") or {}).values()}
     if not all(type(rank) is int and 1 <= rank <= LARGEST_RANK for rank in ranks):
         raise ValueError(f"has ranks {sorted(map(str, ranks))}, from 1 to {LARGEST_RANK} are read")
-    check_lora(read_header(weights_file), ranks, shapes)
+    tensors = read_header(weights_file)
+    check_lora(without_magnitudes(tensors) if config.get("use_dora") else tensors, ranks, shapes)
+
+
+def without_magnitudes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a DoRA adapter without its magnitudes: one number an output of each module. Raises ValueError where
+    there are more or fewer."""
+    rest = dict(tensors)
+    for name, tensor in tensors.items():
+        if name.endswith(".lora_B.weight"):
+            at = name.removesuffix(".lora_B.weight") + ".lora_magnitude_vector"
+            magnitude = rest.pop(at, None)
+            if magnitude is None or magnitude.shape != tensor.shape[:1] or magnitude.dtype not in FLOATS:
+                raise ValueError(f"is a DoRA adapter and has no {at!a} of {tensor.shape[:1]}")
+    return rest
 
 
 def check_lora(tensors: Mapping[str, Tensor], ranks: set[Any], shapes: Mapping[str, Tensor] | None) -> None:
@@ -180,7 +195,7 @@ def check_lora(tensors: Mapping[str, Tensor], ranks: set[Any], shapes: Mapping[s
     pairs: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, tensor in tensors.items():
         found = re.fullmatch(r"base_model\.model\.(.+)\.lora_([AB])\.weight", name)
-        if not found or len(tensor.shape) != 2 or tensor.dtype not in ("F32", "F16", "BF16"):
+        if not found or len(tensor.shape) != 2 or tensor.dtype not in FLOATS:
             raise ValueError(
                 f"holds {name!a}, {tensor.dtype} {list(tensor.shape)}, which is no part of a LoRA adapter"
             )

@@ -126,6 +126,23 @@ def test_a_sound_adapter_is_taken(adapter):
     check(adapter)
 
 
+MAGNITUDE = f"{MODULE}.lora_magnitude_vector"
+
+
+def test_a_dora_adapter_is_taken_with_its_magnitudes_and_refused_without(adapter):
+    configured(use_dora=True)(adapter)
+    with pytest.raises(ValueError, match=r"is a DoRA adapter and has no .*magnitude"):
+        check(adapter)
+    weighted(tensors(**{MAGNITUDE: np.ones(4, np.float32)}))(adapter)
+    check(adapter)
+    weighted(tensors(**{MAGNITUDE: np.ones(5, np.float32)}))(adapter)
+    with pytest.raises(ValueError, match=r"no .* of \(4,\)"):
+        check(adapter)
+    configured(use_dora=False)(adapter)
+    with pytest.raises(ValueError, match="no part of a LoRA adapter"):
+        check(adapter)
+
+
 @pytest.mark.parametrize("how", HOSTILE)
 def test_an_adapter_that_is_spoilt_is_refused_by_name(adapter, how):
     spoil, said = HOSTILE[how]

@@ -312,9 +312,9 @@ def names(home: Path) -> tuple[str, str]:
 @pytest.mark.slow
 def test_a_published_adapter_and_its_base_are_taken_instead_of_trained(second, smoke_home):
     clips, adapter = names(second)
-    done = earshot(second, "train", "study/smoke", "--set", f"dataset={clips}", "--set", f"adapter={adapter}")
+    done = earshot(second, "evaluate", "study/smoke", "--set", f"dataset={clips}", "--set", f"adapter={adapter}")
     assert done.code == 0, done.err[-3000:]
-    for kind in ("splits", "base", "adapter"):
+    for kind in ("splits", "base", "adapter", "predictions"):
         assert shelf(second, kind) == shelf(smoke_home, kind)
     assert shelf(second, "clips") == shelf(second, "recordings") == set()
 

@@ -112,6 +112,7 @@ def test_the_search_finds_a_leak_in_any_file(tmp_path, debug, where):
     assert holders(Run(0, f"x {PLANTED[::-1]}", tmp_path / "home", debug.hub), PLANTED[::-1])[0] == "printed"
 
 
+@pytest.mark.slow
 def test_the_token_is_nowhere_after_a_run_that_failed_even_where_the_hub_sends_it_back(hub, tmp_path):
     """The Hub's own words are part of the sentence, the token in them is not."""
     echo = {"X-Error-Message": f"your token {WRITES} may not", "X-Error-Code": WRITES}

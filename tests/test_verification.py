@@ -1,17 +1,22 @@
 """What was published verifies; one digit anywhere does not, even where the list of hashes was altered with it."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.cli import main
+from tasks.cache import ROOT
 from tasks.functional.cards import render_dataset_card
 from tasks.functional.report import RECORDED, Report
 from tasks.hub import find
@@ -291,6 +296,18 @@ def test_clips_scored_again_are_as_published_and_a_p_that_is_not_is_found(smoke,
     table.to_parquet(adapter / "predictions.parquet", index=False)
     assert command(monkeypatch, "verify", str(adapter), "--rescore", "4") == 1
     assert re.search(r"^differs .*: 4 clips scored again on cpu; P moved by", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_the_use_that_the_card_shows_answers_a_clip(smoke, published, tmp_path):
+    """The lines of the card as they stand there, against what was published."""
+    code = re.search(r"```python\n(.*?)```", (published[0] / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    assert code.count("\n") <= 12
+    soundfile.write(tmp_path / "clip.wav", np.sin(np.arange(3200) / 5).astype(np.float32) / 2, 16_000)
+    environment = {**os.environ, "EARSHOT_HOME": str(smoke.home), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert re.fullmatch(r"\['.+'\]", done.stdout.strip().splitlines()[-1])
 
 
 # --- comparing ---------------------------------------------------------------------------------------------------
