@@ -77,7 +77,7 @@ def binomial_interval(
     z, rate = float(ndtri(1 - tail)), successes / n
     centre, half = rate + z**2 / (2 * n), z * math.sqrt(rate * (1 - rate) / n + (z / (2 * n)) ** 2)
     low, high = ((centre + side * half) / (1 + z**2 / n) for side in (-1, 1))
-    return Interval(low if successes else 0.0, high if successes < n else 1.0)
+    return Interval(float(low) if successes else 0.0, float(high) if successes < n else 1.0)
 
 
 def adjust_pvalues(p: npt.ArrayLike, *, method: Literal["holm", "fdr_bh"] = "holm") -> FloatArray:
