@@ -1,5 +1,6 @@
 """One command does the whole job, says what it did, keeps its record, and never answers a mistake with a traceback."""
 
+import json
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from flows import cli
 from recipes.schema import CheckFailed
+from tasks.store import fingerprint
 from tests.bench.bench_kills import holdings
 from tests.commands import ROOT, earshot
 
@@ -96,6 +98,26 @@ def test_every_task_run_is_in_prefects_database(smoke, rerun):
     assert {state for _, state in stored} == {"Completed", "Cached"}
     told = sorted(name for done in (smoke.first, rerun) for name, _ in stages(done.err))
     assert sorted(name for name, _ in stored) == told
+
+
+def test_times_lie_beside_the_report_and_listening_within(smoke):
+    place = Path(re.search(r"^report +(.+)/report.html$", smoke.first.out, re.MULTILINE)[1])
+    beside = place.with_name(f"{place.name}.timing")
+    timed = json.loads((beside / "timing.json").read_text())
+    assert {"adapter", "base", "majority", "loudness", "six_cues", "mel_statistics"} == set(timed)
+    assert all(0 < its["p05_ms"] <= its["median_ms"] <= its["p95_ms"] for its in timed.values())
+    rows = (beside / "accuracy_by_latency.csv").read_text().splitlines()
+    assert rows[0].startswith(
+        "detector,balanced_accuracy,ci95_low,ci95_high,device,timed_clips,all_median_ms,all_p95_ms"
+    )
+    assert len(rows) == 7
+    assert (beside / "accuracy_by_latency.png").read_bytes().startswith(b"\x89PNG")
+    report = json.loads((place / "report.json").read_text())
+    assert report["listening"] == json.loads((place / "evidence" / "listening.json").read_text())
+    assert len(report["listening"]["checks"]) == 8
+    assert {"no_audio", "adapter", "base"} <= set(report["detectors"])
+    assert "Is it listening?" in (place / "report.html").read_text()
+    assert fingerprint(place) == place.name, "no time is in it"
 
 
 def test_a_run_leaves_no_draft_no_lock_and_no_process(smoke, rerun):

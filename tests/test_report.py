@@ -624,6 +624,13 @@ def test_failed_gate_that_is_only_marked_is_said_first() -> None:
     assert not publication_refusals(report)
 
 
+def test_a_quick_look_is_marked_first_of_all_and_never_published() -> None:
+    origin = recorded()["provenance"] | {"quick_look": 96}
+    report = build(tiny({"adapter": [1, 0, 1, 1, 0, 1, 1, 1] * 12}, seed=42), recorded=recorded(provenance=origin))
+    assert report.verdict_lines[0].startswith("A quick look at 96 clips of each part, no result")
+    assert any("a quick look at 96 clips" in line for line in publication_refusals(report))
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
