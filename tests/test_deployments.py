@@ -134,7 +134,7 @@ def test_an_interval_schedule_makes_runs_and_two_workers_share_one_home(served, 
 @pytest.mark.slow
 def test_a_cancelled_run_ends_with_its_child_processes(served, served_study):
     flow_run = served.run("study", **SMOKE, overrides=["train.training.max_steps=100000", "train.seeds=[1]"])
-    assert wait_for(lambda: any(line.startswith("step ") for line in served.logs(flow_run)), 120, 1)
+    assert wait_for(lambda: any(line.startswith("step ") for line in served.logs(flow_run)), 240, 1)
     assert served.processes()
     served.prefect("flow-run", "cancel", flow_run)
     begin = time.monotonic()
@@ -148,7 +148,7 @@ def test_a_cancelled_run_ends_with_its_child_processes(served, served_study):
 def test_a_worker_that_is_killed_leaves_no_process_and_its_work_is_gone_on_with(served, served_study):
     long = {**SMOKE, "overrides": ["train.training.max_steps=100000", "train.seeds=[2]"]}
     flow_run = served.run("train", **long)
-    assert wait_for(lambda: any(line.startswith("step ") for line in served.logs(flow_run)), 120, 1)
+    assert wait_for(lambda: any(line.startswith("step ") for line in served.logs(flow_run)), 240, 1)
     served.kill_workers()
     assert wait_for(lambda: not served.processes(), 20), served.processes()
     assert served.state(flow_run)["type"] == "RUNNING", "nobody was there to say otherwise"
