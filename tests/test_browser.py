@@ -61,8 +61,11 @@ def browser() -> Iterator[Browser]:
 
 def test_the_page_of_a_run_names_study_and_seed_and_leads_to_what_it_made(served: Served, served_study, browser):
     page = f"{served.url.removesuffix('/api')}/v2/runs/flow-run/{served_study}"
-    text = browser.look_at(page, "run", "study/smoke to publish, seed 42", "build smoke", "evaluate smoke")
+    text = browser.look_at(page, "run", "study/smoke to publish, seed 42")
     assert "Completed" in text
+    browser.page.get_by_role("tab", name="Subflow Runs").click()
+    for name in ("build smoke", "train smoke", "evaluate smoke", "publish smoke-adapter"):
+        browser.page.get_by_text(name).first.wait_for(timeout=LOADED_MS)
     browser.page.get_by_role("tab", name="Artifacts").click()
     browser.page.get_by_text("Results of smoke").first.wait_for(timeout=LOADED_MS)
     text = browser.keep("run-artifacts")
