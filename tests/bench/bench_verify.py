@@ -1,4 +1,4 @@
-"""How long the costly part of `earshot verify` takes: the report rebuilt from a published table. Prints seconds, wall and CPU.
+"""What the costly part of `earshot verify` takes: the report rebuilt from a published table, in seconds, wall and CPU.
 
 python -m tests.bench.bench_verify --groups 100
 
