@@ -158,7 +158,7 @@ def trial(trainer: Any, batch: Mapping[str, Any]) -> float:
 def memory_limit(device: torch.device) -> float:
     """Bytes of a GPU that this process may use: its share of the card, or less where others use it."""
     free, total = torch.cuda.mem_get_info(device)
-    allowed = torch.cuda.get_per_process_memory_fraction(device) * total
+    allowed = torch.cuda.get_per_process_memory_fraction(device.index) * total  # it takes no device without a number
     return float(min(allowed, free + torch.cuda.memory_reserved(device)))
 
 

@@ -33,7 +33,7 @@ from tasks.models import qwen2_audio as family
 from tasks.models import tiny, trainer, training
 from tasks.models.frames import SAMPLE_RATE_HZ, audio_tokens, trimmed_frames
 from tasks.models.jobs import Question, TrainingJob
-from tests.bench.real_size import TEXT, encoder_flop, make_model, measured_peak, quantise
+from tests.bench.real_size import TEXT, encoder_flop, make_config, make_model, measured_peak, quantise
 from tests.bench.scoring_rows import PROMPTS, make_clips
 
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
@@ -158,6 +158,7 @@ def ours(asked: Asked, processor: Any, clips: str, folder: Path) -> Measured:
     Timed.marks.clear()
     with (
         mock.patch.object(training.AutoProcessor, "from_pretrained", return_value=processor),
+        mock.patch.object(training.AutoConfig, "from_pretrained", return_value=make_config(processor)),
         mock.patch.object(family, "load", made(processor, asked.quantised, asked.memory_gb)),
         mock.patch.object(trainer, "Progress", Timed),
         mock.patch.object(training, "GATE_CLIPS", 64),

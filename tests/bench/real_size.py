@@ -17,9 +17,9 @@ TEXT = {
 }  # fmt: skip
 
 
-def make_model(processor: Any, device: str) -> nn.Module:
-    """Qwen2-Audio-7B in bf16 with random weights; the processor's own few tokens lie within its vocabulary."""
-    from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
+def make_config(processor: Any) -> Any:
+    """The configuration of Qwen2-Audio-7B; the processor's own few tokens lie within its vocabulary."""
+    from transformers import Qwen2AudioConfig
 
     tokenizer = processor.tokenizer
     text = {
@@ -29,12 +29,18 @@ def make_model(processor: Any, device: str) -> nn.Module:
         "eos_token_id": tokenizer.eos_token_id,
     }
     audio_id = tokenizer.convert_tokens_to_ids(processor.audio_token)
-    config = Qwen2AudioConfig(audio_config=AUDIO, text_config=text, audio_token_index=audio_id)
+    return Qwen2AudioConfig(audio_config=AUDIO, text_config=text, audio_token_index=audio_id)
+
+
+def make_model(processor: Any, device: str) -> nn.Module:
+    """Qwen2-Audio-7B in bf16 with random weights."""
+    from transformers import Qwen2AudioForConditionalGeneration
+
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     try:
         with torch.device(device):
-            return Qwen2AudioForConditionalGeneration(config).eval()
+            return Qwen2AudioForConditionalGeneration(make_config(processor)).eval()
     finally:
         torch.set_default_dtype(torch.float32)
 
