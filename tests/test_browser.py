@@ -101,12 +101,14 @@ def test_a_picture_is_drawn(served: Served, served_study, browser, key):
 
 
 def test_a_failed_run_says_on_its_page_what_to_do_next(served: Served, served_study, browser):
-    flow_run = served.run("train", study="study/smoke", overrides=["train.epochs=3"])
+    flow_run = served.run("evaluate", study="study/smoke", overrides=["train.epochs=3"])
     assert served.ended(flow_run)["type"] == "FAILED"
     artifact = served.artifacts(flow_run)["what-next"]
     root = served.url.removesuffix("/api")
     browser.look_at(f"{root}/v2/runs/flow-run/{flow_run}", "failed", "train.epochs: no such key")
-    browser.look_at(f"{root}/v2/artifacts/artifact/{artifact['id']}", "what-next", "This run stopped", "earshot train")
+    browser.look_at(
+        f"{root}/v2/artifacts/artifact/{artifact['id']}", "what-next", "This run stopped", "earshot evaluate"
+    )
 
 
 def test_the_report_opens_from_its_file(served: Served, served_study, browser):
