@@ -127,3 +127,16 @@ def test_thresholds_outside_the_levels_are_left_out(study):
     inside = found.value is not None and not found.censored
     assert row["dt75_ms"] == (found.value if inside else None)
     assert (row["snr75_db"], row["latency_ms"]) == (None, None)
+
+
+def test_an_interval_that_leaves_the_levels_is_told_as_in_the_report(study):
+    """Ends that were extrapolated are no numbers to compare by."""
+    study = study.model_copy(deep=True)
+    curves = study.psychometric.duration_ms
+    found = curves.correct.thresholds["DT75"]
+    middle = curves.levels[1].level
+    curves.correct.thresholds["DT75"] = found.model_copy(
+        update={"value": middle, "censored": None, "ci95": (curves.levels[0].level / 3, middle * 1.1)}
+    )
+    (row,) = series_rows({"a": study}, {})
+    assert row["dt75_ms_ends"] == f"<{curves.levels[0].level:g} to {middle * 1.1:.3g}"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from tasks.functional.levels import stated_end
 from tasks.functional.report_document import Report
 from tasks.functional.report_schema import Metric
 from tasks.functional.timing import Timing
@@ -103,13 +104,18 @@ def _value(metric: Metric) -> float | None:
 
 def _threshold(
     key: str, report: Report, factor: Literal["duration_ms", "snr_db"], name: str
-) -> dict[str, float | None]:
-    """A threshold within the tested levels with its interval; None where it lies elsewhere or there is none."""
+) -> dict[str, float | str | None]:
+    """A threshold within the tested levels with its interval, `_ends` as a reader is told it; None where it lies
+    elsewhere or there is none."""
     curves = getattr(report.psychometric, factor) if report.psychometric else None
     at = curves.correct.thresholds.get(name) if curves and curves.correct else None
     inside = at is not None and at.value is not None and not at.censored
     low, high = (at.ci95 or (None, None)) if at and inside else (None, None)
-    return {key: at.value if at and inside else None, f"{key}_low": low, f"{key}_high": high}
+    ends = None
+    if curves and at and inside and at.ci95:
+        lowest, highest = curves.levels[0].level, curves.levels[-1].level
+        ends = " to ".join(stated_end(end, lowest, highest, curves.unit) for end in at.ci95)
+    return {key: at.value if at and inside else None, f"{key}_low": low, f"{key}_high": high, f"{key}_ends": ends}
 
 
 def _latency(timing: Mapping[str, Timing], detector: str) -> float | None:
