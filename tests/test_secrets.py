@@ -147,6 +147,4 @@ def keys_of(model: type[BaseModel]) -> Iterator[str]:
 def test_no_key_of_a_recipe_takes_a_token_or_an_endpoint():
     keys = {*keys_of(StudyRecipe)}
     assert {"publish", "to", "lora", "per_cell"} <= keys
-    assert [
-        key for key in keys if any(word in key for word in ("token", "secret", "password", "endpoint", "url"))
-    ] == []
+    assert [key for key in keys if {"token", "secret", "password", "endpoint", "url"} & {*key.split("_")}] == []
