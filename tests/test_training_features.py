@@ -365,11 +365,14 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(tiny_base, file
 
 
 def test_no_card_of_trl_and_no_checkpoint_is_left_in_what_is_kept(tiny_base, file, tmp_path, home):
-    steps = {"max_steps": 2, "per_device_train_batch_size": 4, "save_strategy": "steps", "save_steps": 1}
+    steps = {"max_steps": 2, "per_device_train_batch_size": 4, "save_steps": 1}
     out = run(tmp_path / "out", file, tiny_base, training=steps, checkpoints=str(tmp_path / "kept"))
     kept = ["adapter_config.json", "adapter_model.safetensors", "training.json"]
     assert sorted(path.name for path in out.iterdir()) == kept
-    assert not list((tmp_path / "kept").glob("README.md")), "SFTTrainer writes one at every save"
+    saved = last_whole(tmp_path / "kept")
+    assert saved is not None, "save_steps alone asks for checkpoints"
+    assert saved.endswith("checkpoint-2")
+    assert not [*(tmp_path / "kept").glob("README.md")], "SFTTrainer writes one at every save"
 
 
 def test_progress_is_told_in_lines_and_in_json(tiny_base, file, tmp_path, home, capsys):

@@ -10,6 +10,7 @@ import torch
 from torch import distributed, nn
 
 from tasks.models.collation import Collator
+from tasks.models.processes import say
 
 EFFECTIVE = 16  # clips a step where a recipe says no more than `auto`: the original project's 2 x 8
 ON_CPU = 16  # at most; a trial by the clock would make no two runs alike
@@ -104,7 +105,7 @@ def share_out(trainer: Any, collate: Collator, batches: Batches, remembered: Pat
         )
     args.per_device_train_batch_size = trainer._train_batch_size = size
     args.gradient_accumulation_steps = share // size
-    print(f"{size} clips a batch, {share // size} batches a step, {processes} processes", flush=True)
+    say(f"{size} clips a batch, {share // size} batches a step, {processes} processes")
 
 
 def by_trial(trainer: Any, collate: Collator, share: int) -> int:
@@ -120,7 +121,7 @@ def by_trial(trainer: Any, collate: Collator, share: int) -> int:
             speed = slowest.cpu()
         if not speed:
             raise TooLarge
-        print(f"trial: {size} clips a batch, {float(speed):.1f} clips/s", flush=True)
+        say(f"trial: {size} clips a batch, {float(speed):.1f} clips/s")
         return float(speed)
 
     with nothing_left(trainer):

@@ -7,6 +7,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from tasks.models.processes import agreed
+
 EVERY_S = 300.0
 WHOLE = "whole"  # the file that a checkpoint gets last
 
@@ -29,7 +31,7 @@ def mark_whole(path: Path) -> None:
 
 class SaveNowAndThen(TrainerCallback):
     """A checkpoint every few minutes, at a step that is logged: what is logged after a kill is then what would have been
-    logged without."""
+    logged without. The first process's clock decides for all: a save waits for every one of them."""
 
     def __init__(self, every_s: float = EVERY_S) -> None:
         self.every_s = every_s
@@ -38,7 +40,7 @@ class SaveNowAndThen(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         logged = state.global_step % max(1, int(args.logging_steps)) == 0
         ended = state.global_step >= state.max_steps
-        if logged and not ended and time.monotonic() - self.last >= self.every_s:
+        if logged and not ended and agreed(time.monotonic() - self.last >= self.every_s):
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -277,6 +277,8 @@ def settings_of(
     settings = {**defaults(device, quantised=quantised), **training}
     if batches.trial:
         settings["per_device_train_batch_size"] = 1  # until the trial
+    if "save_steps" in training:
+        settings["save_strategy"] = training.get("save_strategy", "steps")
     if early:
         steps = early.every_steps
         settings |= {

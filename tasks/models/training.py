@@ -26,6 +26,7 @@ from tasks.models.devices import alike_on_every_cpu, allow_memory, pick_device, 
 from tasks.models.encoding import Encoder, kept_encodings, samples_of
 from tasks.models.frames import SAMPLE_RATE_HZ
 from tasks.models.jobs import FULL_WEIGHTS, TrainingJob
+from tasks.models.processes import say
 from tasks.models.room import check_room
 from tasks.models.trainer import fit
 
@@ -93,12 +94,6 @@ def train(job: TrainingJob, device: str) -> None:
         "device": device,
     }
     Path(job.output, "training.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def say(line: str) -> None:
-    """A line for the run's log, from one of the processes that train together."""
-    if PartialState().is_main_process:
-        print(line, flush=True)
 
 
 def load_base(job: TrainingJob, device: str) -> tuple[nn.Module, torch.dtype]:
