@@ -199,6 +199,14 @@ def encode_flac(samples: NDArray[np.floating]) -> bytes:
     return buffer.getvalue()
 
 
+def samples_of(flac: bytes) -> int:
+    """Samples of a FLAC by its header. Raises ValueError for other bytes and for a header that leaves them out."""
+    samples = int.from_bytes(flac[18:26], "big") & (2**36 - 1)
+    if flac[:4] != b"fLaC" or not samples:
+        raise ValueError(f"{len(flac)} bytes that are no FLAC of a known length")
+    return samples
+
+
 def decode_flac(flac: bytes) -> NDArray[np.float32]:
     """What `encode_flac` encoded, to 16 bits: float32 samples in [-1, 1).
 

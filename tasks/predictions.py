@@ -1,8 +1,7 @@
 """Predictions: one fixed table for every detector, whatever it is."""
 
-import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,13 @@ from numpy.typing import NDArray
 from recipes.schema import CheckFailed, EnsembleBlock, OpenBlock
 from recipes.training import TrainMethod
 from tasks import detectors
-from tasks.audio_files import decode_flac
+from tasks.audio_files import decode_flac, samples_of
 from tasks.cache import cached, code_digest, task
 from tasks.functional.decoding import open_rules
 from tasks.functional.ensemble import ensemble
 from tasks.functional.metrics import probabilities
 from tasks.functional.predictions import FIXED_THRESHOLD, headline_rows, validate_predictions
-from tasks.functional.timing import latency_of
+from tasks.functional.timing import WARM, latency_of, of_all_lengths
 from tasks.models.jobs import Question, ScoringJob, base_at
 from tasks.progress import Bar
 from tasks.run_page import say
@@ -30,7 +29,6 @@ CLIP_COLUMNS = (
     "varied", "category", "family", "recording_id", "noise_id", "room_id",
 )  # fmt: skip
 CHILD = "tasks.detectors.audio_llm"
-TIMED, WARM = 32, 4  # clips on the clock, and before it
 # One forward and a generated token may differ by rounding: that of fp32, or that of 4-bit and bf16 arithmetic.
 TOLERANCE = {"exact": 1e-5, "rounded": 0.08}
 
@@ -59,7 +57,7 @@ def score_baseline(
         for part in scored(sides)
     ]
     predictions = save(pd.concat(tables, ignore_index=True), name, splits, fold, seed=None, prompt=None)
-    write_timing(predictions, {"latency": timed(detector, flacs(splits, scored(sides)[-1:]))})
+    write_timing(predictions, {"latency": timed(detector, on_the_clock(splits, sides, limit))})
     return predictions
 
 
@@ -86,18 +84,26 @@ def answered(
     return clips.assign(p_speech=np.nan if detector.only_decides else p_first, prediction=said)
 
 
-def timed(detector: detectors.Detector, clips: Iterator[bytes]) -> dict[str, Any]:
-    """How long one clip takes, alone and warm: decoded, then scored; over up to 32 of the clips."""
-    chosen = list(itertools.islice(clips, TIMED))
+def on_the_clock(splits: Splits, sides: Mapping[str, str], limit: int | None) -> list[bytes]:
+    """The test clips that every detector is timed on, an audio LLM too: up to 32 of all lengths, by their length."""
+    parts = [part for part, its in sides.items() if its == "test"]
+    asked = {clip for part in parts for clip in chosen_clips(splits, part, limit)["clip_id"]}
+    places = of_all_lengths([samples_of(flac) for flac in flacs(splits, parts, asked)])
+    found = {place: flac for place, flac in enumerate(flacs(splits, parts, asked)) if place in places}
+    return [found[place] for place in places]
+
+
+def timed(detector: detectors.Detector, clips: Sequence[bytes]) -> dict[str, Any]:
+    """How long one clip takes, alone and warm: decoded, then scored."""
     stages: dict[str, list[float]] = {"loading": [], "detector": []}
-    for flac in [*chosen[:WARM], *chosen]:
+    for flac in [*clips[:WARM], *clips]:
         begin = time.perf_counter()
         waveform = decode_flac(flac)
         loaded = time.perf_counter()
-        detector.score([waveform])
+        detector.afresh(waveform)
         stages["loading"].append(1000 * (loaded - begin))
         stages["detector"].append(1000 * (time.perf_counter() - loaded))
-    return latency_of({name: its[-len(chosen) :] for name, its in stages.items()}, "cpu")
+    return latency_of({name: its[-len(clips) :] for name, its in stages.items()}, "cpu")
 
 
 @task(
@@ -218,12 +224,14 @@ def waveforms(splits: Splits, parts: Sequence[str]) -> Iterator[NDArray[np.float
     return map(decode_flac, flacs(splits, parts))
 
 
-def flacs(splits: Splits, parts: Sequence[str]) -> Iterator[bytes]:
-    """The clips of these parts as they lie there."""
+def flacs(splits: Splits, parts: Sequence[str], only: Collection[str] | None = None) -> Iterator[bytes]:
+    """The clips of these parts as they lie there; of `only` some ids, those."""
     for part in parts:
-        for batch in pq.ParquetFile(splits.path / "data" / f"{part}.parquet").iter_batches(256, columns=["audio"]):
+        file = pq.ParquetFile(splits.path / "data" / f"{part}.parquet")
+        for batch in file.iter_batches(256, columns=["clip_id", "audio"]):
             for row in batch.to_pylist():
-                yield row["audio"]["bytes"]
+                if only is None or row["clip_id"] in only:
+                    yield row["audio"]["bytes"]
 
 
 def chosen_clips(splits: Splits, part: str, limit: int | None) -> pd.DataFrame:

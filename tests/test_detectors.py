@@ -268,6 +268,17 @@ def run_child(job, tmp_path) -> None:
     audio_llm.main(str(tmp_path / "job.json"))
 
 
+def test_a_model_is_timed_on_test_clips_as_the_baselines_are(job, clips_file, home, tmp_path, monkeypatch):
+    row = {"clip_id": "d0", "audio": {"bytes": encode_flac(np.full(960, 0.1)), "path": ""}}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "dev.parquet")
+    timed = []
+    monkeypatch.setattr(audio_llm, "check", lambda *told: {})
+    monkeypatch.setattr(audio_llm, "measure", lambda model, processor, question, clips: timed.append(clips) or {})
+    both = {"dev": (str(tmp_path / "dev.parquet"),), "test": (clips_file,)}
+    run_child(job.model_copy(update={"clips": both, "generate_on": ()}), tmp_path)
+    assert timed == [audio_llm.read([clips_file]).flacs]
+
+
 def test_a_whole_run_with_a_deaf_model_stops_with_the_reason_and_leaves_no_score(
     job, model, processor, home, tmp_path
 ):

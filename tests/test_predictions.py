@@ -7,9 +7,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from recipes.schema import CheckFailed
-from tasks.audio_files import encode_flac
+from tasks.audio_files import encode_flac, samples_of
+from tasks.detectors import audio_llm
 from tasks.functional.predictions import validate_predictions
-from tasks.predictions import CLIP_COLUMNS, check_agreement, save, score_baseline, score_no_audio, scored
+from tasks.functional.timing import TIMED
+from tasks.models.listening import sample
+from tasks.predictions import (
+    CLIP_COLUMNS,
+    check_agreement,
+    chosen_clips,
+    save,
+    score_baseline,
+    score_no_audio,
+    scored,
+)
 from tasks.store import Predictions, Splits, draft, read_timing
 
 CLASSES = ("SPEECH", "NONSPEECH")
@@ -199,6 +210,30 @@ def test_a_quick_look_takes_so_many_clips_of_both_classes(splits, limit, expecte
     assert abs(test["label"].value_counts().reindex(list(CLASSES), fill_value=0).diff().iloc[1]) <= 1
     whole = table_of(score_baseline.fn("loudness", splits, SIDES, CLASSES, 0)).set_index("clip_id")
     pd.testing.assert_series_equal(table.set_index("clip_id")["p_speech"], whole.loc[table["clip_id"], "p_speech"])
+
+
+@pytest.mark.parametrize(("limit", "most"), [(None, 100), (40, 40)])
+def test_every_detector_is_timed_on_the_same_test_clips_of_all_lengths(home, monkeypatch, limit, most):
+    """In the order of the rows the first 32 would be the short ones."""
+    rows = {"train": [30] * 2, "dev": [30] * 2, "test": [25 + 5 * i for i in range(100)]}
+    with draft(Splits) as folder:
+        (folder / "data").mkdir()
+        for part, lengths_ms in rows.items():
+            clips = [{**dict.fromkeys(CLIP_COLUMNS), "clip_id": f"{part}{i}", "label": CLASSES[i % 2],
+                      "audio": {"bytes": encode_flac(np.full(16 * ms, 0.1)), "path": ""}}
+                     for i, ms in enumerate(lengths_ms)]  # fmt: skip
+            pq.write_table(pa.Table.from_pylist(clips), folder / "data" / f"{part}.parquet")
+        splits = Splits.of(folder, clips={}, groups={}, verdict="clean", folds=1)
+    heard = []
+    monkeypatch.setattr("tasks.predictions.timed", lambda detector, clips: heard.append(clips) or {})
+    score_baseline.fn("majority", splits, SIDES, CLASSES, 0, limit)
+    (chosen,) = heard
+    asked = {*chosen_clips(splits, "test", limit)["clip_id"]}
+    of_llm = sample(audio_llm.read([str(splits.path / "data" / "test.parquet")], asked).flacs, TIMED)
+    assert chosen == of_llm
+    assert len(asked) == most
+    assert [samples_of(chosen[0]), samples_of(chosen[-1])] == [16 * 25, 16 * 520]
+    assert len(chosen) == 32
 
 
 def test_what_a_clip_takes_is_kept_beside_the_table_and_never_in_it(splits):

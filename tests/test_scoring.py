@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Qwen2AudioForConditionalGeneration
 
-from tasks.audio_files import decode_flac, encode_flac
+from tasks.audio_files import decode_flac, encode_flac, samples_of
 from tasks.functional.decoding import answer_scores
 from tasks.models import encoding, scoring
 from tasks.models import qwen2_audio as family
 from tasks.models.devices import alike_on_every_cpu
-from tasks.models.encoding import Encoder, kept_encodings, samples_of
+from tasks.models.encoding import Encoder, kept_encodings
 from tasks.models.scoring import Question, Scorer, answers_of, forward, generate, narrowed, questions
 from tests.bench.bench_score_gpu import make_model
 from tests.test_qwen2_audio import NF4, padded_logits, with_lora

@@ -8,13 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recipes.sources import EspeakSource
+from tasks.audio_files import encode_flac
 from tasks.detectors import Labelled, silero
-from tasks.detectors.silero import Silero, SileroDefault, frame_probabilities, frames, mean_probability
+from tasks.detectors.silero import Silero, SileroDefault, frame_probabilities, frames, known_probability
 from tasks.detectors.webrtc import SETTINGS, Setting, WebRTC, voiced_share
 from tasks.functional.calibration import choose_threshold
 from tasks.functional.metrics import roc_auc
 from tasks.functional.predictions import validate_predictions
-from tasks.predictions import score_baseline
+from tasks.functional.timing import WARM
+from tasks.predictions import score_baseline, timed
 from tasks.sources import espeak
 from tests.test_predictions import CLASSES, SIDES, table_of, write_splits
 
@@ -165,10 +167,23 @@ def test_a_clip_is_worked_out_once_and_by_its_samples(monkeypatch):
     real = silero.frame_probabilities
     monkeypatch.setattr(silero, "frame_probabilities", lambda samples: calls.append(0) or real(samples))
     clip, other = voice(300), voice(300, pitch_hz=200)
-    first = mean_probability(clip)
-    assert mean_probability(clip.copy()) == first == real(clip).mean(dtype=np.float64)
-    assert mean_probability(other) == real(other).mean(dtype=np.float64) != first
+    first = known_probability(clip)
+    assert known_probability(clip.copy()) == first == real(clip).mean(dtype=np.float64)
+    assert known_probability(other) == real(other).mean(dtype=np.float64) != first
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("detector", [Silero, SileroDefault])
+def test_on_the_clock_the_model_runs_for_every_clip_though_all_are_known(monkeypatch, detector):
+    clips = [hiss(60 + 20 * i, 0.1, seed=i) for i in range(6)]
+    known = detector().score(clips)
+    calls = []
+    real = silero.frame_probabilities
+    monkeypatch.setattr(silero, "frame_probabilities", lambda samples: calls.append(0) or real(samples))
+    found = timed(detector(), [encode_flac(clip) for clip in clips])
+    assert len(calls) == WARM + found["clips"] == WARM + 6
+    assert [detector().afresh(clip) for clip in clips] == known.tolist()
+    assert len(calls) == WARM + 12
 
 
 def test_silero_hears_a_voice_and_not_the_hiss():

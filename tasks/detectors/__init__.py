@@ -65,6 +65,10 @@ class Detector(abc.ABC):
     def score(self, clips: Waveforms) -> Scores:
         """(n,) probabilities of the first class, in the order of the clips."""
 
+    def afresh(self, clip: NDArray[np.float32]) -> float:
+        """P of one clip that is worked out whatever is known already: what the clock is held to."""
+        return float(self.score([clip])[0])
+
 
 class Entry(NamedTuple):
     """Where a detector lies, and what must be installed for it beyond Earshot's own dependencies."""

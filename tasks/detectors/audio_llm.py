@@ -49,7 +49,7 @@ def main(path: str) -> None:
             for split, its in clips.items()
             for method in methods_of(job, split)
         ]
-        times = {} if job.only_answers else measure(model, processor, question, first)
+        times = {} if job.only_answers else measure(model, processor, question, clips["test"].flacs)
     pd.concat(tables, ignore_index=True).to_parquet(Path(job.output, "scores.parquet"), index=False)
     heard["processor_warnings"] = 0  # any would have ended the run
     Path(job.output, "listening.json").write_text(json.dumps(heard), encoding="utf-8")

@@ -63,10 +63,15 @@ def frame_probabilities(samples: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def mean_probability(samples: NDArray[np.float32]) -> np.float64:
-    """Mean of the clip's frame probabilities, worked out once in a process."""
+    """Mean of the clip's frame probabilities."""
+    return frame_probabilities(samples).mean(dtype=np.float64)
+
+
+def known_probability(samples: NDArray[np.float32]) -> np.float64:
+    """`mean_probability`, worked out once in a process."""
     key = hashlib.sha256(samples.tobytes()).digest()
     if key not in _known:
-        _known[key] = frame_probabilities(samples).mean(dtype=np.float64)
+        _known[key] = mean_probability(samples)
     return _known[key]
 
 
@@ -81,7 +86,11 @@ class Silero(Detector):
 
     def score(self, clips: Waveforms) -> Scores:
         """(n,) mean probabilities."""
-        return np.array([mean_probability(clip) for clip in clips])
+        return np.array([known_probability(clip) for clip in clips])
+
+    def afresh(self, clip: NDArray[np.float32]) -> float:
+        """The mean probability by the model itself."""
+        return float(mean_probability(clip))
 
 
 class SileroDefault(Silero):

@@ -26,7 +26,16 @@ STAGES = (
     "detector",
     "post_processing",
 )  # in a table's order
+TIMED, WARM = 32, 4  # test clips on the clock, the same for every detector, and before it
 QUANTILES = {"p05": 0.05, "median": 0.5, "p95": 0.95}
+
+
+def of_all_lengths(samples: Sequence[int], most: int = TIMED) -> list[int]:
+    """Places of up to `most` clips of all lengths, by their length: the shortest and the longest are among them."""
+    order = np.argsort(samples, kind="stable")
+    return [
+        int(order[at]) for at in np.unique(np.linspace(0, len(order) - 1, min(most, len(order))).round().astype(int))
+    ]
 
 
 def latency_of(stages_ms: Mapping[str, Sequence[float]], device: str) -> dict[str, Any]:

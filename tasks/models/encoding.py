@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from tasks.audio_files import decode_flac
+from tasks.audio_files import decode_flac, samples_of
 from tasks.models import qwen2_audio as family
 from tasks.models.batches import BatchSizes, ahead, on_device, on_host
 from tasks.models.encoder_cache import EncoderCache, adapted, clip_key, encoder_revision
@@ -17,14 +17,6 @@ from tasks.models.frames import audio_tokens
 WORKERS = 4  # beside a GPU; more of them take the interpreter from the thread that sets the GPU to work
 CHUNK = 32  # clips a worker makes ready at a time
 ENCODED_AT_ONCE = 256  # clips on a GPU
-
-
-def samples_of(flac: bytes) -> int:
-    """Samples of a FLAC by its header. Raises ValueError for other bytes and for a header that leaves them out."""
-    samples = int.from_bytes(flac[18:26], "big") & (2**36 - 1)
-    if flac[:4] != b"fLaC" or not samples:
-        raise ValueError(f"{len(flac)} bytes that are no FLAC of a known length")
-    return samples
 
 
 def kept_encodings(model: nn.Module) -> EncoderCache | None:

@@ -9,14 +9,13 @@ import torch
 from torch import nn
 
 from tasks.audio_files import decode_flac
-from tasks.functional.timing import latency_of
+from tasks.functional.timing import TIMED, WARM, latency_of
 from tasks.models import qwen2_audio as family
 from tasks.models.listening import sample
 from tasks.models.scoring import Question, Starts, answers_of, forward
 
 T = TypeVar("T")
 STAGES = ("loading", "features", "encoder", "language_model", "post_processing")
-TIMED, WARM = 32, 4  # clips on the clock, and before it
 
 
 class Stopwatch:
@@ -47,7 +46,8 @@ def measure(model: nn.Module, processor: Any, question: Question, clips: Sequenc
     """Median and 95th percentile in ms of every stage and of all together, over up to 32 clips of all lengths.
 
     Batch of one, warm, by one forward pass, nothing taken from the cache of encodings: what a clip costs that is heard
-    for the first time. `clips`: FLAC.
+    for the first time. What stands before the audio in the prompt is known from the warm-up and is not on the clock.
+    `features` are the extractor's as the encoder takes them; their way to the device is the encoder's. `clips`: FLAC.
     """
     chosen = sample(clips, TIMED)
     starts: Starts = {}
@@ -63,8 +63,7 @@ def stages_ms(model: nn.Module, processor: Any, question: Question, clip: bytes,
     """How long each of the stages takes for one clip."""
     watch = Stopwatch(model.device)
     waveform, loading = watch.host(lambda: decode_flac(clip))
-    extracted, features = watch.host(lambda: family.extract(processor, [waveform]))
-    inputs = family.audio_inputs(extracted)
+    inputs, features = watch.host(lambda: family.audio_inputs(family.extract(processor, [waveform])))
     vectors, encoder = watch.device(
         lambda: family.encode(model, inputs["input_features"], inputs["feature_attention_mask"])
     )

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tasks.audio_files import decode_flac, encode_flac
+from tasks.audio_files import decode_flac, encode_flac, samples_of
+from tasks.functional.timing import of_all_lengths
 from tasks.models import qwen2_audio as family
 from tasks.models.decoder import advance
-from tasks.models.encoding import samples_of
 from tasks.models.frames import SAMPLE_RATE_HZ
 from tasks.models.scoring import Answers, Question, Scorer, answers_of, embedded, narrowed
 
@@ -59,9 +59,7 @@ def check(scorer: Scorer, processor: Any, question: Question, prompt: str, clips
 
 def sample(clips: Sequence[bytes], most: int = LISTENED) -> list[bytes]:
     """Up to `most` clips of all lengths, the shortest and the longest among them."""
-    order = np.argsort([samples_of(clip) for clip in clips], kind="stable")
-    places = np.unique(np.linspace(0, len(order) - 1, min(most, len(order))).round().astype(int))
-    return [clips[order[place]] for place in places]
+    return [clips[place] for place in of_all_lengths([samples_of(clip) for clip in clips], most)]
 
 
 def hears_more_than_silence(listener: Listener) -> dict[str, float]:

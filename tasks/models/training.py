@@ -17,13 +17,13 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoConfig, AutoProcessor
 
-from tasks.audio_files import decode_flac, encode_flac
+from tasks.audio_files import decode_flac, encode_flac, samples_of
 from tasks.functional.decoding import answer_scores
 from tasks.models import qwen2_audio as family
 from tasks.models.batch_size import memory_limit
 from tasks.models.collation import Collator
 from tasks.models.devices import alike_on_every_cpu, allow_memory, pick_device, with_dtype
-from tasks.models.encoding import Encoder, kept_encodings, samples_of
+from tasks.models.encoding import Encoder, kept_encodings
 from tasks.models.frames import SAMPLE_RATE_HZ
 from tasks.models.jobs import FULL_WEIGHTS, TrainingJob
 from tasks.models.processes import say
