@@ -118,11 +118,9 @@ def publish_adapter(adapters: Sequence[Adapter], report: Report, splits: Splits,
 def times_of(adapters: Sequence[Adapter], report: Report) -> dict[str, dict[str, Any]]:
     """What was measured while the adapters were trained and the detectors timed; nothing of an adapter that was pulled."""
     measured = {f"seed {adapter.seed}, fold {adapter.fold}": read_timing(adapter) for adapter in adapters}
-    trained = {
-        key: {name: its[key] for name, its in measured.items() if key in its} for key in ("train_s", "energy_j")
-    }
+    trained = {name: its["train_s"] for name, its in measured.items() if "train_s" in its}
     latency = timing_folder(report) / "timing.json"
-    return {**trained, "latency": read_json(latency) if latency.is_file() else {}}
+    return {"train_s": trained, "latency": read_json(latency) if latency.is_file() else {}}
 
 
 def as_of_now(report: dict[str, Any]) -> dict[str, Any]:

@@ -165,8 +165,10 @@ def record(
 ) -> dict[str, Any]:
     """What a report takes over from other stages: not derived from predictions, so recorded with its evidence."""
     first = [adapter for adapter in adapters if adapter.seed == recipe.train.seeds[0]]
+    audit = read_json(splits.path / "audit.json")
     return {
-        "leakage": read_json(splits.path / "audit.json"),
+        "leakage": audit,
+        "shortcuts": audit["shortcuts"],
         "balance": read_json(splits.path / "balance.json"),
         "adapter": adapter_facts(first) | {"seeds": [seed_facts(adapter) for adapter in adapters]},
         "gate": gate_facts(adapters, recipe),

@@ -42,7 +42,8 @@ def verify_repo(name: str, rescore: int = 0) -> list[Finding]:
     """Everything that can be compared in a folder or in `NAMESPACE/NAME[@sha]` of the home's hub or the Hub.
 
     rescore: of an adapter, so many of the published clips are also asked again. Raises FileNotFoundError where there is
-    no such repository or nothing in it was published by Earshot, ValueError where it may not be read.
+    no such repository or nothing in it was published by Earshot, ValueError where it may not be read or clips cannot be
+    asked again here.
     """
     folder, sha = (Path(name), None) if Path(name).is_dir() else find(name)
     found = next((verify(folder) for file, verify in KINDS.items() if (folder / file).is_file()), None)
@@ -53,9 +54,14 @@ def verify_repo(name: str, rescore: int = 0) -> list[Finding]:
     if rescore and not (folder / "report.json").is_file():
         raise ValueError(f"{name} is no adapter: there is nothing to score again")
     within = folder.parent.parent if sha else folder  # the Hub's cache links to blobs beside the snapshots
+    stages = (verify_files(folder, sha), verify_contents(folder, within), found)
+    findings = [finding for stage in stages for finding in as_far_as_readable(stage)]
     again = verify_scores(folder, rescore) if rescore else iter(())
-    stages = (verify_files(folder, sha), verify_contents(folder, within), found, again)
-    return [finding for stage in stages for finding in as_far_as_readable(stage)]
+    altered = any(finding.verdict == "differs" for finding in findings)
+    return [
+        *findings,
+        *(as_far_as_readable(again) if altered else again),
+    ]  # of what is whole, errors are this machine's
 
 
 def as_far_as_readable(findings: Iterator[Finding]) -> Iterator[Finding]:
@@ -151,6 +157,8 @@ def verify_evidence(folder: Path, stated: dict[str, Any]) -> Iterator[Finding]:
         same = stated[key] == read_json(folder / name)
         what = f"report.json: {key}, from {name} (sha256 {sha256(folder / name)[:12]})"
         yield Finding("recorded" if same else "differs", what)
+    same = stated["shortcuts"] == read_json(folder / evidence["leakage"])["shortcuts"]
+    yield Finding("recorded" if same else "differs", f"report.json: shortcuts, from {evidence['leakage']}")
     training = read_json(folder / "training.json")
     same = stated["adapter"]["parameters"] == training["parameters"]
     yield Finding("recorded" if same else "differs", "report.json: adapter.parameters, from training.json")
@@ -158,7 +166,7 @@ def verify_evidence(folder: Path, stated: dict[str, Any]) -> Iterator[Finding]:
     yield judge(
         stated["provenance"]["heard"]["conditions"] == heard, "report.json: conditions, those of the test clips"
     )
-    rest = sorted(key for key in RECORDED if key not in evidence and key != "adapter" and stated[key])
+    rest = sorted(key for key in RECORDED if key not in {*evidence, "shortcuts", "adapter"} and stated[key])
     yield Finding("recorded", f"report.json: {', '.join(rest)}, as the run wrote them")
     timing = sha256(folder / "evidence" / "timing.json")
     yield Finding(
@@ -206,7 +214,10 @@ def as_asked(given: Any, asked: Any) -> bool:
 
 
 def verify_scores(folder: Path, n: int) -> Iterator[Finding]:
-    """Published clips asked again of the published weights on this machine."""
+    """Published clips asked again of the published weights on this machine.
+
+    Raises ValueError or FileNotFoundError where this machine cannot: that says nothing of what was published.
+    """
     done = rescore(folder, n)
     yield judge(
         done.farthest <= done.tolerance,
@@ -234,18 +245,26 @@ def verify_dataset(folder: Path) -> Iterator[Finding]:
     yield judge(
         not wrong, f"data: audio of {len(clips)} clips, by its hash" + (f"; another: {wrong[0]}" if wrong else "")
     )
-    found = audit(clips)
-    same = found.verdict == facts["audit"]["verdict"] and found.rows.to_dict("records") == facts["audit"]["checks"]
+    found, record = audit(clips), read_json(folder / "audit.json")
+    same = found.verdict == record["verdict"] and found.rows.to_dict("records") == record["checks"]
     yield judge(same, f"audit.json: {found.verdict}, audited again over {len(clips)} clips")
+    for name in ("audit", "balance"):
+        yield judge(facts[name] == read_json(folder / f"{name}.json"), f"card.json: {name}, that of {name}.json")
     counted = json.loads(json.dumps(counts_of(clips, facts["classes"], recipe["clips"]["design"])))
     where = [at for key, value in counted.items() for at in differences(facts[key], value, key)]
     yield judge(
         not where, "card.json: clips, groups, levels and licences, counted again" + (f"; {where[0]}" if where else "")
     )
-    asked = {"clips_recipe": "clips", "splits_recipe": "splits", "description": "description", "licence": "licence"}
+    asked = {"clips_recipe": "clips", "splits_recipe": "splits"} | {
+        name: name for name in ("description", "licence", "languages")
+    }
     other = [key for key, name in asked.items() if facts[key] != recipe[name]]
     yield judge(
         not other, "card.json: what was asked for, as recipe.json has it" + "".join(f"; another {k}" for k in other)
+    )
+    yield Finding(
+        "recorded",
+        "audit.json: content and shortcuts; card.json: hygiene, sources and fingerprint, as the run wrote them",
     )
     card = render_dataset_card((TEMPLATES / "dataset_card.md.j2").read_text(encoding="utf-8"), facts)
     yield judge(card == (folder / "README.md").read_text(encoding="utf-8"), "README.md: rendered again from card.json")

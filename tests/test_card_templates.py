@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from tasks.functional.cards import fill, render_dataset_card, render_model_card
+from tasks.functional.content_audit import describe_comparison
 from tasks.functional.levels import stated_end, stated_level
 from tasks.functional.report import Report
 from tasks.functional.report_schema import Inflation
@@ -81,7 +82,8 @@ def card(report: Report) -> str:
 
 def page(report: Report, **figures: str) -> str:
     context = {
-        "report": report.model_dump(mode="json"), "figures": figures, "stated_level": stated_level, "stated_end": stated_end
+        "report": report.model_dump(mode="json"), "figures": figures, "stated_level": stated_level, "stated_end": stated_end,
+        "describe_comparison": describe_comparison,
     }  # fmt: skip
     return fill(read("report.html.j2"), context, html=True)
 
@@ -215,6 +217,55 @@ def test_page_escapes_what_it_shows(report: Report) -> None:
 
 def test_page_says_when_nothing_was_audited(report: Report) -> None:
     assert "No audit is recorded" in page(report.model_copy(update={"leakage": None}))
+
+
+CONTENT = {
+    "clips": {"train": 900, "test": 40}, "compared": {"train": 500, "test": 40}, "unsearchable": 3, "leaks": 0,
+    "suspects": 2, "miss_rate": 0.125,
+}  # fmt: skip
+NOT_LOOKED_FOR = "near-duplicates are not looked for"
+
+
+@pytest.mark.parametrize(
+    ("miss_rate", "worth"),
+    [
+        (0.125, "of copies planted for that 12 % were missed, so finding none proves no more."),
+        (None, "no copies could be planted for that: what was missed is not known."),
+    ],
+)
+def test_cards_and_page_say_what_was_compared_and_what_finding_nothing_is_worth(
+    report: Report, miss_rate: float | None, worth: str
+) -> None:
+    audit = LEAKAGE | {"content": CONTENT | {"miss_rate": miss_rate}}
+    heard = report.model_copy(update={"leakage": audit})
+    for text in (render_model_card(read("model_card.md.j2"), heard), data_card(audit=audit), page(heard)):
+        assert (
+            "The content of 500 of 900 clips of train, 40 of 40 clips of test (3 of them silent or under 20 ms) was"
+            in text
+        )
+        assert f"0 pairs beyond chance, 2 suspect; {worth}" in text
+        assert NOT_LOOKED_FOR not in text
+
+
+@pytest.mark.parametrize("audit", [LEAKAGE, LEAKAGE | {"content": None}], ids=["older", "random parts"])
+def test_where_content_was_not_compared_cards_and_page_say_so(report: Report, audit: dict[str, Any]) -> None:
+    unheard = report.model_copy(update={"leakage": audit})
+    for text in (render_model_card(read("model_card.md.j2"), unheard), data_card(audit=audit), page(unheard)):
+        assert NOT_LOOKED_FOR in text
+
+
+def test_card_says_how_it_was_measured_beside_how_it_is_used(report: Report) -> None:
+    heard = PROVENANCE["heard"] | {"conditions": PROVENANCE["heard"]["conditions"] | {"context": ["noise, 2000 ms"]}}
+    origin = PROVENANCE | {"quantization": {"type": "nf4"}, "heard": heard}
+    card = render_model_card(read("model_card.md.j2"), report.model_copy(update={"provenance": origin}))
+    measured = (
+        "Measured with the base quantised (type nf4), context noise, 2000 ms, and only A and B allowed as answers;"
+    )
+    assert card.index("## How to use it") < card.index(measured) < card.index("```python")
+
+
+def test_card_claims_no_energy(card: str) -> None:
+    assert "; energy: not measured." in card
 
 
 def test_page_shows_why_a_number_is_missing(report: Report) -> None:

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.cli import main
+from tasks import verification
 from tasks.cache import ROOT
 from tasks.functional.cards import render_dataset_card
 from tasks.functional.report import RECORDED, Report
@@ -28,6 +29,7 @@ from tasks.verification import (
     differences,
     verify_adapters,
     verify_contents,
+    verify_dataset,
     verify_evidence,
     verify_files,
     verify_repo,
@@ -141,6 +143,7 @@ OTHERWISE = {
     "another rank": ("adapter_config.json", '"r": 4', '"r": 5', "adapter_config.json: an adapter of"),
     "another alpha": ("adapter_config.json", '"lora_alpha": 8', '"lora_alpha": 9', "as recipe.yaml has it; another lora_"),
     "another base": ("adapter_config.json", "smoke-adapter-base", "smoke-adapter-case", "names 'earshot/smoke-adapter-case"),
+    "other shortcuts": ("report.json", '"zero_share": {', '"zero_shore": {', "report.json: shortcuts"),
     "another recipe": ("recipe.yaml", "max_steps: 4", "max_steps: 5", "recipe.yaml: the recipe the report names"),
     "another schema": ("report.schema.json", '"ece"', '"eec"', "report.schema.json"),
     "another table": ("tables/metrics.csv", "balanced_accuracy", "balanced_accurate", "tables: .*; another: metrics"),
@@ -244,6 +247,33 @@ def test_one_digit_of_the_data_card_is_found(data):
     assert differing(data) == ["README.md: rendered again from card.json"]
 
 
+@pytest.mark.parametrize(
+    ("name", "pattern", "said"),
+    [
+        ("audit.json", r'"miss_rate": 0\.\d', "card.json: audit, that of audit.json"),
+        ("balance.json", r'"largest_imbalance": \d', "card.json: balance, that of balance.json"),
+    ],
+)
+def test_evidence_that_disagrees_with_the_card_is_found(data, name, pattern, said):
+    alter_text(data / name, pattern)
+    cover_up(data)
+    assert differing(data) == [said]
+
+
+def test_a_card_of_another_language_is_found(data):
+    facts = read_json(data / "card.json")
+    assert "languages" in facts
+    facts["languages"] = ["tlh"]
+    write_json(data / "card.json", facts)
+    found = [its.what for its in verify_dataset(data) if its.verdict == "differs"]
+    assert "card.json: what was asked for, as recipe.json has it; another languages" in found
+
+
+def test_what_of_a_data_set_is_not_derived_is_said_to_be_recorded(data):
+    (recorded,) = [its.what for its in verify_dataset(data) if its.verdict == "recorded"]
+    assert recorded.startswith("audit.json: content and shortcuts; card.json: hygiene, sources and fingerprint")
+
+
 def test_a_card_that_counts_otherwise_than_its_clips_is_found_even_where_card_and_facts_agree(data):
     facts = read_json(data / "card.json")
     facts["counts"][0]["groups"] += 1
@@ -285,6 +315,20 @@ def test_only_an_adapter_is_scored_again(data):
         verify_repo(str(data), rescore=4)
 
 
+def test_a_machine_that_cannot_score_is_no_difference(adapter, monkeypatch, capsys):
+    def without_cuda(folder, n):
+        raise ValueError("scoring again failed: there is no CUDA device")
+
+    monkeypatch.setattr(verification, "rescore", without_cuda)
+    monkeypatch.setitem(verification.KINDS, "report.json", lambda folder: iter(()))
+    assert command(monkeypatch, "verify", str(adapter), "--rescore", "4") == 2
+    said = capsys.readouterr()
+    assert "there is no CUDA device" in said.err
+    assert "differs" not in said.out
+    (adapter / "training.json").write_text("{}", encoding="utf-8")
+    assert command(monkeypatch, "verify", str(adapter), "--rescore", "4") == 1, "what was altered is told all the same"
+
+
 @pytest.mark.slow
 def test_clips_scored_again_are_as_published_and_a_p_that_is_not_is_found(smoke, adapter, monkeypatch, capsys):
     monkeypatch.setenv("EARSHOT_HOME", str(smoke.home))
@@ -319,6 +363,7 @@ def test_a_folder_of_something_else_says_so(tmp_path):
 
 
 def test_what_is_recorded_and_not_derived_is_said_to_be(adapter):
+    assert read_json(adapter / "report.json")["shortcuts"]["zero_share"]["auc"] >= 0, "a run measures them"
     findings = verify_evidence(adapter, read_json(adapter / "report.json"))
     recorded = " ".join(finding.what for finding in findings if finding.verdict == "recorded")
     stated = read_json(adapter / "report.json")

@@ -26,6 +26,7 @@ def evidence_of(report: Json, timing: Json) -> dict[str, Any]:
     origin = report["provenance"]
     return {
         "conditions": _conditions(origin), "unmeasured": list(_unmeasured(origin)), "limits": list(_limits(report)),
+        "measured": _measured(origin),
         "training": _training(report, timing), "latency": list(_latency(timing)), "licences": _licences(origin),
         "superseded_data": list(_superseded_data(origin)), "provenance": _provenance(origin),
     }  # fmt: skip
@@ -119,23 +120,33 @@ def _limits(report: Json) -> Iterator[str]:
         yield "How often these test clips were looked at is not recorded."
 
 
+def _measured(origin: Json) -> str:
+    """How the numbers came about, beside lines of use that are shorter than that."""
+    base = f"the base quantised ({_quantisation(origin)})" if origin["quantization"] else "the base unquantised"
+    context = ", ".join(origin["heard"]["conditions"].get("context", [])) or "none"
+    answers = " and ".join(origin["answers"])
+    return (
+        f"Measured with {base}, context {context}, and only {answers} allowed as answers; these lines load the base "
+        "unquantised, put the clip into no context and allow any answer. Clips under 25 ms give the model nothing to hear: "
+        "`earshot predict` puts them into the context, or refuses them where there is none."
+    )
+
+
+def _quantisation(origin: Json) -> str:
+    return ", ".join(f"{key} {value}" for key, value in origin["quantization"].items())
+
+
 def _training(report: Json, timing: Json) -> list[str]:
     origin, adapter = report["provenance"], report["adapter"]
-    quantised = (
-        "quantised: " + ", ".join(f"{k} {v}" for k, v in q.items())
-        if (q := origin["quantization"])
-        else "not quantised"
-    )
+    quantised = f"quantised: {_quantisation(origin)}" if origin["quantization"] else "not quantised"
     lora = ", ".join(f"{key} {value}" for key, value in (origin["lora"] or {}).items())
     method = f"LoRA ({lora})" if lora else "Every parameter trained,"
     parts = ", ".join(f"{part} {count:,}" for part, count in sorted(adapter["parameters"].items()))
     took = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in timing["train_s"].items())
-    energy = ", ".join(f"{name} {joules / 3600:.3g} Wh" for name, joules in timing["energy_j"].items())
     return [
         f"{method} on {origin['scope']}, loss on the {origin['loss_on']}; base in {origin['dtype']}, {quantised}.",
         f"Parameters: {parts}; the adapter has {adapter['bytes']:,} bytes.",
-        f"Trained on {origin['device']}; time on the clock, measured once: {took or 'not measured'}; energy: "
-        f"{energy or 'not measured'}.",
+        f"Trained on {origin['device']}; time on the clock, measured once: {took or 'not measured'}; energy: not measured.",
         f"Libraries: {', '.join(f'{name} {version}' for name, version in sorted(origin['libraries'].items()))}.",
     ]
 

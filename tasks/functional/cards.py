@@ -11,7 +11,7 @@ from tasks.functional.dataset_card import dataset_card, licences_text
 from tasks.functional.model_card import model_card
 from tasks.functional.report import Report, publication_refusals
 
-NOTHING_TIMED: Mapping[str, Any] = {"train_s": {}, "energy_j": {}, "latency": {}}
+NOTHING_TIMED: Mapping[str, Any] = {"train_s": {}, "latency": {}}
 
 
 def render_model_card(template: str, report: Report, timing: Mapping[str, Any] = NOTHING_TIMED) -> str:

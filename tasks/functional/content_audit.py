@@ -132,6 +132,27 @@ def describe_content(record: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def describe_comparison(audit: Mapping[str, Any]) -> str:
+    """What an audit (audit.json) compared between the parts, and how much finding nothing is worth."""
+    record = audit.get("content")
+    if not record:
+        return (
+            "Declared identities and exact audio are compared between the parts; near-duplicates are not looked for."
+        )
+    compared = ", ".join(f"{n} of {record['clips'][name]} clips of {name}" for name, n in record["compared"].items())
+    blind = f" ({record['unsearchable']} of them silent or under 20 ms)" if record["unsearchable"] else ""
+    missed = (
+        "no copies could be planted for that: what was missed is not known"
+        if record["miss_rate"] is None
+        else f"of copies planted for that {100 * record['miss_rate']:.0f} % were missed, so finding none proves no more"
+    )
+    return (
+        f"Declared identities and exact audio are compared between the parts. The content of {compared}{blind} was compared "
+        f"for copies at another gain, offset, SNR or band: {record['leaks']} pairs beyond chance, {record['suspects']} "
+        f"suspect; {missed}."
+    )
+
+
 def describe_leaks(record: Mapping[str, Any]) -> str:
     """The leaks in one sentence, some pairs named."""
     named = "; ".join([_say(pair) for pair in record["found"] if pair["leak"]][:3])

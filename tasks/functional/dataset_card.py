@@ -8,6 +8,7 @@ import pandas as pd
 from tasks.functional.card_evidence import CONDITIONS
 from tasks.functional.card_heads import as_yaml, dataset_head
 from tasks.functional.card_tables import Json, Table
+from tasks.functional.content_audit import describe_comparison
 from tasks.functional.design import cross_durations_and_snrs
 
 LICENCES = {"content": "licence", "noise": "noise_licence", "rooms": "room_licence"}  # what is heard -> its column
@@ -25,7 +26,8 @@ def dataset_card(data: Json) -> dict[str, Any]:
         "head": as_yaml(dataset_head(data)), "repo": data["repo"], "licence": data["licence"],
         "fingerprint": data["fingerprint"],
         "opening": list(_opening(data)), "counts": _counts(data), "folds": list(_folds(data)),
-        "verdict": data["audit"]["verdict"], "protocol": data["audit"]["protocol"], "checks": _checks(data["audit"]),
+        "verdict": data["audit"]["verdict"], "protocol": data["audit"]["protocol"],
+        "compared": describe_comparison(data["audit"]), "checks": _checks(data["audit"]),
         "balance": list(_balance(data["balance"])), "factors": _factors(data), "factor_notes": list(_factor_notes(data)),
         "design": list(_design(data, asked)), "cells": [Table(its["columns"], its["data"]) for its in data["cells"]],
         "families": list(_families(data, asked)), "context": _context(asked["context"]),

@@ -6,13 +6,14 @@ from typing import Any
 from tasks.functional.card_evidence import DRAWN, FACTORS, evidence_of
 from tasks.functional.card_heads import as_yaml, base_of, groups_of, model_head
 from tasks.functional.card_tables import Json, Part, Table, level, number, recalls, signed, stated
+from tasks.functional.content_audit import describe_comparison
 
 
 def model_card(report: Json, timing: Json) -> dict[str, Any]:
     """What the template of an adapter's card takes.
 
-    report: report.json; timing: evidence/timing.json, what was measured: `train_s` and `energy_j` by adapter,
-    `latency` by detector.
+    report: report.json; timing: evidence/timing.json, what was measured: `train_s` by adapter, `latency` by
+    detector.
     """
     origin = report["provenance"]
     return {
@@ -20,7 +21,8 @@ def model_card(report: Json, timing: Json) -> dict[str, Any]:
         "opening": [*_opening(report), *_leaky(report)],
         "detectors": _detectors(report), "majority": number(report["majority_baseline"]),
         "comparisons": list(_comparisons(report)),
-        "audit": report["leakage"]["verdict"], "checks": list(_checks(report["leakage"])),
+        "audit": report["leakage"]["verdict"], "compared": describe_comparison(report["leakage"]),
+        "checks": list(_checks(report["leakage"])),
         "inflation": list(_inflation(report)),
         "listening": list(_listening(report["listening"])), "seeds": _seeds(report), "spread": _spread(report),
         "factors": list(_by_factor(report)),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from tasks.functional.cards import fill
+from tasks.functional.content_audit import describe_comparison
 from tasks.functional.levels import stated_end, stated_level
 from tasks.functional.plots import figures
 from tasks.functional.report_document import Report
@@ -68,6 +69,7 @@ def page(report: Report, template: str, drawn: Mapping[str, bytes], heard: Mappi
         "heard": {},
         "stated_level": stated_level,
         "stated_end": stated_end,
+        "describe_comparison": describe_comparison,
     }
     silent = fill(template, context, html=True)
     if not heard:
