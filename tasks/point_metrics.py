@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from tasks.functional import metrics
-from tasks.functional.calibration import calibration_error, confidences
+from tasks.functional.calibration import Confidences, calibration_error, confidences
 from tasks.functional.metrics import FloatArray, IntArray
 from tasks.functional.ranking import average_precision_within, models, roc_auc_within
 
@@ -99,18 +99,13 @@ class RankMetric(ClipMetric):
     reads = ("p_speech", "models")
 
 
-class ConfidenceMetric(ClipMetric):
-    """p_speech: a probability of the positive class; predictions: 1, 0, NaN, which need not follow from it."""
-
-    reads = ("p_speech", "predictions")
-
-
 def _of_other(measure: Measure) -> Measure:
     """The measure with the classes' parts exchanged."""
     return lambda given, truth: measure(1 - given, 1 - truth)
 
 
 def _observer(given: FloatArray, truth: IntArray) -> metrics.DPrime:
+    """d' and criterion; what is not rejected is a false alarm, also a clip without a usable answer."""
     speech, right = truth == 1, given == truth
     return metrics.dprime(
         float((right & speech).sum()), float(speech.sum()), float((~right & ~speech).sum()), float((~speech).sum())
@@ -134,10 +129,10 @@ def measures_of(classes: Sequence[str]) -> dict[str, tuple[type[ClipMetric], Mea
         (ScoreMetric, {
             "brier": metrics.brier, "log_loss": metrics.log_loss, "ece": calibration_error,
             "mce": lambda p, truth: calibration_error(p, truth, norm="max"),
-        }),
-        (ConfidenceMetric, {
-            f"confidence_{part}": lambda p, said, truth, part=part: getattr(confidences(p, said == truth), part)
-            for part in ("mean", "right", "wrong", "gap")
+            **{
+                f"confidence_{part}": lambda p, truth, part=part: getattr(confidences(p, truth), part)
+                for part in Confidences._fields
+            },
         }),
     )  # fmt: skip
     return {name: (kind, measure) for kind, of_kind in kinds for name, measure in of_kind.items()}

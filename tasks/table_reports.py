@@ -25,6 +25,8 @@ from tasks.store import read_json, sha256, write_folder
 TEMPLATE = Path(__file__).resolve().parent.parent / "hub_cards" / "report.html.j2"
 OURS = {"report.json", "report.schema.json", "report.html", "timing.json", "figures", "tables"}
 IDS = ("clip_id", "group_id", "supergroup_id", "base_clip_id", "label", "prediction", "detector", "prompt", "method")
+NUMBERS = ("p_speech", "duration_ms", "snr_db", "rt60_s", "latency_ms", "seed", "fold")
+NOTHING = ("", "None", "nan", "NaN", "NA", "<NA>", "null")  # how a number or an answer that is not there is written
 LIBRARIES = ("numpy", "pandas", "scipy", "scikit-learn", "statsmodels", "evaluate", "matplotlib")
 
 
@@ -131,22 +133,37 @@ def read_table(path: Path, classes: Sequence[str]) -> pd.DataFrame:
     if not path.is_file():
         raise ValueError(f"{path} is no file: give the predictions table itself")
     try:
-        if path.suffix == ".csv":
-            given = pd.read_csv(path, dtype=dict.fromkeys(IDS, object))
-        else:
-            given = pq.ParquetFile(path).read().to_pandas()
-    except (pa.ArrowInvalid, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        kind = "csv" if path.suffix == ".csv" else "parquet"
+        given = _from_csv(path) if is_csv(path) else pq.ParquetFile(path).read().to_pandas()
+    except (OSError, pa.ArrowInvalid, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        kind = "csv" if is_csv(path) else "parquet"
         raise ValueError(f"{path} is not readable as {kind}: {error}") from error
     try:
-        return validate_predictions(given, classes)
+        return validate_predictions(_with_index(given), classes)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
+def is_csv(path: Path) -> bool:
+    """Whether a table is read as csv; all others are parquet."""
+    return path.suffix.lower() == ".csv"
+
+
+def _from_csv(path: Path) -> pd.DataFrame:
+    """The table with its ids as they are written: a voice may be called NA, null or None."""
+    columns = pd.read_csv(path, nrows=0).columns
+    missing = {name: list(NOTHING if name in (*NUMBERS, "prediction") else NOTHING[:1]) for name in columns}
+    return pd.read_csv(path, dtype=dict.fromkeys(IDS, object), keep_default_na=False, na_values=missing)
+
+
+def _with_index(given: pd.DataFrame) -> pd.DataFrame:
+    """The table with a named index, such as clip_id, as columns."""
+    named = [name for name in given.index.names if name is not None and name not in given]
+    return given.reset_index(level=named) if named else given
+
+
 def only_dev(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """The dev rows of a table given as such. A table without a split column was read as test and is taken whole."""
-    columns = pd.read_csv(path, nrows=0).columns if path.suffix == ".csv" else pq.read_schema(path).names
+    columns = pd.read_csv(path, nrows=0).columns if is_csv(path) else pq.read_schema(path).names
     if "split" not in columns:
         return table.assign(split="dev")
     if not (table["split"] == "dev").any():

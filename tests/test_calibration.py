@@ -9,7 +9,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from tasks.functional.calibration import calibration_error, choose_threshold, fit_temperature, reliability
+from tasks.functional.calibration import (
+    calibration_error,
+    choose_threshold,
+    confidences,
+    fit_temperature,
+    margin_of,
+    reliability,
+    soften,
+)
 
 SCORED = st.lists(st.tuples(st.integers(0, 20), st.booleans()), min_size=2, max_size=40)
 
@@ -42,6 +50,18 @@ def test_an_edge_belongs_to_the_bin_below(n_bins):
 def test_one_half_is_an_answer_speech():
     assert calibration_error([0.5], [1]) == pytest.approx(0.5)  # right at confidence .5
     assert reliability([0.5], [0]).observed[7] == 0
+
+
+def test_confidence_is_that_of_the_top_label_whatever_was_decided():
+    found = confidences([0.9, 0.6, 0.4, 0.2], [1, 0, 1, 0])
+    assert found == pytest.approx((0.725, 0.85, 0.6, 0.25))
+    assert found.mean == pytest.approx(reliability([0.9, 0.6, 0.4, 0.2], [1, 0, 1, 0], n_bins=1).confidence[-1])
+
+
+def test_a_sure_answer_is_softened_to_a_finite_margin():
+    p = np.array([0, 0.2, 1])
+    assert np.isfinite(margin_of(p)).all()
+    assert soften(p, 2)[1] == pytest.approx(1 / 3)
 
 
 def test_class_names_are_labels_too():

@@ -33,7 +33,7 @@ def test_the_combination_gives_the_functional_values(seed):
         "ece": calibration_error(table.p_speech, table.label),
         "mce": calibration_error(table.p_speech, table.label, norm="max"),
     }
-    sure, right = np.maximum(table.p_speech, 1 - table.p_speech), said == table.label
+    sure, right = np.maximum(table.p_speech, 1 - table.p_speech), (table.p_speech >= 0.5) == speech
     expected |= {
         "confidence_mean": sure.mean(), "confidence_right": sure[right].mean(), "confidence_wrong": sure[~right].mean(),
         "confidence_gap": sure[right].mean() - sure[~right].mean(),

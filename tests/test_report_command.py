@@ -227,6 +227,26 @@ def test_csv_is_read_as_the_same_table(run, tmp_path):
     assert {clip["clip_id"] for clip in one["errors"]["missed"]} <= set(table["clip_id"]), "leading zeros are kept"
 
 
+def test_csv_keeps_ids_that_look_like_nothing_and_any_case_of_its_suffix(run):
+    names = ["NA", "None", "null", "nan"]
+    table = scores(60).assign(snr_db=np.resize([None, -5.0], 60), prediction=None)
+    table["clip_id"] = names + table["clip_id"].tolist()[4:]
+    table["group_id"] = table["group_id"].replace({"S0": "NA", "N1": "null"})
+    table["prediction"] = np.where(table["p_speech"] >= 0.5, *CLASSES)
+    table.loc[[5, 6], "prediction"] = None
+    table.to_csv("mine.CSV", index=False)
+    dev_of(table.drop(columns="prediction")).to_csv("dev.CSV", index=False, na_rep="nan")
+    one = run("mine.CSV", "--dev", "dev.CSV", out="csv").report
+    other = run(table, "--dev", "dev.CSV", out="parquet").report
+    assert (one["metrics"], one["test"], one["by"]) == (other["metrics"], other["test"], other["by"])
+
+
+def test_a_named_index_is_a_column(run, tmp_path):
+    table = scores(60)
+    table.set_index("clip_id").to_parquet(tmp_path / "indexed.parquet")
+    assert run("indexed.parquet", out="i").report["test"] == run(table).report["test"]
+
+
 def test_other_class_names_name_the_metrics(run):
     table = scores(60).replace({"label": {"SPEECH": "Music", "NONSPEECH": "Other"}})
     report = run(table, "--classes", "Music,Other").report
@@ -725,9 +745,14 @@ def test_a_file_that_is_none_is_refused(run, tmp_path):
     Path("text.parquet").write_text("clip_id,label\n")
     Path("empty.csv").write_text("")
     Path("folder").mkdir()
+    scores(600).to_parquet("damaged.parquet", index=False)
+    content = bytearray(Path("damaged.parquet").read_bytes())
+    content[4:400] = b"\xff" * 396
+    Path("damaged.parquet").write_bytes(content)
     for name, said in (
         ("nowhere.parquet", "there is no file nowhere.parquet"),
         ("text.parquet", "text.parquet is not readable as parquet"),
+        ("damaged.parquet", "damaged.parquet is not readable as parquet"),
         ("empty.csv", "empty.csv is not readable as csv"),
         ("folder", "folder is no file: give the predictions table itself"),
     ):

@@ -107,10 +107,15 @@ def calibration_error(
     return float(gap.max() if norm == "max" else np.average(gap, weights=bins.n[filled]))
 
 
-def confidences(p_speech: npt.ArrayLike, right: npt.ArrayLike) -> Confidences:
-    """Mean of max(p, 1 - p) over clips (n,), over those that are right and those that are wrong, and the gap between."""
-    p = np.asarray(p_speech, dtype=float)
-    sure, correct = np.where(p >= 0.5, p, 1 - p), np.asarray(right, dtype=bool)
+def confidences(p_speech: npt.ArrayLike, labels: npt.ArrayLike, *, positive: str = "SPEECH") -> Confidences:
+    """Mean top-label confidence max(p, 1 - p) over clips (n,), over those it is right on and wrong on, and the gap.
+
+    Right is the top label, SPEECH at p >= 0.5, as in `reliability`: the confidence is of no other decision.
+    labels: 1 = SPEECH, or class names. Raises ValueError as `reliability` does.
+    """
+    truth = is_positive(labels, positive=positive)
+    p = probabilities(p_speech, len(truth))
+    sure, correct = np.maximum(p, 1 - p), (p >= 0.5) == truth
     of_right, of_wrong = (float(sure[some].mean()) if some.any() else math.nan for some in (correct, ~correct))
     return Confidences(float(sure.mean()), of_right, of_wrong, of_right - of_wrong)
 
@@ -159,11 +164,15 @@ def fit_temperature(
     return TemperatureFit(value, nll(1), nll(value), value in bounds, flag)
 
 
+def margin_of(p_speech: npt.ArrayLike) -> FloatArray:
+    """The logit of p; a sure answer, 0 or 1, has a finite one, as its log loss is finite."""
+    eps = np.finfo(float).eps
+    return np.asarray(logit(np.clip(np.asarray(p_speech, dtype=float), eps, 1 - eps)), dtype=float)
+
+
 def soften(p_speech: npt.ArrayLike, temperature: float) -> FloatArray:
     """P whose logit is divided by a temperature; 0 and 1 are taken for the nearest numbers inside."""
-    eps = np.finfo(float).eps
-    inside = np.clip(np.asarray(p_speech, dtype=float), eps, 1 - eps)
-    return np.asarray(expit(logit(inside) / temperature), dtype=float)
+    return np.asarray(expit(margin_of(p_speech) / temperature), dtype=float)
 
 
 def choose_threshold(

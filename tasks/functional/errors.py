@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from tasks.functional.levels import level_names
+from tasks.functional.levels import level_names, varied
 from tasks.functional.report_schema import ErrorRate, Errors, GroupErrors, WrongClip
 
 FAMILIES = ("family", "category", "source")  # the first that is there says which sound a clip is of
@@ -17,7 +17,7 @@ def error_analysis(rows: pd.DataFrame, factors: Sequence[str], classes: tuple[st
 
     rows: one detector's test rows, a row a clip and seed, with label, prediction (null is unanswered, and wrong),
     p_speech, group_id and the columns `factors`. An answer no class was given for counts as missed where the clip is
-    of the first class, and is no false alarm where it is not.
+    of the first class, and is no false alarm where it is not. `by` counts the rows that vary the factor (`levels.varied`).
     """
     rows = _judged(rows, classes)
     family = next((name for name in FAMILIES if name in rows and rows[name].notna().any()), None)
@@ -25,7 +25,7 @@ def error_analysis(rows: pd.DataFrame, factors: Sequence[str], classes: tuple[st
     return Errors(
         answers=len(rows),
         wrong=int(rows["wrong"].sum()),
-        by={name: _rates(rows, name) for name in dict.fromkeys((*factors, "group_id"))},
+        by={name: _rates(varied(rows, name), name) for name in dict.fromkeys((*factors, "group_id"))},
         worst_groups=_worst_groups(rows),
         family_column=family,
         false_alarms_by_family=_rates(of_second, family) if family and len(of_second) else {},

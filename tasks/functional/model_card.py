@@ -246,7 +246,7 @@ def _calibration(report: Json) -> Iterator[str]:
     mean, right, wrong = (number(metrics[f"confidence_{name}"]["value"]) for name in ("mean", "right", "wrong"))
     yield (
         f"Top-label ECE {number(its['ece'])} over {its['n_bins']} equal-width bins, MCE {number(its['mce'])}, Brier "
-        f"{stated(metrics['brier'])}. Mean confidence {mean}; when right {right}, when wrong {wrong}."
+        f"{stated(metrics['brier'])}. Mean top-label confidence {mean}; when right {right}, when wrong {wrong}."
     )
     if dev := its["dev"]:
         for fold, fit in dev["folds"].items():

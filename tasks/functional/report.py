@@ -155,8 +155,6 @@ def publication_refusals(report: Report) -> list[str]:
         refusals.append("The protocol is 'random': it exists to measure inflation and never makes a headline.")
     if gate.get("passed") is False and gate.get("on_fail") != "mark":
         refusals.append("The adapter failed its training gate, and the recipe says to stop there.")
-    if report.threshold.chosen_on == "test":
-        refusals.append("The threshold was chosen on test.")
     if report.seed != seeds[0]:
         refusals.append(
             f"Seed {report.seed} is published, the recipe's first is {seeds[0]}: no seed is chosen on test."
@@ -286,8 +284,9 @@ def names_beside(own: Collection[str], tables: Mapping[str, pd.DataFrame]) -> di
 
 
 def _on_clips_of(test: pd.DataFrame, other: Decided, factors: Sequence[str]) -> Decided:
-    """The other's answers to the clips of `test`, with the factors that its own table lacks."""
-    lacking = [name for name in factors if name not in other.rows]
+    """The other's answers to the clips of `test`, with what its own table lacks to judge them by the same clips."""
+    needed = dict.fromkeys((*factors, "varied", "duration_ms", "snr_db"))
+    lacking = [name for name in needed if name in test and name not in other.rows]
     shared = other.rows[other.rows["clip_id"].isin(test["clip_id"])]
     if lacking:
         shared = shared.merge(test[["clip_id", *lacking]].drop_duplicates("clip_id"), on="clip_id")

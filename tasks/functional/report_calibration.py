@@ -1,16 +1,11 @@
 """What dev allows to correct: a threshold and a temperature a fold, and the test metrics with and without them."""
 
-import numpy as np
 import pandas as pd
-from scipy.special import expit, logit
 
-from tasks.functional.calibration import choose_threshold, fit_temperature
-from tasks.functional.metrics import FloatArray
+from tasks.functional.calibration import choose_threshold, fit_temperature, margin_of, soften
 from tasks.functional.predictions import Fold, decide, folds_of
 from tasks.functional.report_metrics import Rule, calibration_of, decision_metrics_of, probability_metrics_of
 from tasks.functional.report_schema import Calibration, DevCalibration, FoldFit
-
-EPS = float(np.finfo(float).eps)  # a sure answer has a finite margin, as its log loss is finite
 
 
 def calibration_section(rows: pd.DataFrame, rule: Rule) -> Calibration | None:
@@ -40,7 +35,7 @@ def _dev_calibration(rows: pd.DataFrame, rule: Rule) -> DevCalibration | None:
 def _fit(fold: Fold, rule: Rule) -> FoldFit:
     positive, dev = rule.classes[0], fold.dev
     chosen = choose_threshold(dev["p_speech"], dev["label"], positive=positive)
-    warmth = fit_temperature(_margin(dev), dev["label"], positive=positive)
+    warmth = fit_temperature(margin_of(dev["p_speech"]), dev["label"], positive=positive)
     return FoldFit(
         clips=dev["clip_id"].nunique(), groups=dev["group_id"].nunique(),
         threshold=chosen.value, sensitivity=chosen.sensitivity, specificity=chosen.specificity,
@@ -53,8 +48,4 @@ def _softened(fold: Fold, fits: dict[str, FoldFit]) -> pd.DataFrame:
     """The fold's test rows under its own temperature; as they are where nothing could be fitted."""
     if fold.name not in fits:
         return fold.test
-    return fold.test.assign(p_speech=expit(_margin(fold.test) / fits[fold.name].temperature))
-
-
-def _margin(rows: pd.DataFrame) -> FloatArray:
-    return np.asarray(logit(rows["p_speech"].clip(EPS, 1 - EPS)), dtype=float)
+    return fold.test.assign(p_speech=soften(fold.test["p_speech"], fits[fold.name].temperature))

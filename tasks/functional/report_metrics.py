@@ -254,21 +254,21 @@ def _silent(rows: pd.DataFrame) -> str | None:
 
 
 def _confidence(rows: pd.DataFrame, rule: Rule) -> dict[str, Metric]:
-    """Calibration errors and mean confidences, max(p, 1 - p), without intervals."""
+    """Top-label calibration errors and mean confidences, max(p, 1 - p), without intervals."""
     means = [f"confidence_{part}" for part in Confidences._fields]
     calibration = calibration_of(rows, rule)
     if calibration is None:
         return dict.fromkeys(("ece", "mce", *means), Metric(value=None, reason=_silent(rows)))
-    right = is_correct(rows["prediction"], rows["label"], positive=rule.classes[0])
     biased = "no interval: a binned calibration error is biased upwards, and more so in a resample"
     errors = {name: Metric(value=getattr(calibration, name), reason=biased) for name in ("ece", "mce")}
-    values = confidences(rows["p_speech"], right)
-    return errors | {name: _mean(value, bool(right.any())) for name, value in zip(means, values, strict=True)}
+    values = confidences(rows["p_speech"], rows["label"], positive=rule.classes[0])
+    any_right = not pd.isna(values.right)
+    return errors | {name: _mean(value, any_right) for name, value in zip(means, values, strict=True)}
 
 
 def _mean(value: float, any_right: bool) -> Metric:
     if pd.isna(value):
-        return Metric(value=None, reason=f"no clip is {'wrong' if any_right else 'right'}")
+        return Metric(value=None, reason=f"the top label is {'wrong' if any_right else 'right'} on no clip")
     return Metric(value=value, reason="descriptive: no interval")
 
 

@@ -73,7 +73,11 @@ class Curve(Section):
 
 
 class CurveLevel(Section):
-    """One level: the rates that the curves are fitted to; d' and criterion (log-linear) and AUC need no curve."""
+    """One level: the rates that the curves are fitted to; d' and criterion (log-linear) and AUC need no curve.
+
+    A clip without a usable answer is wrong: one of the second class counts in false_alarm_rate, d' and criterion, though
+    `Errors` lists it as no false alarm.
+    """
 
     level: float
     clips: int

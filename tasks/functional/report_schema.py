@@ -63,7 +63,7 @@ class Threshold(Section):
     """
 
     value: float | None  # None where the folds differ, and where it is the detector's own
-    chosen_on: Literal["fixed", "dev", "own", "test"]  # "test" can be said so that it can be refused
+    chosen_on: Literal["fixed", "dev", "own"]
     by_fold: dict[str, float] = {}
     flags: dict[str, str] = {}  # fold -> "separable", "inverted" or "constant", where its dev scores were so
 

@@ -39,7 +39,8 @@ def weighted_statistic(
     lower case), d_prime, criterion, roc_auc, average_precision, brier, log_loss, ece, mce. AUC keeps a matrix of
     positive units x negative units. Where the table names fold or seed, AUC and average precision rank within the clips
     that one model scored: two models' scores have no common scale. A callable gets the rows repeated, so its weights
-    must be whole numbers; text comes to it as categories wherever its value is the same with them.
+    must be whole numbers; text comes to it as categories wherever its value is the same with them. d_prime and criterion
+    know hits and false alarms alone: no usable answer to a clip of the other class is a false alarm there.
     Raises ValueError for an unknown name, a missing column, or a class without clips.
     """
     if callable(statistic):
