@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from tasks import child
 from tasks.models.checkpoints import last_whole
 from tasks.models.jobs import ON_CPU
+from tasks.store import read_json
 from tests.adapting import job, write_clips
 
 pytestmark = pytest.mark.slow
@@ -68,7 +69,8 @@ def test_the_first_clock_decides_for_all_when_to_save(tiny_base, tmp_path):
     file, program, kept = write_clips(tmp_path / "train.parquet"), tmp_path / "apart.py", tmp_path / "kept"
     program.write_text(CLOCKS_APART)
     launched = together_by(str(program))
-    trained(tmp_path, tiny_base, file, launched, "apart", per_device_train_batch_size=2, checkpoints=str(kept))
+    trained(tmp_path, tiny_base, file, launched, "apart", per_device_train_batch_size="auto", checkpoints=str(kept))
     saved = last_whole(kept)
     assert saved is not None
     assert saved.endswith("checkpoint-3")
+    assert read_json(kept / "batch_size.json") == {"size": 2, "processes": 2, "card": "cpu"}

@@ -13,6 +13,7 @@ from tasks.models.collation import IGNORED
 from tasks.models.packing import packed_rows
 from tasks.models.trainer import AnswerTrainer, defaults, fit, operations
 from tasks.models.training import encode_once, read_clips, to_train
+from tasks.store import read_json, write_json
 from tests.adapting import NF4, collator, fresh, job, write_clips
 
 
@@ -215,16 +216,24 @@ def test_a_step_sees_what_the_recipe_says(
     assert (trainer._train_batch_size, trainer.args.gradient_accumulation_steps) == (size, accumulation)
 
 
-def test_a_run_that_goes_on_has_the_batches_it_had(tiny_base, processor, clips, tmp_path):
-    collate = collator(processor, clips)
-    for known, expected in ((None, 12), ("6", 6)):
+def test_a_run_that_goes_on_has_the_batches_it_had_unless_other_hardware_found_them(
+    tiny_base, processor, clips, tmp_path
+):
+    collate, kept = collator(processor, clips), tmp_path / "kept" / "batch_size.json"
+    trainer = trainer_of(fresh(tiny_base), processor, clips, collate, tmp_path)
+    auto, here = Batches.of({"per_device_train_batch_size": "auto"}, 12), {"processes": 1, "card": "cpu"}
+    for known, expected in (
+        (None, 12),
+        ({"size": 6}, 6),
+        ({"size": 6, "processes": 2}, 12),
+        ({"size": 64, "card": "B"}, 12),
+    ):
         if known:
-            (tmp_path / "kept" / "batch_size").write_text(known)
-        trainer = trainer_of(fresh(tiny_base), processor, clips, collate, tmp_path)
-        auto = Batches.of({"per_device_train_batch_size": "auto"}, 12)
-        batch_size.share_out(trainer, collate, auto, tmp_path / "kept" / "batch_size")
+            write_json(kept, {**here, **known})
+        batch_size.share_out(trainer, collate, auto, kept)
         assert trainer._train_batch_size == expected
-        assert (tmp_path / "kept" / "batch_size").read_text() == str(expected)
+        assert read_json(kept) == {"size": expected, **here}
+    assert [path.name for path in kept.parent.iterdir()] == [kept.name]
 
 
 def test_a_step_that_batches_do_not_divide_is_refused(tiny_base, processor, clips, tmp_path):

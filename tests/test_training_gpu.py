@@ -1,9 +1,12 @@
 """On a GPU: a step asks the card nothing, its loss is a CPU's, a trial finds the batch, frozen parts leave the card."""
 
+import re
+
 import pytest
 import torch
 
 from tasks.models import qwen2_audio as family
+from tasks.models.batch_size import by_trial
 from tasks.models.packing import packed_rows
 from tasks.models.trainer import AnswerTrainer, defaults, fit
 from tasks.models.training import encode_once, read_clips, to_train
@@ -69,9 +72,7 @@ def test_the_loss_is_that_of_a_cpu(tiny_base, processor, clips, tmp_path, rows):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_trial_finds_the_batch_and_leaves_nothing_behind(
-    tiny_base, processor, clips, tmp_path, capsys, checkpointing
-):
+def test_a_trial_finds_the_batch(tiny_base, processor, clips, tmp_path, capsys, checkpointing):
     training = {"per_device_train_batch_size": "auto", "max_steps": 2, "logging_steps": 1,
                 "gradient_checkpointing": checkpointing}  # fmt: skip
     model = to_train(loaded(tiny_base, torch.bfloat16, "cuda", NF4), job(tiny_base, tmp_path, quantization=NF4))
@@ -79,8 +80,26 @@ def test_a_trial_finds_the_batch_and_leaves_nothing_behind(
               device="cuda", batch_size=64)  # fmt: skip
     said = capsys.readouterr().out
     assert "trial: 8 clips a batch" in said
-    assert "clips a batch, " in said.split("trial:")[-1]
+    found = re.search(r"^(\d+) clips a batch, (\d+) batches a step, 1 processes$", said, re.MULTILINE)
+    assert found is not None
+    assert int(found[1]) * int(found[2]) == 64
     assert [entry["step"] for entry in log] == [1, 2]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_trial_leaves_nothing_behind(tiny_base, processor, clips, tmp_path, checkpointing):
+    """Dropout draws random numbers in it, and its largest batch is the peak that the log would tell as the run's."""
+    told = job(tiny_base, tmp_path, quantization=NF4, lora={"r": 4, "lora_dropout": 0.3})
+    model, collate = to_train(loaded(tiny_base, torch.bfloat16, "cuda", NF4), told), collator(processor, clips)
+    trainer = trainer_of(model, processor, clips, collate, tmp_path, gradient_checkpointing=checkpointing)
+    before = torch.get_rng_state(), torch.cuda.get_rng_state()
+    with packed_rows(model.get_base_model().model.language_model):
+        by_trial(trainer, collate, 64)
+    assert torch.cuda.max_memory_allocated() <= 1.01 * torch.cuda.memory_allocated()
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert torch.equal(torch.cuda.get_rng_state(), before[1])
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert (trainer.clips, trainer.flops, trainer.seen["train"].right) == (0, 0.0, None)
 
 
 def test_frozen_parts_leave_the_card(tiny_base, processor, clips, home):

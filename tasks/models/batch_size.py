@@ -10,7 +10,8 @@ import torch
 from torch import distributed, nn
 
 from tasks.models.collation import Collator
-from tasks.models.processes import say
+from tasks.models.processes import agreed, say
+from tasks.store import read_json, write_json
 
 EFFECTIVE = 16  # clips a step where a recipe says no more than `auto`: the original project's 2 x 8
 ON_CPU = 16  # at most; a trial by the clock would make no two runs alike
@@ -79,8 +80,9 @@ def fastest(most: int, clips_per_s: Callable[[int], float]) -> int:
 def share_out(trainer: Any, collate: Collator, batches: Batches, remembered: Path | None = None) -> None:
     """Set the trainer's batch size and its accumulation so that a step sees `batches.a_step` clips on all devices.
 
-    What a trial finds is kept in the file `remembered`: a run that was killed goes on with the batches it had. Raises
-    ValueError where the devices do not share them evenly or not even one clip fits.
+    What a trial finds is kept in the file `remembered`: a run that was killed goes on with the batches it had, as long as
+    it goes on with as many cards of the same kind. Raises ValueError where the devices do not share them evenly or not
+    even one clip fits.
     """
     if batches.a_step is None:
         return
@@ -90,14 +92,7 @@ def share_out(trainer: Any, collate: Collator, batches: Batches, remembered: Pat
         raise ValueError(f"train.batch_size: {batches.a_step} clips cannot be shared evenly by {processes} devices")
     size = args.per_device_train_batch_size
     if batches.trial:
-        on_cpu = max(size for size in divisors(share) if size <= ON_CPU)
-        if remembered and remembered.is_file():
-            size = int(remembered.read_text(encoding="utf-8"))
-        else:
-            size = on_cpu if args.device.type == "cpu" else by_trial(trainer, collate, share)
-        if remembered and trainer.is_world_process_zero():
-            remembered.parent.mkdir(parents=True, exist_ok=True)
-            remembered.write_text(str(size), encoding="utf-8")
+        size = found_once(trainer, collate, share, remembered)
     if share % size:
         raise ValueError(
             f"train.batch_size: {batches.a_step} clips are no multiple of {processes} x "
@@ -106,6 +101,32 @@ def share_out(trainer: Any, collate: Collator, batches: Batches, remembered: Pat
     args.per_device_train_batch_size = trainer._train_batch_size = size
     args.gradient_accumulation_steps = share // size
     say(f"{size} clips a batch, {share // size} batches a step, {processes} processes")
+
+
+def found_once(trainer: Any, collate: Collator, share: int, remembered: Path | None) -> int:
+    """What a trial found before on the same hardware, or finds now and is remembered."""
+    device = trainer.args.device
+    card = "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    hardware = {"processes": trainer.accelerator.num_processes, "card": card}
+    size = agreed(found_before(remembered, hardware))  # or some would be in a trial and wait for the others
+    if size is None:
+        on_cpu = max(size for size in divisors(share) if size <= ON_CPU)
+        size = on_cpu if device.type == "cpu" else by_trial(trainer, collate, share)
+    if remembered and trainer.is_world_process_zero():
+        remembered.parent.mkdir(parents=True, exist_ok=True)
+        aside = remembered.with_suffix(".draft")
+        write_json(aside, {"size": size, **hardware})
+        aside.replace(remembered)
+    return size
+
+
+def found_before(remembered: Path | None, hardware: Mapping[str, Any]) -> int | None:
+    """The size in the file; None where there is none, or where other hardware found it."""
+    if not remembered or not remembered.is_file():
+        return None
+    known = read_json(remembered)
+    size = int(known.pop("size"))
+    return size if known == hardware else None
 
 
 def by_trial(trainer: Any, collate: Collator, share: int) -> int:
@@ -178,7 +199,7 @@ def enable_checkpointing(model: nn.Module, args: Any) -> None:
 
 @contextmanager
 def nothing_left(trainer: Any) -> Iterator[None]:
-    """Whatever was tried inside leaves no gradient, no count and no random number behind."""
+    """Whatever was tried inside leaves no gradient, no count, no random number and no peak of memory behind."""
     device = trainer.args.device
     states = torch.get_rng_state(), torch.cuda.get_rng_state(device)
     try:
@@ -191,6 +212,7 @@ def nothing_left(trainer: Any) -> Iterator[None]:
             seen.clear()
         trainer.clips, trainer.flops = 0, 0.0
         torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def too_little(trainer: Any) -> str:

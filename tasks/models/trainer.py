@@ -247,7 +247,7 @@ def fit(
     if early_stopping:
         trainer.add_callback(EarlyStoppingCallback(early_stopping.patience, early_stopping.min_delta))
     with packed_rows(plain.model.language_model):
-        share_out(trainer, collate, batches, Path(checkpoints, "batch_size") if checkpoints else None)
+        share_out(trainer, collate, batches, Path(checkpoints, "batch_size.json") if checkpoints else None)
         trainer.train(resume_from_checkpoint=last_whole(Path(checkpoints)) if checkpoints else None)
     kept = (
         "step",
