@@ -13,7 +13,6 @@ from tasks.functional.prompt_search import (
     chance_optimism,
     deal_roles,
     expected_maximum,
-    objective,
     style_effects,
 )
 
@@ -110,7 +109,3 @@ def test_a_trait_that_costs_ten_points_is_found_and_one_that_all_share_is_not_ju
     (lone,) = style_effects(right, clips, {"question": [True] + [False] * 29}, n_boot=50, seed=0)
     assert lone.low is None
     assert "no interval" in lone.reason
-
-
-def test_length_is_a_penalty_by_the_word():
-    assert objective(0.8, 12, 0.002) == pytest.approx(0.776)

@@ -12,6 +12,8 @@ from recipes.prompts import ChosenOn, PromptBlock, PromptRecipe, ProposerBlock, 
 from recipes.schema import CheckFailed, load_study
 from tasks import prompts
 from tasks.audio_files import encode_flac
+from tasks.functional import prompt_report
+from tasks.functional.cards import fill
 from tasks.functional.prompt_report_schema import PromptReport
 from tasks.functional.prompt_search import deal_roles
 from tasks.models.jobs import Question
@@ -21,6 +23,7 @@ from tests.commands import earshot
 
 CLASSES = ("SPEECH", "NONSPEECH")
 OWN = "Choose one: A) SPEECH (human voice) B) NONSPEECH (music/noise/silence/animals). Answer with A or B ONLY."
+RULE = prompt_report.Rule(CLASSES, n_boot=100, seed=0)
 BY_HAND = ["Is anyone speaking here? A) yes, a voice B) no voice", "A = contains voice, B = does not. A or B?"]
 
 
@@ -126,8 +129,8 @@ def job_of(folder: Path, base: Path, **changed) -> PromptJob:
     """A search over these clips by the tiny base."""
     folder.mkdir()
     file, dev = clips_of(folder)
-    usual = {"prompts": BY_HAND, "proposer": ProposerBlock(kind="grammar")}
-    recipe = PromptRecipe(name="test", clips=18, rounds=1, candidates=3, **{**usual, **changed})
+    usual = {"rounds": 1, "prompts": BY_HAND, "proposer": ProposerBlock(kind="grammar")}
+    recipe = PromptRecipe(name="test", clips=18, candidates=3, **{**usual, **changed})
     roles = deal_roles(dev, CLASSES, held_out=0.5, clips=18, blocks=3, seed=0)
     dev.assign(role=roles.role, block=roles.block).query("role != ''").to_parquet(folder / "clips.parquet")
     return PromptJob(
@@ -155,11 +158,20 @@ class Table:
         return np.array([sign + 1.5 * its for its in noise])
 
 
-def searched(job: PromptJob):
+class Helpful(Table):
+    """The same, but the first prompt written by hand makes it hear everything."""
+
+    def margins(self, prompts, places):
+        sign = np.where(self.rows["label"].to_numpy()[places] == "SPEECH", 1.0, -1.0)
+        helped = np.array([prompt.text == BY_HAND[0] for prompt in prompts])
+        return np.where(helped[:, None], sign, super().margins(prompts, places))
+
+
+def searched(job: PromptJob, table: type[Table] = Table):
     """A search that was run over the table."""
     from tasks.models.prompting import Search
 
-    search = Search(job, Table(job))
+    search = Search(job, table(job))
     search.run()
     return search
 
@@ -192,6 +204,61 @@ def test_a_budget_ends_a_search_with_the_best_so_far(tmp_path, tiny_base, home):
     for budget, name in ({"evaluations": 5}, "5 evaluations"), ({"minutes": 1e-9}, "1e-09 minutes"):
         with pytest.raises(ValueError, match=f"the budget of {name} is spent before the study's own prompt was asked"):
             searched(job_of(tmp_path / name, tiny_base, budget=budget))
+
+
+@pytest.mark.parametrize(("race", "asked", "best"), [(None, 36, 1), ({"blocks": 3}, 42, 0)])
+def test_a_budget_spent_within_a_round_loses_no_answer(tmp_path, tiny_base, home, race, asked, best):
+    search = searched(job_of(tmp_path / "job", tiny_base, race=race, budget={"evaluations": 44}), Helpful)
+    record = search.record()
+    assert record["stopped"] == "the budget of 44 evaluations is spent"
+    assert record["evaluations"]["search"] == asked
+    assert search.asker.asked == asked + record["evaluations"]["held_out"] == len(search.scores())
+    assert record["rounds"][0]["evaluations"] == asked - len(search.place)
+    assert record["best"] == best
+
+
+def test_a_budget_spent_within_a_round_keeps_its_winner_and_is_reported(tmp_path, tiny_base, home):
+    search = searched(job_of(tmp_path / "job", tiny_base, race=None, budget={"evaluations": 44}), Helpful)
+    record = search.record()
+    assert (record["best"], record["prompts"][1]["score"], record["rounds"][-1]["best"]) == (1, 1.0, 1)
+    assert record["prompts"][2]["score"] is None, "was not asked of all"
+    document = report_of(search)
+    figures = dict.fromkeys(("progress", "length", "comparison_base", "two_by_two"), "")
+    context = {"report": document.model_dump(mode="json", by_alias=True), "figures": figures}
+    page = fill((prompts.ROOT / prompts.TEMPLATE).read_text(), context, html=True)
+    assert page.index(f"<strong>{BY_HAND[0]}") < page.rindex(BY_HAND[1]), "what has no score comes last"
+
+
+def report_of(search) -> PromptReport:
+    """The report of a search over the base, without test."""
+    left = prompt_report.Searched(search.record() | {"listening": {}}, search.asker.rows, search.scores())
+    return prompt_report.build_prompt_report("test", {"base": left}, {}, RULE, {"looks": {}, "provenance": {}})
+
+
+def test_the_gain_is_of_accuracy_and_so_are_the_scores_that_a_proposer_sees(tmp_path, tiny_base, home):
+    search = searched(job_of(tmp_path / "job", tiny_base, rounds=0, race=None, length_penalty=0.01), Helpful)
+    own, best = search.record()["prompts"][:2]
+    accuracy = own["score"] + 0.01 * len(OWN.split())
+    assert best["score"] == pytest.approx(1 - 0.01 * len(BY_HAND[0].split()))
+    gain = report_of(search).models["base"].gains.search
+    assert gain == pytest.approx(1 - accuracy)
+    assert gain != pytest.approx(best["score"] - own["score"]), "the penalties differ"
+    history = {one.text: one.score for one in search.asked_of_llm(1, 0, 3).history}
+    assert (history[OWN], history[BY_HAND[0]]) == pytest.approx((accuracy, 1))
+
+
+def test_where_a_level_has_one_class_no_gain_is_stated():
+    table = pd.DataFrame({"clip_id": [f"c{k}" for k in range(8)], "group_id": [f"g{k}" for k in range(8)],
+                          "label": [*CLASSES] * 3 + ["SPEECH"] * 2, "prediction": "SPEECH", "prompt": OWN,
+                          "snr_db": [0.0] * 6 + [10.0] * 2})  # fmt: skip
+    tested = prompt_report.test_of(
+        prompt_report.TestRows(table, table.assign(prompt=BY_HAND[0], prediction=table["label"])), RULE
+    )
+    alone = tested.by["snr_db"]["10"]
+    assert (alone.gain.value, alone.gain.reason) == (None, "no clip is NONSPEECH")
+    assert tested.by["snr_db"]["0"].gain.value == pytest.approx(0.5)
+    kept = prompt_report.test_of(prompt_report.TestRows(table, table), RULE).gain
+    assert (kept.value, kept.reason) == (0.0, "the study's own prompt was kept: there is no difference")
 
 
 def test_answers_of_several_tokens_are_left_out_and_logged(tmp_path, tiny_base, home):

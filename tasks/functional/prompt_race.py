@@ -150,6 +150,13 @@ def ask_all(ask: Ask, clips: Clips, standing: Standing, runners: Sequence[int], 
     return Standing(margin, score, best)
 
 
+def standing_so_far(standing: Standing, clips: Clips, penalty: FloatArray) -> Standing:
+    """The scores and the best of the prompts that all clips are known of, where a race was cut short. Some prompt is."""
+    score, whole = standing.score.copy(), np.flatnonzero(standing.whole)
+    score[whole] = [known_score(standing.margin[number], clips) - penalty[number] for number in whole]
+    return Standing(standing.margin, score, int(whole[np.argmax(score[whole])]))
+
+
 def known_score(margin: FloatArray, clips: Clips) -> float:
     """Balanced accuracy of the margins (n,) of one prompt."""
     return float((margin * clips.sign > 0) @ clips.weight)

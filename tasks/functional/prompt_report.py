@@ -30,6 +30,7 @@ from tasks.functional.prompt_text import Style, Wording, style_of
 from tasks.functional.report_schema import Metric
 
 FACTORS = ("duration_ms", "snr_db", "band", "room")
+NO_DIFFERENCE = Metric(value=0.0, reason="the study's own prompt was kept: there is no difference")
 TRAITS = ("question", "command", "capitals", "swapped", "examples", "short")
 
 
@@ -82,15 +83,15 @@ def model_search(its: Searched, rule: Rule) -> ModelSearch:
     judged = {k: answers_to(held, its.scores, k) for k in sorted(set(its.scores["prompt"]))}
     whole = {k: rows for k, rows in judged.items() if len(rows) == len(held)}
     compared = [compared_prompt(k, prompts[k], whole, rule) for k in whole]
-    gain = None if best == 0 else difference(judged[best], judged[0], rule)
-    search_gain = float(prompts[best]["score"] - prompts[0]["score"])
+    gain = difference(judged[best], judged[0], rule) if best else NO_DIFFERENCE
+    search_gain = float((right[best] - right[0]) @ clips.weight)  # scores have their length's penalty taken off
     styles = [style_of(Wording(row["text"], tuple(row["answers"])), rule.classes) for row in prompts]
     return ModelSearch(
         reference=0, best=best,
         prompts=[prompt_row(row, styles[k], int((~np.isnan(right[k])).sum())) for k, row in enumerate(prompts)],
         clips={name: clip_count(rows) for name, rows in ((SEARCH, own), ("held_out", held))},
         gains=Gains(
-            search=search_gain, held_out=metric_of(gain), chance=chance_optimism(right, clips, len(prompts)),
+            search=search_gain, held_out=gain, chance=chance_optimism(right, clips, len(prompts)),
             candidates=len(prompts),
         ),
         compared=sorted(compared, key=lambda one: -(one.held_out.value or 0)),
@@ -139,7 +140,7 @@ def compared_prompt(number: int, row: Mapping[str, Any], judged: Mapping[int, pd
     return Compared(
         number=number, text=row["text"], by=row["by"], search_score=row["score"],
         held_out=score_of(judged[number], rule),
-        gain=metric_of(difference(judged[number], judged[0], rule) if number else None),
+        gain=difference(judged[number], judged[0], rule) if number else NO_DIFFERENCE,
     )  # fmt: skip
 
 
@@ -169,7 +170,7 @@ def test_of(rows: TestRows, rule: Rule) -> Tested:
         clips=clip_count(rows.by_hand),
         by_hand=Cell(prompt=rows.by_hand["prompt"].iloc[0], balanced_accuracy=score_of(rows.by_hand, rule)),
         searched=Cell(prompt=rows.searched["prompt"].iloc[0], balanced_accuracy=score_of(rows.searched, rule)),
-        gain=metric_of(None if same else difference(rows.searched, rows.by_hand, rule)),
+        gain=NO_DIFFERENCE if same else difference(rows.searched, rows.by_hand, rule),
         by={name: levels for name in FACTORS if (levels := by_level(rows, name, rule))},
     )
 
@@ -187,33 +188,38 @@ def by_level(rows: TestRows, factor: str, rule: Rule) -> dict[str, LevelGain]:
         other = rows.searched[rows.searched["clip_id"].isin(its["clip_id"])]
         found[str(level)] = LevelGain(
             clips=len(its), by_hand=score_of(its, rule), searched=score_of(other, rule),
-            gain=metric_of(difference(other, its, rule)),
+            gain=difference(other, its, rule),
         )  # fmt: skip
     return ascending(found)
 
 
 def score_of(rows: pd.DataFrame, rule: Rule) -> Metric:
     """Balanced accuracy with its interval."""
-    if missing := [name for name in rule.classes if not (rows["label"] == name).any()]:
-        return Metric(value=None, reason=f"no clip is {missing[0]}")
+    if reason := one_class(rows, rule):
+        return Metric(value=None, reason=reason)
     found = clustered_interval(rows, "balanced_accuracy", n_boot=rule.n_boot, seed=rule.seed, positive=rule.classes[0])
     return metric_of(found)
 
 
-def difference(a: pd.DataFrame, b: pd.DataFrame, rule: Rule) -> ClusteredInterval | None:
-    """Balanced accuracy of a less that of b on the same clips; None where a class is missing."""
-    if a["label"].nunique() < 2:
-        return None
+def difference(a: pd.DataFrame, b: pd.DataFrame, rule: Rule) -> Metric:
+    """Balanced accuracy of a less that of b on the same clips, without a value where a class is missing."""
+    if reason := one_class(a, rule):
+        return Metric(value=None, reason=reason)
     narrow = ["clip_id", "label", "group_id", "prediction"]
-    return paired_difference(
+    found = paired_difference(
         a[narrow], b[narrow], "balanced_accuracy", n_boot=rule.n_boot, seed=rule.seed, positive=rule.classes[0]
     )
+    return metric_of(found)
 
 
-def metric_of(found: ClusteredInterval | None) -> Metric:
-    """As a report states it; None where both prompts are the same, or nothing can be said."""
-    if found is None:
-        return Metric(value=0.0, reason="the study's own prompt was kept: there is no difference")
+def one_class(rows: pd.DataFrame, rule: Rule) -> str | None:
+    """Why balanced accuracy says nothing of these rows, None where they are of both classes."""
+    missing = [name for name in rule.classes if not (rows["label"] == name).any()]
+    return f"no clip is {missing[0]}" if missing else None
+
+
+def metric_of(found: ClusteredInterval) -> Metric:
+    """As a report states it."""
     ends = None if found.low is None or found.high is None else (found.low, found.high)
     return Metric(value=found.value, ci95=ends, method=None if ends is None else found.method, reason=found.reason)
 

@@ -84,11 +84,6 @@ def _whole_groups(rows: pd.DataFrame, classes: Sequence[str], clips: int, seed: 
     return kept
 
 
-def objective(score: float, words: int, length_penalty: float) -> float:
-    """Balanced accuracy less a penalty for every word."""
-    return score - length_penalty * words
-
-
 # --- what chance promises ----------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from recipes.prompts import PromptBlock
 from tasks.detectors.audio_llm import identity, load, read
 from tasks.functional.prompt_grammar import propose
 from tasks.functional.prompt_meta import Mistake, Scored, describe_clip
-from tasks.functional.prompt_race import Clips, Standing, ask_all, race
+from tasks.functional.prompt_race import Clips, Standing, ask_all, race, standing_so_far
 from tasks.functional.prompt_search import HELD_OUT, SEARCH
 from tasks.functional.prompt_text import same, usable
 from tasks.models import scoring
@@ -174,6 +174,9 @@ class Search:
                 self.standing = ask_all(self.ask, self.clips, self.standing, runners, self.penalty)
             else:
                 self.standing = race(self.ask, self.clips, self.standing, runners, self.penalty, race_block.confidence)
+        except BudgetSpent:
+            self.standing = standing_so_far(self.standing, self.clips, self.penalty)
+            raise
         finally:
             best = self.standing.best
             asked = self.standing.evaluations - before
@@ -184,13 +187,18 @@ class Search:
         print(f"round {number}/{self.recipe.rounds}: {len(new)} candidates, {told}: {text[:90]}", flush=True)
 
     def ask(self, numbers: Sequence[int], places: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Margins of candidates on search clips. Raises BudgetSpent where they are more than may be asked."""
+        """Margins of candidates on search clips, kept at once, for a budget may end the round that asked for them.
+
+        Raises BudgetSpent where they are more than may be asked.
+        """
         budget = self.recipe.budget
         if budget.evaluations is not None and self.asker.asked + len(numbers) * len(places) > budget.evaluations:
             raise BudgetSpent(f"the budget of {budget.evaluations} evaluations is spent")
         if budget.minutes is not None and time.monotonic() - self.begin > 60 * budget.minutes:
             raise BudgetSpent(f"the budget of {budget.minutes:g} minutes is spent")
-        return self.asker.margins([self.candidates[k].prompt for k in numbers], self.place[places])
+        found = self.asker.margins([self.candidates[k].prompt for k in numbers], self.place[places])
+        self.standing.margin[np.array(numbers)[:, None], places] = found
+        return found
 
     @property
     def penalty(self) -> NDArray[np.float64]:
@@ -257,10 +265,10 @@ class Search:
         return [self.candidates[k] for k in order]
 
     def asked_of_llm(self, number: int, attempt: int, n: int) -> Asked:
-        """What the proposer is told in this round."""
+        """What the proposer is told in this round; it writes for accuracy, and length is weighed afterwards."""
         scored = [
             Scored(one.prompt.text, float(score))
-            for one, score in zip(self.candidates, self.standing.score, strict=True)
+            for one, score in zip(self.candidates, self.standing.score + self.penalty, strict=True)
             if np.isfinite(score)
         ]
         question = self.job.question
