@@ -83,6 +83,7 @@ def nothing_half_written() -> bool:
     return named and not list((home() / "store").glob("*/.*"))
 
 
+@pytest.mark.slow
 def test_sound_recordings_become_a_data_set(build, corpus):
     assert build().data.splits.verdict == "clean"
 
@@ -188,6 +189,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_only_whole_artifacts(no_heartbeat,
     assert run_study(str(study(corpus)), [], until="build").data.splits.verdict == "clean", "with space it goes on"
 
 
+@pytest.mark.slow
 def test_the_command_says_so_too(tmp_path, corpus):
     done = earshot(tmp_path / "home", "build", str(study(corpus)), "--set", "dataset.sources.0.root=/nowhere")
     assert done.code == 2

@@ -150,6 +150,7 @@ def test_a_cached_run_loads_no_torch(rerun):
     assert rerun.loaded == []
 
 
+@pytest.mark.slow
 def test_verification_loads_no_torch(smoke):
     done = earshot(smoke.home, "verify", "earshot/smoke-adapter")
     assert (done.code, done.loaded) == (0, []), done.err

@@ -22,6 +22,7 @@ from tests.commands import Done, earshot
 from tests.hub_clients import CLIENT, clients
 from tests.local_hub import WRITES, LocalHub, local_hub
 
+pytestmark = pytest.mark.slow
 CLASSES = ("SPEECH", "NONSPEECH")
 
 
@@ -87,7 +88,6 @@ def test_the_published_data_set_is_one_to_hugging_faces_own_libraries_streamed_t
     assert (licence, categories) == ("mit", ["audio-classification"])
 
 
-@pytest.mark.slow
 def test_the_same_study_again_makes_no_second_commit(built):
     again = built.run("first", "build", "study/smoke", "--set", "publish.to=hub", "--set", "publish.namespace=alice")
     assert again.code == 0
@@ -309,7 +309,6 @@ def names(home: Path) -> tuple[str, str]:
     return f"earshot/smoke-clips@{clips}", f"earshot/smoke-adapter@{adapter}"
 
 
-@pytest.mark.slow
 def test_a_published_adapter_and_its_base_are_taken_instead_of_trained(second, smoke_home):
     clips, adapter = names(second)
     done = earshot(second, "evaluate", "study/smoke", "--set", f"dataset={clips}", "--set", f"adapter={adapter}")
@@ -360,7 +359,6 @@ def test_an_adapter_of_another_seed_base_or_fold_is_refused(parts):
         pull_base.fn(source, data, 1)
 
 
-@pytest.mark.slow
 def test_a_tiny_base_is_made_anew_where_the_sources_of_this_machine_deal_the_same_parts(second, smoke_home):
     clips, _ = names(second)
     done = earshot(second, "train", "study/smoke", "--set", f"dataset={clips}")

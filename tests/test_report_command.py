@@ -164,12 +164,14 @@ def test_a_call_leaves_document_schema_page_figures_and_tables_and_prints_the_su
 
 
 @pytest.mark.usefixtures("figures", "page")
+@pytest.mark.slow
 def test_times_of_the_table_are_drawn(run):
     ran = run(scores(60, latency_ms=30.0))
     assert (ran.folder / "figures" / "accuracy_by_latency.png").exists()
     assert "accuracy by latency" in (ran.folder / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_times_of_the_table_go_into_a_file_of_their_own_and_into_no_number(run):
     slow, fast = (scores(60, draw=i, latency_ms=ms) for i, ms in ((0, 30.0), (1, 2.0)))
     ran = run(slow, "--against", "fast.parquet", "--against", "untimed.parquet", fast=fast, untimed=scores(60, draw=2))
@@ -268,6 +270,7 @@ def several(*names: str) -> pd.DataFrame:
     return pd.concat([scores(120, draw=i, detector=name) for i, name in enumerate(names)], ignore_index=True)
 
 
+@pytest.mark.slow
 def test_one_of_several_detectors_is_named_or_asked_for(run):
     ran = run(several("silero", "webrtc"))
     assert ran.code == 2
@@ -278,6 +281,7 @@ def test_one_of_several_detectors_is_named_or_asked_for(run):
     assert "no test rows of the detector 'vad'; the table has" in run(several("a", "b"), "--detector", "vad").err
 
 
+@pytest.mark.slow
 def test_seeds_are_pooled_with_their_groups_and_listed_one_by_one(run):
     each = {seed: scores(120, skill=skill, draw=seed) for seed, skill in ((1, 0.4), (2, 1.0), (3, 1.6))}
     table = pd.concat([one.assign(seed=seed) for seed, one in each.items()], ignore_index=True)
@@ -412,6 +416,7 @@ def test_only_the_level_that_differs_is_said_to_differ(run):
     assert "By level: mine minus other" in (ran.folder / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_holm_is_over_all_comparisons_shown(run):
     names = {"a": 0.9, "b": 0.6, "c": 0.2}
     others = {name: scores(240, skill, draw=i) for i, (name, skill) in enumerate(names.items(), 1)}
@@ -422,6 +427,7 @@ def test_holm_is_over_all_comparisons_shown(run):
     assert sorted(one["p_holm"] for one in found.values()) == pytest.approx(expected.tolist())
 
 
+@pytest.mark.slow
 def test_detectors_of_one_name_are_told_apart_by_their_tables(run, tmp_path):
     mine, other = scores(60, detector="adapter"), scores(60, 0.5, draw=3, detector="adapter")
     ran = run(mine, "--against", "other.parquet", other=other)
@@ -435,6 +441,7 @@ def test_detectors_of_one_name_are_told_apart_by_their_tables(run, tmp_path):
 
 
 @pytest.mark.usefixtures("figures", "page")
+@pytest.mark.slow
 def test_another_table_may_know_conditions_that_ones_own_does_not(run):
     full = scores(360, groups=10, snr_db=np.resize(np.repeat([-5.0, 0.0, 10.0, 20.0], 2), 360)).drop(
         columns=["family", "phoneme"]
@@ -824,6 +831,7 @@ def test_a_report_that_fails_in_the_writing_leaves_what_was_there(run, tmp_path,
 
 
 @pytest.mark.usefixtures("figures", "page")
+@pytest.mark.slow
 def test_the_same_call_writes_the_same_bytes(run):
     one, other = run(scores(60), out="one"), run(scores(60), out="other")
     names = sorted(path.relative_to(one.folder) for path in one.folder.rglob("*.*"))

@@ -87,12 +87,14 @@ def debug(hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run(hub, tmp_path_factory.mktemp("debug"), "build", f"description={PLANTED}", **talkative)
 
 
+@pytest.mark.slow
 def test_the_token_was_used_and_is_nowhere_after_a_debug_run(debug):
     assert debug.code == 0, debug.printed[-3000:]
     assert {seen.user for seen in debug.hub.requests("/commit/")} == {"alice"}
     assert holders(debug, WRITES) == []
 
 
+@pytest.mark.slow
 def test_the_search_finds_a_secret_that_a_user_wrote_into_the_recipe(debug):
     """The positive control: a parameter of the run is in Prefect's database, where the token must not be."""
     found = holders(debug, PLANTED)
@@ -100,6 +102,7 @@ def test_the_search_finds_a_secret_that_a_user_wrote_into_the_recipe(debug):
     assert "table flow_run" in found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["store/x.json", "hub/refs", "results/record", "prefect/server.log"])
 def test_the_search_finds_a_leak_in_any_file(tmp_path, debug, where):
     leaky = tmp_path / "home" / where
