@@ -22,10 +22,11 @@ def predict(
     adapter: NAMESPACE/NAME[@sha], or its folder. To review is what is answered with less than `confidence`, lies outside
     what the card was measured on, or belongs to a batch that drifts from it. Set `status` there to "reviewed" and `label`
     to what you hear, and a source reads it for the next training:
-    {kind: table, root: FOLDER, metadata: OUT/review.parquet, where: {status: [reviewed]}}.
+    {kind: table, root: FOLDER, metadata: OUT/review.parquet, where: {status: [reviewed]}}. Where a file changes after it
+    was reviewed, `status` becomes "changed".
     """
     new = find_new_files(folder, out, adapter)
     if not new:
         return {"new": 0}
-    answers = answer_files(adapter, folder, new, device)
-    return keep_answers(answers, folder, out, adapter, confidence)
+    answers = answer_files(adapter, folder, list(new), device)
+    return keep_answers(answers, new, out, adapter, confidence)

@@ -249,6 +249,7 @@ def ask(
         device=device, output=str(place / "out"), adapter=str(published.folder),
         clips={"test": (str(place / "clips.parquet"),)}, generate_on=(), batch_size=None,
         base_revision=at.public_revision, code=code_digest((CHILD,)), only_answers=True,
+        only=tuple(one.clip for one in asked if one.clip is not None),  # not what of a failed file had been written
     )  # fmt: skip
 
     def on_line(line: str) -> None:

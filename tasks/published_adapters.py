@@ -69,9 +69,6 @@ def find_adapter(name: str) -> Published:
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))["dataset"]["clips"]
     test = pd.read_parquet(folder / "predictions.parquet", columns=["split", "duration_ms"]).query("split == 'test'")
     lengths = test["duration_ms"].dropna()
-    threshold = report["threshold"]
-    first_fold = next(iter(threshold["by_fold"].values()), None)
-    value = threshold["value"] if threshold["value"] is not None else first_fold
     question = Question(
         classes=tuple(origin["classes"]),
         answers=tuple(origin["answers"]),
@@ -80,12 +77,19 @@ def find_adapter(name: str) -> Published:
     )
     return Published(
         name=name, folder=folder, base=(origin["base"]["repo"], origin["base"]["revision"]), question=question,
-        quantization=origin["quantization"], threshold=0.5 if value is None else float(value),
+        quantization=origin["quantization"], threshold=threshold_of(report),
         temperature=temperature_of(report),
         durations_ms=(float(lengths.min()), float(lengths.max())) if len(lengths) else None,
         context=ContextBlock(**recipe["context"]) if recipe.get("context") else None,
         normalise_to=recipe.get("normalise", "peak"),
     )  # fmt: skip
+
+
+def threshold_of(report: dict[str, Any]) -> float:
+    """The threshold by which the adapter of the first fold answers; .5 where the report has none."""
+    threshold = report["threshold"]
+    value = threshold["by_fold"].get("0") if threshold["value"] is None else threshold["value"]
+    return FIXED_THRESHOLD if value is None else float(value)
 
 
 def temperature_of(report: dict[str, Any]) -> float | None:
