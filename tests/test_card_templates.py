@@ -209,6 +209,12 @@ def test_page_opens_with_groups_and_verdict(report: Report) -> None:
     assert all(f"<td>{name}</td>" in body for name in report.detectors)
 
 
+def test_card_and_page_mark_an_interval_over_few_supergroups(report: Report, card: str) -> None:
+    assert report.metrics["balanced_accuracy"].reason_supergroup == "only 4 groups in NONSPEECH: unreliable"
+    for text in (card, page(report)):
+        assert re.search(r"by supergroup .*\] \(only 4 groups in NONSPEECH: unreliable\)\.", text)
+
+
 def test_page_escapes_what_it_shows(report: Report) -> None:
     html = page(report.model_copy(update={"verdict_lines": ["<script>alert(1)</script>"]}))
     assert "<script>" not in html

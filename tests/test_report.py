@@ -76,10 +76,10 @@ def build(predictions: pd.DataFrame, **options: Any) -> Report:
 
 
 def tiny(right: dict[str, list[int]], **columns: Any) -> pd.DataFrame:
-    """Test rows whose correctness is given: 4 groups a class, detectors without p_speech."""
+    """Test rows whose correctness is given: 6 groups a class, detectors without p_speech."""
     n = len(next(iter(right.values())))
     clips = pd.DataFrame({"clip_id": [f"c{i:03d}" for i in range(n)], "label": [CLASSES[i % 2] for i in range(n)]})
-    clips["group_id"] = [f"{label}-{i // 2 % 4}" for i, label in enumerate(clips["label"])]
+    clips["group_id"] = [f"{label}-{i // 2 % 6}" for i, label in enumerate(clips["label"])]
     wrong = clips["label"].map({"SPEECH": "NONSPEECH", "NONSPEECH": "SPEECH"})
     parts = [
         clips.assign(detector=name, prediction=clips["label"].where(np.array(given) == 1, wrong), **columns)
@@ -201,7 +201,7 @@ def test_inflation_is_the_paired_difference_of_the_protocols_for_every_detector(
     assert found == report.detectors["adapter"].inflation
     assert (found.clean, found.leaky, found.value) == pytest.approx((6 / 8, 7 / 8, 1 / 8))
     assert (found.per_seed, found.folds) == ({"42": found.value}, {"group": 2, "random": 2})
-    assert (found.clips, found.groups, found.method) == (32, 8, "t")
+    assert (found.clips, found.groups, found.method) == (32, 12, "t")
     assert report.protocol == "group"
     assert report.metrics["balanced_accuracy"].value == found.clean, "the corrected figure is the headline"
     floor = report.detectors["mel_statistics"].inflation
@@ -519,6 +519,7 @@ def test_interval_over_supergroups_is_wider_where_generators_differ() -> None:
     assert recall.ci95 is not None
     assert recall.ci95_supergroup is not None
     assert np.ptp(recall.ci95_supergroup) > 1.2 * np.ptp(recall.ci95)
+    assert recall.reason_supergroup == "only 4 groups in NONSPEECH: unreliable"
     assert build(tiny({"adapter": [1, 0, 1, 1] * 8}), seed=None).metrics["accuracy"].ci95_supergroup is None
 
 
@@ -567,11 +568,27 @@ def judged() -> Report:
 
 
 def test_floor_that_is_not_beaten_opens_the_verdict(judged: Report) -> None:
-    floor, loudness = judged.verdict_lines[-2:]
+    floor, loudness, several = judged.verdict_lines[-3:]
     assert (judged.beats["mel_statistics"], judged.beats["loudness"]) == ("no", "undecided")
     assert floor.startswith("The adapter does not beat a logistic regression over log-mel statistics: balanced")
     assert "accuracy 0.792 against 1.000 (difference -0.208, 95 % CI [" in floor
     assert loudness.startswith("The adapter is not shown to beat a loudness threshold")
+    assert several.startswith("3 comparisons are shown; verdicts are by single intervals")
+
+
+def test_an_interval_that_is_not_to_be_relied_on_gives_no_verdict() -> None:
+    mine = [int(i % 5 > 0) for i in range(96)]
+    table = tiny({"adapter": mine, "base": [1 - own for own in mine]})
+    few = table.assign(group_id=table["label"] + (table["group_id"].str[-1].astype(int) % 3).astype(str))
+    report = build(few, seed=None, factors=["label"])
+    compared = report.comparisons["base"]
+    assert compared.ci95 is not None
+    assert compared.ci95[0] > 0
+    assert (compared.verdict, report.beats["base"]) == ("not distinguishable", "undecided")
+    assert {at.verdict for at in compared.by["label"].values()} == {"not distinguishable"}
+    (line,) = (line for line in report.verdict_lines if " beat " in line)
+    assert line.endswith("], only 3 groups in NONSPEECH: unreliable).")
+    assert not any("comparisons are shown" in line for line in report.verdict_lines), "there is one"
 
 
 def test_floor_that_is_beaten_makes_no_line(judged: Report) -> None:

@@ -353,6 +353,7 @@ def test_supergroups_have_an_interval_of_their_own():
     rows = answered(rows, np.random.default_rng(0).random(len(rows)) < 0.5 + 0.5 / (1 + np.exp(-eta)))
     found = dt75(rows.assign(supergroup_id=supergroup))
     assert found.ci95_supergroup[0] < found.ci95[0] < found.ci95[1] < found.ci95_supergroup[1]
+    assert found.reason_supergroup == "only 4 groups in NONSPEECH: unreliable"
     assert dt75(rows).ci95_supergroup is None
 
 

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from tasks.functional.intervals import ClusteredInterval, paired_difference
+from tasks.functional.intervals import ClusteredInterval, only_short, paired_difference
 from tasks.functional.levels import ascending, level_names, varied
 from tasks.functional.metrics import BoolArray, accuracy, balanced_accuracy, is_correct
 from tasks.functional.power import Design, clips_for, groups_for
@@ -113,7 +113,10 @@ def _difference(
 
 
 def _verdict(found: ClusteredInterval) -> Verdict:
+    """By the interval, where it can be relied on: two groups a class decide nothing, whatever theirs leaves out."""
     if found.low is None or found.high is None or found.low <= 0 <= found.high:
+        return "not distinguishable"
+    if not found.reliable and not only_short(found.method, found.reason):
         return "not distinguishable"
     return "better" if found.value > 0 else "worse"
 

@@ -112,6 +112,11 @@ def paired_difference(
     return _by_rule(_Measure(lambda w: of_a(w) - of_b(w), units, bounds, exact, why, told_by), how)
 
 
+def only_short(method: str | None, reason: str | None) -> bool:
+    """Whether all that is against an interval is that resampled groups give a shorter one than Student's t."""
+    return method == "bootstrap" and (reason or "").startswith("a t interval")
+
+
 # --- the rule ----------------------------------------------------------------------------------------------------
 
 

@@ -47,9 +47,10 @@ def _opening(report: Json) -> Iterator[str]:
         "usable answer."
     )
     if wider := headline["ci95_supergroup"]:
+        doubt = f" ({why})" if (why := headline["reason_supergroup"]) else ""
         yield (
             f"Resampled by supergroup (all draws of one generator or uploader together): "
-            f"[{wider[0]:.3f}, {wider[1]:.3f}]."
+            f"[{wider[0]:.3f}, {wider[1]:.3f}]{doubt}."
         )
     if headline["reason"]:
         yield f"Mind: {headline['reason']}."

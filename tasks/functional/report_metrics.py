@@ -135,12 +135,10 @@ def _metric(rows: pd.DataFrame, statistic: str, rule: Rule) -> Metric:
     if reason := _undefined(rows, statistic, rule):
         return Metric(value=None, reason=reason)
     found = _interval(rows, statistic, "group_id", rule)
-    wider = None
-    if "supergroup_id" in rows:
-        wider = interval_of(_interval(rows, statistic, "supergroup_id", rule))
-    method = None if found.method == "none" else found.method
+    wider = _interval(rows, statistic, "supergroup_id", rule) if "supergroup_id" in rows else None
     return Metric(
-        value=found.value, ci95=interval_of(found), method=method, reason=found.reason, ci95_supergroup=wider
+        value=found.value, ci95=interval_of(found), method=None if found.method == "none" else found.method,
+        reason=found.reason, ci95_supergroup=wider and interval_of(wider), reason_supergroup=wider and wider.reason,
     )  # fmt: skip
 
 

@@ -48,6 +48,7 @@ class CurveThreshold(Section):
     not_reached: float | None = None  # share of the resamples
     reason: str | None = None  # why there is no value or interval, or what they are worth
     ci95_supergroup: Ends | None = None
+    reason_supergroup: str | None = None  # as `reason`, of the interval by supergroup
 
 
 class Curve(Section):
@@ -316,4 +317,5 @@ def _threshold(
         not_reached=own.not_reached,
         reason=own.reason,
         ci95_supergroup=wider[0].ends if wider else None,
+        reason_supergroup=wider[0].reason if wider else None,
     )

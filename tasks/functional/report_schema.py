@@ -21,6 +21,7 @@ class Metric(Section):
     method: str | None = None  # of the interval: "bootstrap" (the report's `resamples` says of how many), "t", "exact"
     reason: str | None = None  # why there is no value or interval, or why the interval is not reliable
     ci95_supergroup: tuple[float, float] | None = None  # by supergroup: draws of one generator are alike
+    reason_supergroup: str | None = None  # why there is none, or why it is not reliable; its groups are supergroups
 
 
 class Resamples(Section):
@@ -280,7 +281,7 @@ class Comparison(Section):
     p_exact: float | None
     p_midp: float | None
     p_holm: float | None  # Holm over all comparisons of the report, from p_exact
-    verdict: Verdict  # by the interval: "better" above 0, "worse" below, else not distinguishable
+    verdict: Verdict  # by the interval alone: "better" above 0, "worse" below; none by one that is not to be relied on
     overlap: Overlap
     needed: Needed
     by: dict[str, Annotated[dict[str, LevelDifference], AfterValidator(ascending)]]

@@ -195,7 +195,7 @@ def _thresholds(report: Report) -> Iterator[dict[str, Any]]:
                 continue
             fit = curve.model_dump(exclude={"thresholds", "points"})
             for name, at in curve.thresholds.items():
-                row = _with_ends(at.model_dump(exclude={"ci95_supergroup"}))
+                row = _with_ends(at.model_dump(exclude={"ci95_supergroup", "reason_supergroup"}))
                 yield {**what, "threshold": name, "unit": curves.unit, **row, **fit}
 
 

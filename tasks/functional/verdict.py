@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from tasks.functional.intervals import only_short
 from tasks.functional.report_schema import Comparison, Detector, Metric
 
 PLAIN_NAMES = {  # how the verdict speaks of a detector, in the verdict's order
@@ -34,6 +35,7 @@ def verdict_lines(
         *_warnings(headline, detector, recorded),
         *_pairing(headline, comparisons),
         *_unbeaten(headline, comparisons),
+        *_several(comparisons),
         *_remarks(detector),
     ]
 
@@ -55,7 +57,7 @@ def _warnings(headline: str, detector: Detector, recorded: Mapping[str, Any]) ->
             f"{gate['asked']:.3f} was asked."
         )
     stated = detector.metrics["balanced_accuracy"]
-    if stated.reason and not _only_short(stated):
+    if stated.reason and not only_short(stated.method, stated.reason):
         lines.append(_of_interval(headline, stated))
     for flag in sorted(set(detector.threshold.flags.values())):
         folds = [fold for fold, its in detector.threshold.flags.items() if its == flag]
@@ -74,14 +76,9 @@ def _of_interval(headline: str, stated: Metric) -> str:
     return f"The interval of the balanced accuracy is not to be relied on: {reason}."
 
 
-def _only_short(stated: Metric) -> bool:
-    """Whether all that is against the interval is that resampled groups give a shorter one than Student's t."""
-    return stated.method == "bootstrap" and (stated.reason or "").startswith("a t interval")
-
-
 def _remarks(detector: Detector) -> list[str]:
     stated = detector.metrics["balanced_accuracy"]
-    if not _only_short(stated):
+    if not only_short(stated.method, stated.reason):
         return []
     reason = (stated.reason or "").removesuffix(": unreliable")
     return [f"Mind that the interval of the balanced accuracy may be too short: {reason}."]
@@ -107,9 +104,20 @@ def _unbeaten(headline: str, comparisons: Mapping[str, Comparison]) -> list[str]
         between = "no interval: " + (one.reason or "") if one.ci95 is None else (
             f"95 % CI [{one.ci95[0]:.3f}, {one.ci95[1]:.3f}]"
         )  # fmt: skip
+        if one.ci95 and one.reason and not only_short(one.method, one.reason):
+            between += f", {one.reason}"
         lines.append(
             f"{_subject(headline)} {claim} {PLAIN_NAMES.get(name, f'the detector {name}')}: "
             f"{one.statistic.replace('_', ' ')} {one.value:.3f} against {one.other:.3f} "
             f"(difference {one.difference:+.3f}, {between})."
         )
     return lines
+
+
+def _several(comparisons: Mapping[str, Comparison]) -> list[str]:
+    """That the verdicts hold one by one: their intervals are not widened for how many there are."""
+    if len(comparisons) < 2:
+        return []
+    return [
+        f"{len(comparisons)} comparisons are shown; verdicts are by single intervals, Holm's p stands beside them."
+    ]
