@@ -168,7 +168,7 @@ def record(
     audit = read_json(splits.path / "audit.json")
     return {
         "leakage": audit,
-        "shortcuts": audit["shortcuts"],
+        "shortcuts": audit.get("shortcuts"),  # a data set that was pulled may be older than they are
         "balance": read_json(splits.path / "balance.json"),
         "adapter": adapter_facts(first) | {"seeds": [seed_facts(adapter) for adapter in adapters]},
         "gate": gate_facts(adapters, recipe),
