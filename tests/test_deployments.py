@@ -172,7 +172,8 @@ def test_a_deployed_prediction_answers_what_is_new_in_a_folder(served, served_st
     assert {"answers", "drift"} <= set(served.artifacts(flow_run))
     again = served.run("predict", flow="predict", **told)
     assert served.ended(again)["type"] == "COMPLETED", served.logs(again)
-    assert any("3 files, 0 of them new or changed" in line for line in served.logs(again))
+    said = "3 files, 0 of them new or changed"  # lines reach the server some seconds behind the state
+    assert wait_for(lambda: any(said in line for line in served.logs(again)), 30), served.logs(again)
 
 
 def test_the_dockerfile_has_no_fault_that_a_linter_knows():
