@@ -667,6 +667,7 @@ def test_one_class_has_values_and_reasons(run):
     report = ran.report
     assert report["metrics"]["balanced_accuracy"] == {
         "value": None, "ci95": None, "method": None, "reason": "no NONSPEECH clips here", "ci95_supergroup": None,
+        "reason_supergroup": None,
     }  # fmt: skip
     assert report["metrics"]["recall_speech"]["ci95"] is not None
     assert report["comparisons"]["other"]["statistic"] == "accuracy"
