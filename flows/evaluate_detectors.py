@@ -15,7 +15,7 @@ from tasks.store import Predictions, Report
 
 
 @flow(name="evaluate detectors", flow_run_name="evaluate {recipe.name}")
-@child.ended_by_interrupts()
+@child.EndedByInterrupts()
 def evaluate_detectors(recipe: StudyRecipe, data: BuiltDataset, folds: list[TrainedFold]) -> Report:
     """Every detector on the same clips, each fold's test part scored by what never heard it; one report of all.
 

@@ -26,7 +26,7 @@ def optimize_prompt(
 
     Fold 0 where there are folds. Raises ValueError, before anything runs, where the recipe says what it may not.
     """
-    with advice(study, overrides or [], "prompts"), child.ended_by_interrupts():
+    with advice(study, overrides or [], "prompts"), child.EndedByInterrupts():
         recipe = load_study(study, overrides or [], published_recipe)
         search = search_of(recipe)
         demand_extras(recipe, "train")

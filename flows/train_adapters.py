@@ -30,7 +30,7 @@ class TrainedFold(BaseModel):
 
 
 @flow(name="train adapters", flow_run_name="train {recipe.name}")
-@child.ended_by_interrupts()
+@child.EndedByInterrupts()
 def train_adapters(recipe: StudyRecipe, data: BuiltDataset) -> list[TrainedFold]:
     """One adapter a fold and seed, spread over the GPUs or cores there are. Leaky folds, where there are any, come last."""
     if recipe.adapter:

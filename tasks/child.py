@@ -152,17 +152,18 @@ def turn() -> Callable[[], None]:
     return demand
 
 
-@contextlib.contextmanager
-def ended_by_interrupts() -> Iterator[None]:
+class EndedByInterrupts(contextlib.ContextDecorator):
     """Around a flow, as a decorator: whatever stops it from without ends the children that its threads wait for, and so
-    these. It must stand within the flow, whose end waits for the threads."""
-    try:
-        yield
-    except Exception:
-        raise
-    except BaseException:  # an interrupt, or the signal by which Prefect cancels a run
-        end_all()
-        raise
+    these. It must stand within the flow, whose end waits for the threads.
+
+    A class, since a task runner that leaves the process takes the flow along: what a generator waits for cannot be sent.
+    """
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind and not issubclass(kind, Exception):  # an interrupt, or the signal by which Prefect cancels a run
+            end_all()
 
 
 def end_group(process: Process) -> None:

@@ -205,3 +205,11 @@ def test_ending_all_frees_whoever_waits(kind, tmp_path):
     thread.join(10)
     assert found
     assert not any(map(lives, pids(noted)))
+
+
+def test_a_flow_that_ends_its_children_can_be_sent_to_another_process():
+    """As Dask's workers need it: a context manager made of a generator could not."""
+    import cloudpickle
+
+    ran = cloudpickle.loads(cloudpickle.dumps(child.EndedByInterrupts()(lambda: 3)))
+    assert ran() == 3
