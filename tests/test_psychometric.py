@@ -77,6 +77,7 @@ def simulated(rng: np.random.Generator, n: int, sigmoid: str = "logistic") -> In
 
 
 @pytest.mark.parametrize("sigmoid", SIGMOIDS)
+@pytest.mark.slow
 def test_no_start_of_scipys_finds_a_higher_likelihood(sigmoid):
     rng = np.random.default_rng(1)
     for n in (8, 30, 400):
@@ -390,6 +391,7 @@ def test_the_deviance_is_twice_what_the_curve_lacks_to_the_data():
     assert fit.deviance == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_data_of_another_curve_get_a_small_deviance_p_and_its_own_do_not():
     rng = np.random.default_rng(0)
     own = [fit_psychometric(MS, simulated(rng, 50), [50] * 8) for _ in range(30)]

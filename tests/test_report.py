@@ -143,6 +143,7 @@ def test_one_altered_probability_changes_the_report(predictions: pd.DataFrame, r
     assert build(altered).metrics["brier"] != report.metrics["brier"]
 
 
+@pytest.mark.slow
 def test_order_of_rows_and_index_does_not_matter(small: pd.DataFrame) -> None:
     shuffled = small.sample(frac=1, random_state=1)
     assert build(shuffled).model_dump_json() == build(small).model_dump_json()
@@ -322,6 +323,7 @@ def test_threshold_from_dev_needs_dev_rows() -> None:
         build(table[table["split"] == "test"], threshold="dev")
 
 
+@pytest.mark.slow
 def test_answers_that_are_not_those_of_one_half_have_a_threshold_of_their_own() -> None:
     table = SCORED.copy()
     strict = np.where(table["p_speech"] >= 0.8, "SPEECH", "NONSPEECH")
@@ -463,6 +465,7 @@ def test_folds_of_one_class_each_rank_nothing() -> None:
     assert report.metrics["balanced_accuracy"].value is not None
 
 
+@pytest.mark.slow
 def test_reports_of_the_same_clips_have_the_same_digest(small: pd.DataFrame) -> None:
     report = build(small)
     assert build(small.assign(p_speech=0.7)).test == report.test

@@ -221,6 +221,7 @@ main()
     assert [path for path in home.rglob("*") if path.is_file() and "matplotlib" not in str(path)] == []
 
 
+@pytest.mark.slow
 def test_csv_is_read_as_the_same_table(run, tmp_path):
     table = scores(60).assign(clip_id=[f"{i:03d}" for i in range(60)])
     table.to_csv("mine.csv", index=False)
@@ -249,6 +250,7 @@ def test_a_named_index_is_a_column(run, tmp_path):
     assert run("indexed.parquet", out="i").report["test"] == run(table).report["test"]
 
 
+@pytest.mark.slow
 def test_other_class_names_name_the_metrics(run):
     table = scores(60).replace({"label": {"SPEECH": "Music", "NONSPEECH": "Other"}})
     report = run(table, "--classes", "Music,Other").report
@@ -301,6 +303,7 @@ def test_seeds_are_pooled_with_their_groups_and_listed_one_by_one(run):
     assert width > 0.5 * (naive.high - naive.low)
 
 
+@pytest.mark.slow
 def test_several_seeds_have_an_interval_but_no_mcnemar(run):
     mine = pd.concat([scores(120, 2.0, draw=i, seed=i) for i in (1, 2)], ignore_index=True)
     compared = run(mine, "--against", "other.parquet", other=scores(120, 0.2, draw=9)).report["comparisons"]["other"]
