@@ -125,8 +125,12 @@ def test_an_interval_schedule_makes_runs_and_two_workers_share_one_home(served, 
     assert served.ended(other)["type"] == "COMPLETED", served.logs(other)
     runs = [served.get(f"flow_runs/{other}"), *scheduled()]
     assert {run["state_type"] for run in runs} == {"COMPLETED"}
-    by = {line.split("'")[1] for run in runs for line in served.logs(run["id"]) if line.startswith("Worker '")}
-    assert by == {"one", "two"}
+
+    def workers() -> set[str]:
+        lines = [line for run in runs for line in served.logs(run["id"])]
+        return {line.split("'")[1] for line in lines if line.startswith("Worker '")}
+
+    assert wait_for(lambda: workers() == {"one", "two"}, 30), workers()  # lines reach the server behind the state
     left = [path.name for path in (served.home / "store").glob("*/.*")]
     assert not left, "no draft is left"
 
