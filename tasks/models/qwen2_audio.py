@@ -195,7 +195,10 @@ def merge_audio(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str
         raise ValueError(
             f"{int(places.sum())} audio tokens in the batch, {len(vectors)} audio vectors from the encoder"
         )
-    keywords["inputs_embeds"] = embeddings.masked_scatter(places, vectors.to(embeddings.device, embeddings.dtype))
+    # masked_scatter would do, but its gradient asks the device how many places there are
+    order = (places.flatten().cumsum(0) - 1).clamp(min=0)
+    audio = vectors.to(embeddings.device, embeddings.dtype).index_select(0, order).view_as(embeddings)
+    keywords["inputs_embeds"] = torch.where(places, audio, embeddings)
     return arguments, keywords
 
 

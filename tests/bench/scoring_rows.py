@@ -1,5 +1,6 @@
 """The rows that the two scoring benchmarks share: the original way, and ours."""
 
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -78,6 +79,7 @@ def original(
         logits = [answer(waveform) for waveform in waveforms]
         seconds = time.perf_counter() - begin
     p_first = answer_scores(torch.cat(logits).numpy(), question.ids).p_first
+    print(f"  {seconds:6.1f} s {name}", file=sys.stderr, flush=True)
     return Row(name, len(clips) / seconds, p_first)
 
 
@@ -104,6 +106,7 @@ def ours(
         begin = time.perf_counter()
         answers = scorer.score(clips, asked, method)
         seconds.append(time.perf_counter() - begin)
+    print(f"  {', '.join(f'{each:6.1f}' for each in seconds)} s {name}, {len(asked)} prompts", file=sys.stderr, flush=True)
     peak = scorer.sizes.peak_bytes if cuda else 0
     return Row(name, len(clips) / min(seconds), answers[0].p_first, scorer, peak)
 
