@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.functional.levels import ascending, level_name, level_names, stated_end, stated_level
+from tasks.functional.levels import ascending, level_name, level_names, stated_end, stated_level, stated_p
 
 NUMBERS = st.one_of(st.integers(-(10**12), 10**12), st.floats(allow_nan=False, allow_infinity=False, width=64))
 
@@ -53,3 +53,7 @@ def test_an_end_beyond_the_levels_is_not_given_as_if_it_were_measured():
         "<20", "20", "133", "1,000", ">1000", "open",
     ]  # fmt: skip
     assert stated_end(-12.1, -10, 20, "dB") == "<-10"
+
+
+def test_a_p_value_too_small_for_a_float_is_not_said_to_be_0():
+    assert [stated_p(p, "-") for p in (None, 0.0, 5.7e-40, 0.375, 1.0)] == ["-", "< 0.0001", "< 0.0001", "0.375", "1"]

@@ -1,4 +1,4 @@
-"""Levels of a factor: their names in a report, and the order in which they stand."""
+"""Levels of a factor: their names and their order; and thresholds and p-values in a reader's words."""
 
 import math
 from typing import Any, TypeVar
@@ -30,6 +30,13 @@ def stated_level(value: float, unit: str) -> str:
     if unit == "dB":
         return f"{round(value, 1) + 0.0:.1f}"  # without the minus of -0.0
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def stated_p(value: float | None, absent: str) -> str:
+    """A p-value for a reader: three digits; one of many pairs can be smaller than any float, and is not 0."""
+    if value is None:
+        return absent
+    return "< 0.0001" if value < 0.0001 else f"{value:.3g}"
 
 
 def stated_end(end: float | None, lowest: float, highest: float, unit: str) -> str:

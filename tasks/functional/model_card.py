@@ -7,6 +7,7 @@ from tasks.functional.card_evidence import DRAWN, FACTORS, evidence_of
 from tasks.functional.card_heads import as_yaml, base_of, groups_of, model_head
 from tasks.functional.card_tables import Json, Part, Table, level, number, recalls, signed, stated
 from tasks.functional.content_audit import describe_comparison
+from tasks.functional.levels import stated_p
 
 
 def model_card(report: Json, timing: Json) -> dict[str, Any]:
@@ -98,7 +99,7 @@ def _comparisons(report: Json) -> Iterator[Table]:
     """One table, or none where nothing was compared."""
     rows = [
         [name, report["beats"][name], signed(one["difference"], one["ci95"], one["reason"]), f"{one['b']} / {one['c']}",
-         _p(one["p_exact"]), _p(one["p_holm"])]
+         stated_p(one["p_exact"], "–"), stated_p(one["p_holm"], "–")]
         for name, one in report["comparisons"].items()
     ]  # fmt: skip
     columns = [
@@ -110,10 +111,6 @@ def _comparisons(report: Json) -> Iterator[Table]:
     ]
     if rows:
         yield Table([f"{report['detector']} against", *columns], rows)
-
-
-def _p(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2g}"
 
 
 def _checks(leakage: Json) -> Iterator[Table]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from tasks.functional.levels import stated_end, stated_level
+from tasks.functional.levels import stated_end, stated_level, stated_p
 from tasks.functional.report_document import Report
 from tasks.functional.report_psychometric import Curves, CurveThreshold, Psychometric
 from tasks.functional.report_schema import Comparison, Metric
@@ -73,7 +73,7 @@ def _compared_lines(report: Report, width: int) -> list[str]:
     )
     for name, one in report.comparisons.items():
         difference = f"{one.difference:+.3f} ({_ends(one.ci95)})"
-        p = "-" if one.p_exact is None else f"{one.p_exact:.3g}, {one.p_holm:.3g}"
+        p = "-" if one.p_exact is None else f"{stated_p(one.p_exact, '-')}, {stated_p(one.p_holm, '-')}"
         lines.append(f"{name:<{width}}{difference:<30}{p:<22}{one.n:<8}{one.verdict}{_would_decide(one)}")
     return lines
 

@@ -106,7 +106,11 @@ def ours(
         begin = time.perf_counter()
         answers = scorer.score(clips, asked, method)
         seconds.append(time.perf_counter() - begin)
-    print(f"  {', '.join(f'{each:6.1f}' for each in seconds)} s {name}, {len(asked)} prompts", file=sys.stderr, flush=True)
+    print(
+        f"  {', '.join(f'{each:6.1f}' for each in seconds)} s {name}, {len(asked)} prompts",
+        file=sys.stderr,
+        flush=True,
+    )
     peak = scorer.sizes.peak_bytes if cuda else 0
     return Row(name, len(clips) / min(seconds), answers[0].p_first, scorer, peak)
 
