@@ -54,6 +54,7 @@ class Fault:
     """What goes wrong with requests that match: an error status, or no answer at all (`status` None).
 
     `done`: the work is done and only the answer is lost. `cut`: so many bytes of the body come, then the connection ends.
+    `hold`: called before the body of the request is read, or after the work with `done`; then the connection ends.
     """
 
     matches: str  # a regular expression over "METHOD /path"
@@ -63,6 +64,7 @@ class Fault:
     skip: int = 0  # matching requests that pass before the first one that fails
     done: bool = False
     cut: int | None = None
+    hold: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -491,14 +493,22 @@ class Handler(BaseHTTPRequestHandler):
 
     def do(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
-        body, path = self._body(headers), urlsplit(self.path).path
+        path = urlsplit(self.path).path
         fault = self.hub.fault(self.command, path)
+        if fault and fault.hold and not fault.done:
+            fault.hold()
+            self._note(headers, b"", path, 0)
+            self.close_connection = True
+            return
+        body = self._body(headers)
         if fault and not fault.done and fault.cut is None:
             refused = json.dumps({"error": "as the test wants it"}).encode()
             answer = None if fault.status is None else Answer(fault.status, refused, fault.headers)
         else:
             answer = self.hub.answer(self.command, self.path, headers, body)
             if fault and fault.done:
+                if fault.hold:
+                    fault.hold()
                 answer = None if fault.status is None else Answer(fault.status, b"{}", fault.headers)
         self._note(headers, body, path, answer.status if answer else 0)
         if answer is None:

@@ -235,7 +235,9 @@ def requests_of_a_push(hub, client, folder) -> int:
 
 
 @pytest.mark.parametrize("there", [False, True], ids=["new", "there already"])
-def test_a_push_that_dies_at_any_request_leaves_the_head_and_the_next_one_completes_it(hub, client, folder, there):
+def test_a_push_that_is_cut_off_from_any_request_on_leaves_the_head_and_the_next_one_completes_it(
+    hub, client, folder, there
+):
     def begin() -> None:
         hub.clear()
         if there:
@@ -249,9 +251,9 @@ def test_a_push_that_dies_at_any_request_leaves_the_head_and_the_next_one_comple
         begin()
         before = hub.repos["datasets", "alice/clips"].heads.copy() if there else {}
         hub.faults = [Fault("", skip=k, times=10**6)]
-        died = client.call(push, folder)
-        assert died.error == "FileNotFoundError", died
-        assert "cannot be reached or broke off" in died.said
+        cut_off = client.call(push, folder)
+        assert cut_off.error == "FileNotFoundError", cut_off
+        assert "cannot be reached or broke off" in cut_off.said
         repo = hub.repos.get(("datasets", "alice/clips"))
         whole = repo is not None and on_hub(hub) == contents(folder)
         if repo and not whole:
@@ -263,7 +265,7 @@ def test_a_push_that_dies_at_any_request_leaves_the_head_and_the_next_one_comple
         assert on_hub(hub) == contents(folder)
         assert len(hub.repos["datasets", "alice/clips"].commits) == 2
         assert len(hub.repos["datasets", "alice/clips"].tags) == 1
-    assert outcomes == {False, True}, "some died before the commit and some after"
+    assert outcomes == {False, True}, "some were cut off before the commit and some after"
 
 
 def test_an_answer_that_is_lost_once_at_any_request_costs_nothing(hub, client, folder):
