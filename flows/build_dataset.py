@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from prefect import flow
 from pydantic import BaseModel, ConfigDict
 
-from recipes.schema import ClipsBlock, DatasetRecipe, HygieneBlock, StudyRecipe
+from recipes.clips import ClipsBlock
+from recipes.data import DatasetRecipe, HygieneBlock
+from recipes.schema import StudyRecipe
 from tasks.cards import publish_dataset
 from tasks.clips import plan_clips, render_clips
 from tasks.hub import pinned

@@ -7,7 +7,8 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict
 
 from flows.build_dataset import BuiltDataset, deal_sources, render_parts
-from recipes.schema import StudyRecipe, clean_block
+from recipes.clips import clean_block
+from recipes.schema import StudyRecipe
 from tasks import child
 from tasks.adapters import check_gate, make_base, pull_adapter, pull_base, train_adapter
 from tasks.cards import publish_base

@@ -4,6 +4,9 @@ import functools
 import importlib.util
 import json
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 # The identifiers of https://huggingface.co/docs/hub/repositories-licenses.
 LICENCE_WORDS = """
@@ -55,3 +58,7 @@ def known_language(language: str) -> str:
     if language not in languages():
         raise ValueError(f"{language!r} is no ISO 639 code of a language; en and de are")
     return language
+
+
+Licence = Annotated[str, AfterValidator(known_licence)]
+Language = Annotated[str, AfterValidator(known_language)]

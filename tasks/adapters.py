@@ -10,6 +10,7 @@ from pathlib import Path
 from recipes.schema import CheckFailed
 from recipes.training import GateBlock, PretrainBlock, TrainMethod
 from tasks.cache import cached, code_digest, task
+from tasks.functional.goals import FAILED
 from tasks.hub import pinned, pull
 from tasks.models.jobs import LAUNCH, PretrainingJob, Question, TrainingJob, base_at
 from tasks.progress import Bar, Curve
@@ -17,7 +18,6 @@ from tasks.repo_checks import Tensor, check_adapter, read_header
 from tasks.run_page import HOOKS, say
 from tasks.store import Adapter, Base, Clips, Publication, Splits, draft, home, read_json, write_timing
 
-FAILED = " (gate failed)"
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "numpy")
 
 

@@ -12,8 +12,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import yaml
 
+from recipes.data import DatasetRecipe
 from recipes.hub_terms import size_category
-from recipes.schema import CheckFailed, DatasetRecipe, PublishBlock, StudyRecipe
+from recipes.schema import CheckFailed, PublishBlock, StudyRecipe
 from tasks.cache import ROOT, task
 from tasks.card_metadata import card_faults
 from tasks.functional.audio import BANDS

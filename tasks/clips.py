@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recipes.schema import SAMPLE_RATE_HZ, SHARD_CLIPS, ClipsBlock
+from recipes.clips import SAMPLE_RATE_HZ, SHARD_CLIPS, ClipsBlock
 from tasks.audio_files import decode_flac, encode_flac
 from tasks.cache import cached, task
 from tasks.functional.audio import Frames, Waveform, activity, middle, n_samples, rms

@@ -8,7 +8,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from recipes.schema import CheckFailed, HygieneBlock
+from recipes.data import HygieneBlock
+from recipes.schema import CheckFailed
 from tasks import detectors
 from tasks.audio_files import decode_flac
 from tasks.cache import cached, task

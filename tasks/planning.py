@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from recipes.schema import DatasetRecipe, StudyRecipe, clean_block
+from recipes.clips import clean_block
+from recipes.data import DatasetRecipe
+from recipes.schema import StudyRecipe
 from recipes.sources import Source
 from tasks import sources
 from tasks.cache import Calls

@@ -9,7 +9,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from recipes.schema import CheckFailed, EnsembleBlock, OpenBlock
+from recipes.evaluation import EnsembleBlock, OpenBlock
+from recipes.schema import CheckFailed
 from recipes.training import TrainMethod
 from tasks import detectors
 from tasks.audio_files import decode_flac, samples_of

@@ -7,8 +7,9 @@ import pandas as pd
 import yaml
 from pydantic import ValidationError
 
+from recipes.clips import ContextBlock
 from recipes.prompts import PromptBlock, prompt_block
-from recipes.schema import ContextBlock, explain
+from recipes.schema import explain
 from tasks.functional.predictions import FIXED_THRESHOLD
 from tasks.hub import find, pull
 from tasks.models.frames import MAX_FRAMES

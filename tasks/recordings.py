@@ -9,7 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from recipes.schema import SAMPLE_RATE_HZ, CheckFailed, SplitsBlock
+from recipes.clips import SAMPLE_RATE_HZ
+from recipes.data import SplitsBlock
+from recipes.schema import CheckFailed
 from recipes.sources import Source
 from tasks import sources
 from tasks.audio_files import encode_flac

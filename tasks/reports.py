@@ -286,4 +286,7 @@ def settings(recipe: StudyRecipe) -> dict[str, Any]:
         "threshold": recipe.evaluate.threshold,
         "n_boot": recipe.evaluate.n_boot,
         "bootstrap_seed": recipe.evaluate.seed,
+        "goals": [goal.model_dump(mode="json", exclude_none=True) for goal in recipe.goals],
+        "then": recipe.then,
+        "otherwise": recipe.otherwise,
     }

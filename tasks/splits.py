@@ -11,7 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from recipes.schema import SAMPLE_RATE_HZ, CheckFailed, DatasetRecipe
+from recipes.clips import SAMPLE_RATE_HZ
+from recipes.data import DatasetRecipe
+from recipes.schema import CheckFailed
 from tasks.audio_files import decode_flac
 from tasks.cache import cached, task
 from tasks.functional.content_audit import (

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 from scipy.special import expit, logit
 
-from recipes.schema import ContextBlock
+from recipes.clips import ContextBlock
 from tasks import answers
 from tasks.answers import COLUMNS, predict, prepared, written
 from tasks.audio_files import decode_flac, encode_flac

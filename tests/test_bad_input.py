@@ -14,7 +14,7 @@ import soundfile
 import yaml
 
 from flows.run_study import StudyRun
-from recipes.schema import SAMPLE_RATE_HZ
+from recipes.clips import SAMPLE_RATE_HZ
 from recipes.sources import TableSource
 from tasks.recordings import gather_recordings
 from tasks.store import Clips, Recordings, Sides, Splits, fingerprint, home, shelf

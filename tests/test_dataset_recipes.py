@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recipes.schema import DatasetRecipe, load_study
+from recipes.data import DatasetRecipe
+from recipes.schema import load_study
 from tasks.clips import conditions_of
 from tasks.functional.design import balance, design
 

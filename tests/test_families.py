@@ -4,7 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recipes.schema import FAMILIES, DatasetRecipe, load_study, read_yaml
+from recipes.clips import FAMILIES
+from recipes.data import DatasetRecipe
+from recipes.reading import read_yaml
+from recipes.schema import load_study
 from tasks.functional.conditions import Condition
 from tasks.functional.design import design
 from tasks.functional.grouping import deal

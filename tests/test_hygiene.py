@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from flows.plan_study import plan_study
 from flows.run_study import demand_extras
-from recipes.schema import CheckFailed, HygieneBlock, load_study
+from recipes.data import HygieneBlock
+from recipes.schema import CheckFailed, load_study
 from recipes.sources import EspeakSource, SyntheticSource, TableSource
 from tasks import detectors, hub
 from tasks.audio_files import read_clip

@@ -13,7 +13,8 @@ import pytest
 import soundfile
 import yaml
 
-from recipes.schema import CheckFailed, DatasetRecipe, load_study
+from recipes.data import DatasetRecipe
+from recipes.schema import CheckFailed, load_study
 from tasks.adapters import pull_adapter, pull_base
 from tasks.hub import find, pinned, publish
 from tasks.splits import pull_splits

@@ -7,8 +7,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recipes.data import SplitsBlock
+from recipes.evaluation import Baseline
 from recipes.reading import RECIPES, apply_overrides, read_yaml
-from recipes.schema import SCHEMA, Baseline, SplitsBlock, StudyRecipe, load_study
+from recipes.schema import SCHEMA, StudyRecipe, load_study
 from recipes.sources import KINDS
 from recipes.training import TrainMethod
 

@@ -9,7 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Audio, load_dataset
 
-from recipes.schema import CheckFailed, DatasetRecipe, read_yaml
+from recipes.data import DatasetRecipe
+from recipes.reading import read_yaml
+from recipes.schema import CheckFailed
 from tasks.audio_files import decode_flac, encode_flac
 from tasks.clips import SCHEMA
 from tasks.functional.leakage import pcm_hash

@@ -9,6 +9,7 @@ import pandas as pd
 from tasks.functional import report_sections
 from tasks.functional.comparisons import compare
 from tasks.functional.errors import error_analysis
+from tasks.functional.goals import judge_goals, next_study
 from tasks.functional.predictions import Decided, decide, headline_protocol, headline_rows
 from tasks.functional.predictions import validate_predictions as validate_predictions
 from tasks.functional.report_calibration import calibration_section
@@ -49,6 +50,9 @@ def build_report(
     factors: Sequence[str] | None = None,
     by: Sequence[str] = (),
     against: Mapping[str, pd.DataFrame] | None = None,
+    goals: Sequence[Mapping[str, Any]] = (),
+    then: str | None = None,
+    otherwise: str | None = None,
     point_metrics: PointMetrics | None = None,
 ) -> Report:
     """The report on `detector`: its test rows of the published `seed`, beside every other detector.
@@ -58,6 +62,7 @@ def build_report(
     "group" wherever there is one. threshold "dev" is Youden's on each fold's dev rows. `recorded` is copied into its
     keys as it is. factors: columns of the by-tables, by default the known that vary, and in any case those of `by`.
     against: name -> another such table; its detectors are compared on the clips they share with the headline.
+    goals, then, otherwise: what the study wants to know and which study follows, as its recipe has them.
     point_metrics: `report_metrics.Rule` says what it computes.
     Raises ValueError for a table that `validate_predictions` refuses, no rows of `detector` or of `seed`, an unknown
     key of `recorded`, a factor that is no column or has over 500 levels, a detector of `predictions` that was not
@@ -85,6 +90,7 @@ def build_report(
     }
     headline = detectors[detector]
     seeds, pooled, spread = _seeds(table, detector, headline.seed, protocol, threshold, rule)
+    judged = judge_goals(goals, detector, detectors, comparisons)
     beyond = {
         "interaction": report_sections.interaction(test, rule),
         "power": report_sections.power(detector, rows_of, comparisons, rule),
@@ -93,6 +99,7 @@ def build_report(
         detector=detector, classes=rule.classes, protocol=protocol or None, seed=headline.seed,
         verdict_lines=verdict_lines(detector, headline, comparisons, recorded),
         beats={name: BEATS[one.verdict] for name, one in comparisons.items()},
+        goals=judged, next=next_study(judged, then, otherwise),
         n=headline.n, test=_digest(test), threshold=headline.threshold, resamples=resamples_of(rule),
         metrics=headline.metrics, majority_baseline=float(test["label"].value_counts(normalize=True).max()),
         design_effect=design_effect_of(test, rule), confusion=headline.confusion, by=headline.by,

@@ -16,8 +16,10 @@ from tasks.functional.report_schema import (
     DesignEffect,
     Detector,
     Errors,
+    Goal,
     Inflation,
     Metric,
+    Next,
     Resamples,
     Section,
     Seed,
@@ -54,6 +56,8 @@ class Report(Section):
     seed: int | None
     verdict_lines: list[str]
     beats: dict[str, Literal["yes", "no", "undecided"]]
+    goals: list[Goal] = Field(default_factory=list)  # of the study's recipe
+    next: Next | None = None
     n: Size
     test: str  # digest of the test clips' ids and labels: reports of the same clips have the same
     threshold: Threshold

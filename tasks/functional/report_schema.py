@@ -368,3 +368,25 @@ class Agreement(Section):
     flips: int
     max_abs_dp: float | None
     mean_abs_dp: float | None
+
+
+GoalVerdict = Literal["met", "not met", "undecidable"]
+
+
+class Goal(Section):
+    """One goal of the study's recipe, judged by the interval: undecidable where that holds the bound or is not reliable."""
+
+    asks: str
+    verdict: GoalVerdict
+    found: str  # value and interval, and why they decide nothing, in words
+    value: float | None
+    ci95: tuple[float | None, float | None] | None  # an end is None where it is open
+    bound: float
+    reason: str | None
+
+
+class Next(Section):
+    """The study that the goals' verdicts lead to."""
+
+    study: str
+    because: str

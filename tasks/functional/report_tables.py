@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from tasks.functional.goals import goal_lines
 from tasks.functional.levels import stated_end, stated_level, stated_p
 from tasks.functional.report_document import Report
 from tasks.functional.report_psychometric import Curves, CurveThreshold, Psychometric
@@ -15,6 +16,7 @@ def csv_tables(report: Report) -> dict[str, pd.DataFrame]:
     """Every table by its file's name; one that would have no row is left out."""
     tables = {
         "detectors": evaluation_rows(report),
+        "goals": [_with_ends(goal.model_dump()) for goal in report.goals],
         "metrics": list(_metrics(report)),
         "levels": list(_levels(report)),
         "cells": [_with_ends(cell.model_dump()) for cell in report.cells],
@@ -54,7 +56,16 @@ def summary_lines(report: Report) -> list[str]:
     groups = ", ".join(f"{count.groups} {label} groups" for label, count in report.n.by_label.items())
     rows = evaluation_rows(report)
     width = max(16, *(len(row["detector"]) + 2 for row in rows))
-    lines = ["", *report.verdict_lines, "", f"test: {groups}, {report.n.clips} clips; 95 % intervals over groups", ""]
+    goals = goal_lines(report.goals, report.next)
+    lines = [
+        "",
+        *report.verdict_lines,
+        *([""] if goals else []),
+        *goals,
+        "",
+        f"test: {groups}, {report.n.clips} clips; 95 % intervals over groups",
+        "",
+    ]
     lines.append(f"{'detector':<{width}}{'balanced accuracy':<30}{'AUC':<30}".rstrip())
     for row in rows:
         cells = [

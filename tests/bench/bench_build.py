@@ -51,7 +51,8 @@ def write_corpus(folder: Path) -> None:
 
 def prepare(folder: Path, clips: int) -> Job:
     """Recordings decoded once, dealt, and `clips` clips of one part planned."""
-    from recipes.schema import ClipsBlock, SplitsBlock
+    from recipes.clips import ClipsBlock
+    from recipes.data import SplitsBlock
     from recipes.sources import TableSource
     from tasks.clips import plan_clips
     from tasks.recordings import deal_sides, gather_recordings

@@ -1,0 +1,62 @@
+"""Which detectors are scored and how the headline is taken: what `evaluate:` may say."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self, get_args
+
+from pydantic import AfterValidator, Field, model_validator
+
+from recipes.block import Block, Count, distinct
+from recipes.prompts import Prompt
+
+Baseline = Literal["majority", "loudness", "six_cues", "mel_statistics", "webrtc", "silero", "silero_default"]
+# Names that no ensemble may take: every study has or may have detectors of these.
+OTHERS = ("adapter", "base", "no_audio", "adapter_open", "base_open")
+
+
+class EnsembleBlock(Block):
+    """Several detectors made into one: the mean of their probabilities or the vote of their answers."""
+
+    of: Annotated[tuple[str, ...], AfterValidator(distinct)] = Field(min_length=2)
+    how: Literal["mean", "vote"] = "mean"
+
+
+class OpenBlock(Block):
+    """Test clips asked a third time, for up to 8 tokens that nothing constrains, which the words of a class map to it.
+
+    An answer counts for a class by its answer (A, B), its name, or one of `words`: class -> further words that name it.
+    What names none or both is no answer: counted, and wrong. The rules: `map_open_answer` of tasks/functional/decoding.py.
+    """
+
+    words: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
+
+
+class EvaluateRecipe(Block):
+    """Which detectors are scored and how the headline is taken."""
+
+    name: str
+    baselines: Annotated[tuple[Baseline, ...], AfterValidator(distinct)] = Field(
+        ("majority", "loudness", "six_cues", "mel_statistics"), min_length=1
+    )
+    ensembles: Mapping[str, EnsembleBlock] = Field(default_factory=dict)  # name -> what it is made of
+    threshold: Literal["fixed", "dev"] = "fixed"  # fixed: p_speech >= 0.5; dev: Youden's on dev
+    open: OpenBlock | None = None  # also ask for free answers: a detector of its own, e.g. adapter_open
+    limit: Count | None = None  # a quick look at so many clips of each part: marked as such and never published
+    prompt: Prompt | None = None  # asked instead of the study's, which base and adapters were trained with
+    batch_size: Count | None = None  # clips a forward pass; null: as many as fit
+    n_boot: int = Field(10_000, ge=100)
+    seed: int = 0
+    timeout_min: float = Field(240, gt=0)
+
+    @model_validator(mode="after")
+    def _members_are_scored(self) -> Self:
+        members = {"adapter", "base", *self.baselines}
+        for name, block in self.ensembles.items():
+            if name in {*OTHERS, *get_args(Baseline)}:
+                raise ValueError(f"ensembles.{name} has the name of a detector; give it one of its own")
+            if unknown := sorted(set(block.of) - members):
+                raise ValueError(f"ensembles.{name}.of: {unknown[0]} is not scored here; there are {sorted(members)}")
+            if block.how == "mean" and "silero_default" in block.of:
+                raise ValueError(
+                    f"ensembles.{name}: silero_default gives answers and no probability; take silero, or how: vote"
+                )
+        return self
