@@ -165,9 +165,15 @@ def verify(
             "--rescore",
             min=0,
             metavar="N",
-            help="Of an adapter: also load it and ask N published test clips again (needs torch).",
+            help="Of an adapter: also load it and ask N published test clips again (needs torch, no GPU).",
         ),
     ] = 0,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base", help="With --rescore: a folder with the adapter's base, where that is not at hand by name."
+        ),
+    ] = None,
 ) -> None:
     """Recompute what a published adapter, data set or base says from what it holds and compare; exit 1 on a difference.
 
@@ -176,11 +182,13 @@ def verify(
     """
     from tasks.verification import verify_repo
 
-    findings = verify_repo(repo, rescore)
-    for finding in findings:
-        print(f"{finding.verdict:9} {finding.what}")
-    if differences := [finding for finding in findings if finding.verdict == "differs"]:
-        fail(f"{len(differences)} of {len(findings)} parts differ from what can be recomputed", 1)
+    parts = differences = 0
+    for finding in verify_repo(repo, rescore, base):
+        print(f"{finding.verdict:9} {finding.what}", flush=True)
+        parts += 1
+        differences += finding.verdict == "differs"
+    if differences:
+        fail(f"{differences} of {parts} parts differ from what can be recomputed", 1)
     print(f"verified: everything that can be recomputed is equal ({repo})")
 
 

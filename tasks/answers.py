@@ -242,7 +242,7 @@ def ask(
     """P of the first class as the model says it, by clip, from a child process; asked before is known."""
     if not any(one.clip is not None for one in asked):
         return {}
-    at = base_of(published, base)
+    at = base_of(published.name, published.base, base)
     (place / "out").mkdir()
     job = ScoringJob(
         base=at.load, revision=at.revision, quantization=published.quantization, question=published.question,

@@ -103,11 +103,12 @@ def temperature_of(report: dict[str, Any]) -> float | None:
     return float(fit["temperature"])
 
 
-def base_of(published: Published, other: str | None) -> BaseAt:
-    """Where the base of an adapter is loaded from: a place that is given, Hugging Face's cache, the home or the Hub."""
+def base_of(adapter: str, base: tuple[str, str], other: str | None) -> BaseAt:
+    """Where the base of an adapter, repository and revision, is loaded from: a place that is given, Hugging Face's cache,
+    the home or the Hub. Raises FileNotFoundError where it is nowhere."""
     if other is not None:
         return base_at(other, None, None)
-    repo, revision = published.base
+    repo, revision = base
     from huggingface_hub import try_to_load_from_cache
 
     if isinstance(try_to_load_from_cache(repo, "config.json", revision=revision), str):
@@ -116,6 +117,6 @@ def base_of(published: Published, other: str | None) -> BaseAt:
         return BaseAt(str(pull("model", repo, revision)), None, repo, revision)
     except (FileNotFoundError, ValueError) as error:
         raise FileNotFoundError(
-            f"{published.name} is an adapter of {repo}@{revision}, which is not here: {error}; "
+            f"{adapter} is an adapter of {repo}@{revision}, which is not here: {error}; "
             "give a folder that holds it with --base"
         ) from error

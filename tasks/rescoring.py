@@ -2,10 +2,11 @@
 
 import contextlib
 import os
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -14,13 +15,15 @@ import yaml
 from recipes.schema import StudyRecipe, load_study
 from tasks import forkserver
 from tasks.hub import pull
-from tasks.models.jobs import Question, ScoringJob, base_at
+from tasks.models.jobs import BaseAt, Question, ScoringJob
+from tasks.published_adapters import base_of
 from tasks.store import read_json
 
 CHILD = "tasks.detectors.audio_llm"
 KEYS = ["clip_id", "fold"]
-# P may move by this where machines round differently: in fp32, and in bf16 or 4 bits.
+# P may move by this where machines round differently: both in fp32, or one of them in bf16 or 4 bits.
 TOLERANCE = {"exact": 1e-4, "rounded": 0.08}
+Say = Callable[[str], None]
 
 
 class Rescored(NamedTuple):
@@ -30,39 +33,64 @@ class Rescored(NamedTuple):
     farthest: float  # of P
     flips: int  # other answers
     tolerance: float
-    device: str
+    how: str  # on what, where the published ones are from, and the base if it was given
 
 
-def rescore(folder: Path, n: int) -> Rescored:
+class Asking(NamedTuple):
+    """What is the same for every fold."""
+
+    study: StudyRecipe
+    question: Question
+    folder: Path
+    data: Path
+    base: str | None
+    say: Say
+
+
+def rescore(
+    folder: Path,
+    n: int,
+    base: str | None = None,
+    say: Say = lambda line: print(line, file=sys.stderr, flush=True),
+) -> Rescored:
     """Ask `n` test clips of an adapter's repository again, as many of each class, each of its own fold's weights.
 
-    Clips come from the data set that the report names, weights from the folder, the base from the home or the Hub; no
-    kept score or encoding is read. Raises FileNotFoundError where one of them is nowhere, ValueError where the clips
-    are not there.
+    Clips come from the data set that the report names, weights from the folder, the base from Hugging Face's cache, the
+    home, the Hub or the folder `base`; no kept score or encoding is read. What was published from a GPU is asked on a CPU
+    where there is no GPU, in fp32 instead of bf16, and then P may move as far as that rounding moves it. Raises
+    FileNotFoundError where one of them is nowhere, ValueError where the clips are not there.
     """
     report = read_json(folder / "report.json")
     study = load_study(yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")))
     published = drawn(headline(folder, report), n)
     origin = report["provenance"]
-    data = pull("dataset", origin["dataset"]["repo"], origin["dataset"]["sha"])
     question = Question(
         classes=study.classes, answers=origin["answers"], prompt=origin["prompt"], longest_ms=study.longest_ms
     )
-    tables, rounded = [], False
+    data = pull("dataset", origin["dataset"]["repo"], origin["dataset"]["sha"])
+    asking = Asking(study, question, folder, data, base, say)
+    tables, devices, rounded = [], set[str](), bool(study.train.quantization) or origin["device"] != "cpu"
     for fold in sorted(published["fold"].unique().tolist()):
         clips = published["clip_id"][published["fold"] == fold].tolist()
         with tempfile.TemporaryDirectory() as place:
-            scores, timing = asked_again(study, question, folder, data, fold, clips, Path(place))
+            scores, timing = asked_again(asking, fold, clips, Path(place))
         tables.append(scores.assign(fold=fold))
-        rounded |= bool(timing["rounded"] or study.train.quantization)
+        devices.add(timing["device"])
+        rounded |= timing["rounded"]
     both = published.merge(pd.concat(tables), on=KEYS, suffixes=("", "_again"), validate="one_to_one")
     return Rescored(
         clips=len(both),
         farthest=float((both["p_speech"] - both["p_speech_again"]).abs().max()),
         flips=int((both["prediction"] != both["prediction_again"]).sum()),
         tolerance=TOLERANCE["rounded" if rounded else "exact"],
-        device=str(timing["latency"]["device"]),
+        how=told(" and ".join(sorted(devices)), origin["device"], base),
     )
+
+
+def told(device: str, published: str, base: str | None) -> str:
+    """On what the clips were asked again, where that was another device, and which base was given."""
+    apart = "" if device == published else f", published from {published}, which rounds otherwise"
+    return f"on {device}{apart}" + (f", with the base in {base}" if base else "")
 
 
 def headline(folder: Path, report: dict[str, object]) -> pd.DataFrame:
@@ -78,37 +106,50 @@ def drawn(rows: pd.DataFrame, n: int) -> pd.DataFrame:
     return pd.concat(each).iloc[:n]
 
 
-def asked_again(
-    study: StudyRecipe, question: Question, folder: Path, data: Path, fold: int, clips: list[str], place: Path
-) -> tuple[pd.DataFrame, dict[str, dict[str, object]]]:
-    """Scores of some clips of one fold, and how the child computed."""
-    adapter = folder / f"fold-{fold}" if fold else folder
-    config = read_json(adapter / "adapter_config.json")
-    name, revision = config["base_model_name_or_path"], config["revision"]
-    load = (
-        str(pull("model", name, revision))
-        if study.train.base == "tiny"
-        else base_at(study.train.base, None, None).load
-    )
-    table = pq.read_table(data / "data", filters=[("clip_id", "in", clips)])
+def asked_again(asking: Asking, fold: int, clips: list[str], place: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Scores of some clips of one fold, and on what the child computed."""
+    study = asking.study
+    adapter = asking.folder / f"fold-{fold}" if fold else asking.folder
+    base = base_at_hand(asking, read_json(adapter / "adapter_config.json"))
+    table = pq.read_table(asking.data / "data", filters=[("clip_id", "in", clips)])
     if missing := set(clips) - {*table["clip_id"].to_pylist()}:
-        raise ValueError(f"{data} lacks {len(missing)} of the published clips, e.g. {min(missing)}")
+        raise ValueError(f"{asking.data} lacks {len(missing)} of the published clips, e.g. {min(missing)}")
     pq.write_table(table, place / "clips.parquet")
     (place / "scores").mkdir()
+    device: Literal["cpu", "auto"] = "cpu" if study.train.device == "cpu" else "auto"
     job = ScoringJob(
-        base=load, revision=None if Path(load).is_dir() else revision, quantization=study.train.quantization,
-        question=question,
-        device=study.train.device, output=str(place / "scores"), adapter=str(adapter.absolute()),
-        clips={"test": (str(place / "clips.parquet"),)}, generate_on=("test",), batch_size=None, base_revision=revision,
-        code="rescored",
+        base=base.load, revision=base.revision, quantization=study.train.quantization, question=asking.question,
+        device=device, output=str(place / "scores"), adapter=str(adapter.absolute()), only_answers=True,
+        clips={"test": (str(place / "clips.parquet"),)}, generate_on=("test",), batch_size=None,
+        base_revision=base.public_revision, code="rescored",
     )  # fmt: skip
+
+    def on_line(line: str) -> None:
+        if line.startswith("test, "):  # how far it has come; the rest is what libraries print
+            asking.say(f"scoring again, {line.removeprefix('test, ')}")
+
     with home_at(place / "home"):
         try:
-            job.run(CHILD, what="scoring again", on_line=lambda line: None, timeout_min=study.evaluate.timeout_min)
+            job.run(CHILD, what="scoring again", on_line=on_line, timeout_min=study.evaluate.timeout_min)
         finally:
             forkserver.stop()
     scores = pd.read_parquet(place / "scores" / "scores.parquet").query("method == 'generate'")
     return scores[["clip_id", "p_speech", "prediction"]], read_json(place / "scores" / "timing.json")
+
+
+def base_at_hand(asking: Asking, config: dict[str, Any]) -> BaseAt:
+    """The base that an adapter's configuration names: as given, or the recipe's folder where this machine has it, or by
+    its name. Raises ValueError where a folder by whose content it was named holds another one."""
+    name, revision = config["base_model_name_or_path"], config["revision"]
+    own, of_a_folder = asking.study.train.base, "/" not in name
+    here = own if of_a_folder and Path(own).expanduser().is_dir() else None
+    found = base_of(str(asking.folder), (name, revision), asking.base or here)
+    if of_a_folder and found.public_revision != revision:
+        raise ValueError(
+            f"{found.load} is {name}@{found.public_revision}, and this is an adapter of {name}@{revision}: give a folder "
+            "that holds that one with --base"
+        )
+    return found
 
 
 @contextlib.contextmanager

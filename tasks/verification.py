@@ -38,12 +38,12 @@ class Finding(NamedTuple):
     what: str
 
 
-def verify_repo(name: str, rescore: int = 0) -> list[Finding]:
-    """Everything that can be compared in a folder or in `NAMESPACE/NAME[@sha]` of the home's hub or the Hub.
+def verify_repo(name: str, rescore: int = 0, base: str | None = None) -> Iterator[Finding]:
+    """Everything that can be compared in a folder or in `NAMESPACE/NAME[@sha]` of the home's hub or the Hub, as it comes.
 
-    rescore: of an adapter, so many of the published clips are also asked again. Raises FileNotFoundError where there is
-    no such repository or nothing in it was published by Earshot, ValueError where it may not be read or clips cannot be
-    asked again here.
+    rescore: of an adapter, so many of the published clips are also asked again; base: a folder with the base they are
+    asked on. Raises FileNotFoundError where there is no such repository or nothing in it was published by Earshot,
+    ValueError where it may not be read or clips cannot be asked again here.
     """
     folder, sha = (Path(name), None) if Path(name).is_dir() else find(name)
     found = next((verify(folder) for file, verify in KINDS.items() if (folder / file).is_file()), None)
@@ -51,17 +51,20 @@ def verify_repo(name: str, rescore: int = 0) -> list[Finding]:
         raise FileNotFoundError(
             f"{folder} holds neither {', '.join([*KINDS][:-1])} nor {[*KINDS][-1]}: nothing here was published by Earshot"
         )
+    if base and not rescore:
+        raise ValueError("--base is what clips are asked again on: give --rescore N with it")
     if rescore and not (folder / "report.json").is_file():
         raise ValueError(f"{name} is no adapter: there is nothing to score again")
-    within = folder.parent.parent if sha else folder  # the Hub's cache links to blobs beside the snapshots
-    stages = (verify_files(folder, sha), verify_contents(folder, within), found)
-    findings = [finding for stage in stages for finding in as_far_as_readable(stage)]
-    again = verify_scores(folder, rescore) if rescore else iter(())
-    altered = any(finding.verdict == "differs" for finding in findings)
-    return [
-        *findings,
-        *(as_far_as_readable(again) if altered else again),
-    ]  # of what is whole, errors are this machine's
+    within, altered = (
+        folder.parent.parent if sha else folder,
+        False,
+    )  # the Hub's cache links to blobs beside the snapshots
+    for stage in (verify_files(folder, sha), verify_contents(folder, within), found):
+        for finding in as_far_as_readable(stage):
+            altered |= finding.verdict == "differs"
+            yield finding
+    again = verify_scores(folder, rescore, base) if rescore else iter(())
+    yield from as_far_as_readable(again) if altered else again  # of what is whole, errors are this machine's
 
 
 def as_far_as_readable(findings: Iterator[Finding]) -> Iterator[Finding]:
@@ -213,15 +216,15 @@ def as_asked(given: Any, asked: Any) -> bool:
     return bool(given == asked)
 
 
-def verify_scores(folder: Path, n: int) -> Iterator[Finding]:
+def verify_scores(folder: Path, n: int, base: str | None) -> Iterator[Finding]:
     """Published clips asked again of the published weights on this machine.
 
     Raises ValueError or FileNotFoundError where this machine cannot: that says nothing of what was published.
     """
-    done = rescore(folder, n)
+    done = rescore(folder, n, base)
     yield judge(
         done.farthest <= done.tolerance,
-        f"predictions.parquet: {done.clips} clips scored again on {done.device}; P moved by at most {done.farthest:.2g} "
+        f"predictions.parquet: {done.clips} clips scored again {done.how}; P moved by at most {done.farthest:.2g} "
         f"(allowed {done.tolerance:g}), {done.flips} other answers",
     )
 

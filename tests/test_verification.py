@@ -16,12 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.cli import main
-from tasks import verification
 from tasks.cache import ROOT
 from tasks.functional.cards import render_dataset_card
 from tasks.functional.report import RECORDED, Report
 from tasks.hub import find
-from tasks.rescoring import rescore
 from tasks.store import file_digests, read_json, sha256, write_json
 from tasks.verification import (
     TEMPLATES,
@@ -307,39 +305,7 @@ def test_a_base_verifies_and_one_digit_of_its_card_or_facts_does_not(base):
     assert [what.partition(":")[0] for what in differing(base)] == ["model.safetensors", "README.md"]
 
 
-# --- asked again -------------------------------------------------------------------------------------------------
-
-
-def test_only_an_adapter_is_scored_again(data):
-    with pytest.raises(ValueError, match="is no adapter: there is nothing to score again"):
-        verify_repo(str(data), rescore=4)
-
-
-def test_a_machine_that_cannot_score_is_no_difference(adapter, monkeypatch, capsys):
-    def without_cuda(folder, n):
-        raise ValueError("scoring again failed: there is no CUDA device")
-
-    monkeypatch.setattr(verification, "rescore", without_cuda)
-    monkeypatch.setitem(verification.KINDS, "report.json", lambda folder: iter(()))
-    assert command(monkeypatch, "verify", str(adapter), "--rescore", "4") == 2
-    said = capsys.readouterr()
-    assert "there is no CUDA device" in said.err
-    assert "differs" not in said.out
-    (adapter / "training.json").write_text("{}", encoding="utf-8")
-    assert command(monkeypatch, "verify", str(adapter), "--rescore", "4") == 1, "what was altered is told all the same"
-
-
-@pytest.mark.slow
-def test_clips_scored_again_are_as_published_and_a_p_that_is_not_is_found(smoke, adapter, monkeypatch, capsys):
-    monkeypatch.setenv("EARSHOT_HOME", str(smoke.home))
-    done = rescore(adapter, 6)
-    assert (done.clips, done.flips) == (6, 0)
-    assert done.farthest <= 1e-6, "the same machine"
-    table = pd.read_parquet(adapter / "predictions.parquet")
-    table["p_speech"] = 1 - table["p_speech"]
-    table.to_parquet(adapter / "predictions.parquet", index=False)
-    assert command(monkeypatch, "verify", str(adapter), "--rescore", "4") == 1
-    assert re.search(r"^differs .*: 4 clips scored again on cpu; P moved by", capsys.readouterr().out, re.MULTILINE)
+# --- used ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -359,7 +325,7 @@ def test_the_use_that_the_card_shows_answers_a_clip(smoke, published, tmp_path):
 
 def test_a_folder_of_something_else_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds neither report\.json, card\.json nor base\.json"):
-        verify_repo(str(tmp_path))
+        list(verify_repo(str(tmp_path)))
 
 
 def test_what_is_recorded_and_not_derived_is_said_to_be(adapter):

@@ -53,7 +53,8 @@ def main(path: str) -> None:
     pd.concat(tables, ignore_index=True).to_parquet(Path(job.output, "scores.parquet"), index=False)
     heard["processor_warnings"] = 0  # any would have ended the run
     Path(job.output, "listening.json").write_text(json.dumps(heard), encoding="utf-8")
-    timing = {"rounded": next(model.parameters()).dtype != torch.float32, "latency": times}
+    rounded = next(model.parameters()).dtype != torch.float32
+    timing = {"device": scorer.model.device.type, "rounded": rounded, "latency": times}
     Path(job.output, "timing.json").write_text(json.dumps(timing), encoding="utf-8")
     if (waited := scorer.clock.waiting_share()) is not None:
         print(f"the GPU waited {waited:.1%} of the time between batches", flush=True)

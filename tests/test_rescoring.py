@@ -1,0 +1,137 @@
+"""Published clips asked again: on this machine's device, of the base that is at hand, and told from what was published."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from tasks import verification
+from tasks.hub import content_sha
+from tasks.models.jobs import ScoringJob
+from tasks.rescoring import rescore
+from tasks.store import read_json, write_json
+from tasks.verification import verify_repo, verify_scores
+from tests.test_verification import adapter, base, command, data, published
+
+__all__ = ["adapter", "base", "data", "published"]  # fixtures
+
+
+def test_only_an_adapter_is_scored_again(data):
+    with pytest.raises(ValueError, match="is no adapter: there is nothing to score again"):
+        list(verify_repo(str(data), rescore=4))
+
+
+def test_a_base_without_clips_to_ask_is_a_mistake(data):
+    with pytest.raises(ValueError, match="give --rescore N with it"):
+        list(verify_repo(str(data), base="somewhere"))
+
+
+def test_a_machine_that_cannot_score_is_no_difference_and_what_was_compared_is_said(adapter, monkeypatch, capsys):
+    def without_base(folder, n, base):
+        raise FileNotFoundError("the base is not here: give a folder that holds it with --base")
+
+    monkeypatch.setattr(verification, "rescore", without_base)
+    monkeypatch.setitem(verification.KINDS, "report.json", lambda folder: iter(()))
+    assert command(monkeypatch, "verify", str(adapter), "--rescore", "4") == 2
+    said = capsys.readouterr()
+    assert "give a folder that holds it with --base" in said.err
+    assert "equal     files: " in said.out
+    assert "differs" not in said.out
+    (adapter / "training.json").write_text("{}", encoding="utf-8")
+    assert command(monkeypatch, "verify", str(adapter), "--rescore", "4") == 1, "what was altered is told all the same"
+
+
+def alter(file, change) -> None:
+    content = read_json(file)
+    change(content)
+    write_json(file, content)
+
+
+def published_from(adapter, device: str) -> None:
+    """Let report and recipe say that it was trained and scored on that device."""
+    alter(adapter / "report.json", lambda report: report["provenance"].update(device=device))
+    recipe = yaml.safe_load((adapter / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe["train"]["device"] = device
+    (adapter / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+
+
+def answering(table: pd.DataFrame, moved: float, device: str = "cpu"):
+    """A child that answers as published but for `moved`, and the jobs it was given."""
+    jobs = []
+
+    def run(self, module, *, on_line, **told):
+        jobs.append(self)
+        asked = pq.read_table(self.clips["test"][0], columns=["clip_id"]).to_pandas()
+        ours = table[(table["detector"] == "adapter") & (table["method"] == "generate") & (table["seed"] == 42)]
+        scores = asked.merge(ours[["clip_id", "p_speech", "prediction"]], on="clip_id").assign(method="generate")
+        scores["p_speech"] = (scores["p_speech"] - moved).abs()
+        scores.to_parquet(Path(self.output, "scores.parquet"), index=False)
+        write_json(Path(self.output, "timing.json"), {"device": device, "rounded": device == "cuda", "latency": {}})
+        on_line("test, generate: 4/4 clips in 0.1 s")
+        on_line("a warning of some library")
+
+    return run, jobs
+
+
+@pytest.mark.parametrize(
+    ("source", "here", "asked_for", "allowed", "said"),
+    [
+        ("cpu", "cpu", "cpu", 1e-4, "on cpu"),
+        ("cuda", "cpu", "auto", 0.08, "on cpu, published from cuda, which rounds otherwise"),
+        ("cuda", "cuda", "auto", 0.08, "on cuda"),
+    ],
+)
+def test_what_came_from_a_gpu_is_asked_again_without_one_and_may_move_as_far_as_rounding_moves_it(
+    smoke, adapter, monkeypatch, capsys, source, here, asked_for, allowed, said
+):
+    monkeypatch.setenv("EARSHOT_HOME", str(smoke.home))
+    published_from(adapter, source)
+    table = pd.read_parquet(adapter / "predictions.parquet")
+    for moved in (0.9 * allowed, 1.1 * allowed):
+        run, jobs = answering(table, moved, here)
+        monkeypatch.setattr(ScoringJob, "run", run)
+        (found,) = verify_scores(adapter, 4, None)
+        assert [job.device for job in jobs] == [asked_for]
+        assert found.verdict == ("equal" if moved < allowed else "differs")
+        assert f"4 clips scored again {said}; P moved by at most {moved:.2g} (allowed {allowed:g})" in found.what
+    assert capsys.readouterr().err == "scoring again, generate: 4/4 clips in 0.1 s\n" * 2
+
+
+def test_a_base_is_taken_where_it_is_said_to_be_and_one_named_by_its_content_must_have_it(
+    smoke, base, adapter, monkeypatch
+):
+    monkeypatch.setenv("EARSHOT_HOME", str(smoke.home))
+    run, jobs = answering(pd.read_parquet(adapter / "predictions.parquet"), 0)
+    monkeypatch.setattr(ScoringJob, "run", run)
+    assert rescore(adapter, 2, str(base)).how == f"on cpu, with the base in {base}"
+    assert jobs[-1].base == str(base)
+    named = {"base_model_name_or_path": base.name, "revision": content_sha(base)}
+    alter(adapter / "adapter_config.json", lambda config: config.update(named))
+    with pytest.raises(FileNotFoundError, match=rf"{base.name}@.* which is not here: .*--base"):
+        rescore(adapter, 2)
+    assert rescore(adapter, 2, str(base)).clips == 2
+    (base / "base.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match=f"and this is an adapter of {base.name}@{named['revision']}: give a folder"):
+        rescore(adapter, 2, str(base))
+
+
+@pytest.mark.slow
+def test_clips_scored_again_are_as_published_and_a_p_that_is_not_is_found(smoke, adapter, monkeypatch, capsys):
+    monkeypatch.setenv("EARSHOT_HOME", str(smoke.home))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    done = rescore(adapter, 6)
+    assert (done.clips, done.flips, done.tolerance) == (6, 0, 1e-4)
+    assert done.farthest <= 1e-6, "the same machine"
+    published_from(adapter, "cuda")
+    table = pd.read_parquet(adapter / "predictions.parquet")
+    table["p_speech"] = 1 - table["p_speech"]
+    table.to_parquet(adapter / "predictions.parquet", index=False)
+    assert command(monkeypatch, "verify", str(adapter), "--rescore", "4") == 1
+    said = capsys.readouterr()
+    assert re.search(
+        r"^differs .*: 4 clips scored again on cpu, published from cuda.*; P moved by", said.out, re.MULTILINE
+    )
+    assert "scoring again, generate: 4/4 clips" in said.err
