@@ -75,11 +75,12 @@ class SpecAugmentBlock(Block):
 
 
 class NoiseBlock(Block):
-    """Noise drawn anew for every clip and epoch and added at a drawn SNR: no recording, so none can leak."""
+    """Noise drawn anew for every clip and epoch and added at a drawn SNR: Gaussian, or other training clips of the second
+    class. Never a clip of dev or test, and none of the first class, so that every label stays true."""
 
     p: Unit = 0.5
     snr_db: tuple[float, float] = (0.0, 20.0)  # drawn evenly between the two, against the clip as it is
-    colour: Literal["white", "pink"] = "white"
+    kind: Literal["white", "pink", "clips"] = "white"
 
     @model_validator(mode="after")
     def _rising(self) -> Self:

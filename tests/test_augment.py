@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.functional.audio import rms
-from tasks.functional.augment import add_noise, spec_augment
+from tasks.functional.augment import add_noise, gaussian_noise, spec_augment, stretch_of
 
 FEATURES = np.random.default_rng(0).standard_normal((128, 60)).astype(np.float32)
 
@@ -43,18 +43,37 @@ def test_the_same_seed_draws_the_same():
 @pytest.mark.parametrize("snr_db", [-5.0, 0.0, 20.0])
 def test_noise_is_added_at_its_snr_and_the_peak_stays(colour, snr_db):
     clip = (0.3 * np.sin(np.arange(3200) / 7)).astype(np.float32)
-    noisy = add_noise(clip, snr_db, colour=colour, seed=3)
-    gain = np.abs(noisy).max()
-    assert gain == pytest.approx(np.abs(clip).max(), rel=1e-5)
-    scale = np.dot(noisy, clip) / np.dot(clip, clip)
-    rest = noisy - scale * clip
-    assert 20 * np.log10(rms(scale * clip) / rms(rest)) == pytest.approx(snr_db, abs=1.0)
+    noise = gaussian_noise(clip.size, colour=colour, seed=3)
+    noisy = add_noise(clip, noise, snr_db)
+    assert np.abs(noisy).max() == pytest.approx(np.abs(clip).max(), rel=1e-5)
+    scale, gain = np.linalg.lstsq(np.stack([clip, noise], axis=1), noisy, rcond=None)[0]
+    np.testing.assert_allclose(noisy, scale * clip + gain * noise, atol=1e-6)
+    assert 20 * np.log10(rms(scale * clip) / rms(gain * noise)) == pytest.approx(snr_db, abs=1e-3)
 
 
 def test_pink_noise_falls_with_frequency():
-    clip = np.full(16_000, 1e-4, dtype=np.float32)
-    spectrum = np.abs(np.fft.rfft(add_noise(clip, -40, colour="pink", seed=1)))
-    assert spectrum[100:1000].mean() > 2 * spectrum[4000:].mean()
+    white, pink = (np.abs(np.fft.rfft(gaussian_noise(16_000, colour=its, seed=1))) for its in ("white", "pink"))
+    ratio = [its[100:1000].mean() / its[4000:].mean() for its in (white, pink)]
+    assert ratio[0] == pytest.approx(1, abs=0.1)
+    assert ratio[1] > 2
+
+
+@given(size=st.integers(1, 60), n=st.integers(1, 60), seed=st.integers(0, 1000), data=st.data())
+def test_a_stretch_of_a_recording_sounds_and_begins_again_only_where_there_is_no_more(size, n, seed, data):
+    """Clips have silence around them, and nothing has an SNR against silence."""
+    sounding = data.draw(st.sets(st.integers(0, size - 1), min_size=1))
+    recording = np.zeros(size, dtype=np.float32)
+    recording[sorted(sounding)] = 1 + np.arange(size)[sorted(sounding)]
+    cut = stretch_of(recording, n, seed=seed)
+    assert cut.size == n
+    assert cut.any()
+    starts = range(size - n + 1) if size >= n else range(size)
+    assert any(np.array_equal(cut, np.resize(np.roll(recording, -start), n)) for start in starts)
+
+
+def test_a_silent_recording_is_no_noise():
+    with pytest.raises(ValueError, match="silent"):
+        stretch_of(np.zeros(10, dtype=np.float32), 5, seed=0)
 
 
 @pytest.mark.parametrize(("valid", "bins"), [(0, 10), (61, 10), (60, 129)])

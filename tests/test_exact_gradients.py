@@ -42,8 +42,8 @@ def as_shipped(tiny_base, quantization):
     return alike_on_every_cpu(model)
 
 
-def padded_loss(model, processor, clips) -> torch.Tensor:
-    """Cross-entropy of the answers by the shipped processor and forward."""
+def padded(model, processor, clips):
+    """What the shipped processor and forward give: loss, and logits in front of the answers, which end every row."""
     content = [{"type": "audio", "audio_url": "clip"}, {"type": "text", "text": PROMPT}]
     text = processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
@@ -55,7 +55,9 @@ def padded_loss(model, processor, clips) -> torch.Tensor:
     assert inputs["attention_mask"][:, -1].all()
     labels = torch.full_like(inputs["input_ids"], IGNORED)
     labels[:, -1] = inputs["input_ids"][:, -1]
-    return model(**inputs, labels=labels).loss
+    inputs["input_features"] = inputs["input_features"].to(model.dtype)
+    output = model(**inputs, labels=labels)
+    return output.loss, output.logits[:, -2]
 
 
 def with_adapters(model, told):
@@ -86,7 +88,7 @@ def test_loss_and_gradients_are_those_of_the_padded_forward(
     )
     reference = with_adapters(as_shipped(tiny_base, quantization), told)
     model = with_adapters(fresh(tiny_base, quantization), told)
-    expected = padded_loss(reference.train(), processor, clips)
+    expected, _ = padded(reference.train(), processor, clips)
     expected.backward()
     collate = collator(processor, clips)
     trainer = trainer_of(model, processor, clips, collate, tmp_path)
@@ -103,3 +105,21 @@ def test_loss_and_gradients_are_those_of_the_padded_forward(
     assert any("audio_tower" in name for name in ours)
     for name, gradient in theirs.items():
         assert (ours[name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-9, name
+
+
+@pytest.mark.parametrize("durations_ms", [(61, 100), MIXED], ids=["short", "mixed"])
+def test_in_bf16_answers_are_off_by_no_more_than_the_padded_forwards_own_rounding(
+    tiny_base, processor, tmp_path, durations_ms
+):
+    clips = clips_of(tmp_path, durations_ms)
+    collate, model = collator(processor, clips), fresh(tiny_base).to(torch.bfloat16)
+    trainer = trainer_of(model, processor, clips, collate, tmp_path)
+    with torch.no_grad():
+        _, exact = padded(as_shipped(tiny_base, None).eval(), processor, clips)
+        _, rounded = padded(as_shipped(tiny_base, None).to(torch.bfloat16).eval(), processor, clips)
+        with packed_rows(model.model.language_model):
+            batch = collate([{"row": row} for row in range(len(clips))])
+            _, output = trainer.compute_loss(model.eval(), batch, return_outputs=True)
+    own = (rounded - exact).norm()
+    assert own > 0
+    assert (output.logits - exact).norm() <= 1.2 * own

@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.integrations import TensorBoardCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from recipes.training import AugmentBlock, EarlyStoppingBlock, LossBlock, NoiseBlock, SpecAugmentBlock
 from tasks.models import devices, training
@@ -75,7 +77,7 @@ def augmenting(processor, clips, block: AugmentBlock, seed=1) -> Collator:
 
 ALL = AugmentBlock(
     spec_augment=SpecAugmentBlock(p=1, mel_bins=60, time_share=0.5),
-    noise=NoiseBlock(p=1, snr_db=(5, 5), colour="pink"),
+    noise=NoiseBlock(p=1, snr_db=(5, 5), kind="pink"),
 )
 
 
@@ -96,6 +98,45 @@ def test_dev_is_heard_as_it_is(processor, clips):
     plain, augmented = collator(processor, clips), augmenting(processor, clips, ALL)
     rows = [{"row": row, "dev": True} for row in range(8)]
     assert torch.equal(plain(rows)["input_features"], augmented(rows)["input_features"])
+
+
+BEHIND = AugmentBlock(noise=NoiseBlock(p=1, snr_db=(0, 10), kind="clips"))
+
+
+def test_noise_of_other_clips_is_of_the_second_class_of_train_and_of_no_other_clip(processor, clips, monkeypatch):
+    """No speech behind speech, nothing of dev, no clip behind itself, and none that ends before it if it can be."""
+    train, heard = range(6), set()
+    noises = training.rows_of_class(clips.select(train), "NONSPEECH")
+    assert noises == [0, 2, 4]
+    collate = Collator(processor, clips, PROMPT, ANSWERS, "answer", augment=BEHIND, noises=noises, seed=1)
+    known = collate.augmented.another
+
+    def another(row, n, draw):
+        found = known(row, n, draw)
+        heard.add((row, found))
+        return found
+
+    monkeypatch.setattr(collate.augmented, "another", another)
+    for collate.epoch in range(30):
+        assert collate([{"row": row} for row in train])["input_features"].isfinite().all()
+    assert heard == {(0, 2), (0, 4), (1, 2), (1, 4), (2, 4), (3, 4), (4, 2), (5, 4)}
+
+
+def test_noise_of_other_clips_takes_two_of_them(processor, clips):
+    with pytest.raises(ValueError, match=r"1 training clips are of the second class and two are needed; set augment"):
+        Collator(processor, clips, PROMPT, ANSWERS, "answer", augment=BEHIND, noises=[0])
+
+
+@pytest.mark.slow
+def test_noise_of_other_clips_never_comes_from_dev(tiny_base, file, tmp_path, home):
+    """Other clips in dev, the same adapter."""
+    other = write_clips(tmp_path / "other.parquet", (100, 200, 300))
+    steps = {"max_steps": 4, "per_device_train_batch_size": 4, "eval_strategy": "epoch"}
+    one, two = (
+        run(tmp_path / name, file, tiny_base, dev=(dev,), augment=BEHIND, training=steps) / "adapter_model.safetensors"
+        for name, dev in (("one", file), ("two", other))
+    )
+    assert one.read_bytes() == two.read_bytes()
 
 
 @pytest.mark.slow
@@ -253,10 +294,14 @@ def test_an_adapter_of_transformers_4_loads_whole(tiny_base, file, tmp_path, hom
         base = family.last_logits(fresh(tiny_base).eval(), batch)
     assert torch.equal(one, other)
     assert not torch.allclose(one, base)
-    then.pop(next(iter(then)))
-    save_file(then, old / "adapter_model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"1 of its \d+ tensors are missing and 0 are unknown"):
-        with_adapter(fresh(tiny_base), old)
+    name, value = then.popitem()
+    for changed, said in (
+        ({}, "1 of its \\d+ tensors are missing and 0 are"),
+        ({name: value, f"{name}.x": value}, "0 of .* and 1 are"),
+    ):
+        save_file({**then, **changed}, old / "adapter_model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ValueError, match=f"{said} unknown"):
+            with_adapter(fresh(tiny_base), old)
 
 
 # --- killed and gone on ------------------------------------------------------------------------------------------
@@ -383,3 +428,61 @@ def test_progress_is_told_in_lines_and_in_json(tiny_base, file, tmp_path, home, 
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
     assert said[0].startswith("step 2/6: loss ")
     assert "clips/s" in said[0]
+
+
+def test_what_is_measured_reaches_tensorboard_and_every_run_has_a_folder(
+    tiny_base, processor, clips, tmp_path, home, monkeypatch
+):
+    """Two seeds in one folder would be drawn as one curve that jumps to and fro."""
+    told = []
+
+    class Writer:
+        def __init__(self, log_dir):
+            self.folder = Path(log_dir)
+
+        def add_scalar(self, name, value, step):
+            told.append((self.folder, name, step))
+
+        add_text = flush = close = lambda *_: None
+
+    class Board(TensorBoardCallback):
+        def __init__(self):
+            self._SummaryWriter, self.tb_writer, self.logging_dir = Writer, None, None
+
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "tensorboard", Board)
+    steps = {"max_steps": 1, "per_device_train_batch_size": 4, "logging_steps": 1, "report_to": ["tensorboard"]}
+    for seed in (1, 2):
+        model = to_train(fresh(tiny_base), job(tiny_base, tmp_path))
+        fit(
+            model,
+            processor,
+            clips,
+            collator(processor, clips),
+            steps,
+            seed=seed,
+            output=str(tmp_path / "x"),
+            device="cpu",
+        )
+    assert {folder for folder, _, _ in told} == {home / "tensorboard" / f"seed-{seed}-x" for seed in (1, 2)}
+    names = ("loss", "mean_token_accuracy", "learning_rate", "clips_per_s")
+    assert {(f"train/{name}", 1) for name in names} <= {its[1:] for its in told}
+
+
+@pytest.mark.slow
+def test_compiled_layers_train_alike_and_are_as_before_afterwards(tiny_base, processor, clips, tmp_path):
+    """By another backend than a GPU's, which needs a C compiler; a recipe names one in the same way."""
+    seen, losses = [], []
+
+    def backend(graph, inputs):
+        seen.append(graph)
+        return graph.forward
+
+    for asked in ({}, {"torch_compile_backend": backend}):
+        steps = {"max_steps": 2, "per_device_train_batch_size": 3, "logging_steps": 1, "learning_rate": 1e-2}
+        model = to_train(fresh(tiny_base), job(tiny_base, tmp_path))
+        log = fit(model, processor, clips, collator(processor, clips), {**steps, **asked}, seed=1,
+                  output=str(tmp_path / "x"), device="cpu")  # fmt: skip
+        losses.append([entry["loss"] for entry in log])
+        assert not any(module._compiled_call_impl for module in model.modules())
+    assert seen
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)

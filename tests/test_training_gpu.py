@@ -1,5 +1,6 @@
 """On a GPU: a step asks the card nothing, its loss is a CPU's, a trial finds the batch, frozen parts leave the card."""
 
+import contextlib
 import re
 
 import pytest
@@ -37,6 +38,36 @@ def trainer_of(model, processor, clips, collate, folder, device="cuda", **settin
                          processing_class=processor, answer_ids=collate.answer_ids)  # fmt: skip
 
 
+@contextlib.contextmanager
+def questions_forbidden():
+    """Inside, whatever keeps Python waiting for the card raises RuntimeError, backward passes included."""
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+class AsksInBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        gradient.nonzero()
+        return gradient
+
+
+def test_a_question_in_a_backward_pass_is_found_too():
+    """The thread that walks backward is another one."""
+    value = torch.ones(3, device="cuda", requires_grad=True)
+    total = AsksInBackward.apply(value).sum()
+    with questions_forbidden(), pytest.raises(RuntimeError, match="synchronizing CUDA operation"):
+        total.backward()
+
+
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("quantization", [None, NF4], ids=["plain", "nf4"])
 def test_a_step_asks_the_gpu_nothing(tiny_base, processor, clips, tmp_path, home, scope, quantization):
@@ -50,12 +81,12 @@ def test_a_step_asks_the_gpu_nothing(tiny_base, processor, clips, tmp_path, home
     model.train()
     with packed_rows(model.get_base_model().model.language_model):
         trainer.compute_loss(model, dict(batch)).backward()
-        torch.cuda.synchronize()
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            trainer.compute_loss(model, dict(batch)).backward()
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+        with questions_forbidden():
+            loss = trainer.compute_loss(model, dict(batch))
+            loss.backward()
+            with pytest.raises(RuntimeError, match="synchronizing CUDA operation"):
+                loss.item()  # a question, which the same mode does not let pass
+    assert torch.isfinite(loss)
 
 
 @pytest.mark.parametrize("rows", [(0, 3, 7, 2), (5, 6, 7)], ids=["mixed", "alike"])

@@ -1,7 +1,7 @@
 """What training clips go through anew in every epoch: masks over their features, noise over their waveforms."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,17 +42,36 @@ def spec_augment(
     return masked
 
 
-def add_noise(
-    samples: NDArray[np.float32], snr_db: float, *, colour: Literal["white", "pink"] = "white", seed: int | list[int]
-) -> NDArray[np.float32]:
-    """A waveform with Gaussian noise added at an exact SNR (see `mix`), at the peak it had before.
+def add_noise(samples: NDArray[np.float32], noise: NDArray[np.floating[Any]], snr_db: float) -> NDArray[np.float32]:
+    """A waveform with noise of its length added at an exact SNR (see `mix`), at the peak it had before.
 
-    Pink noise falls by 3 dB an octave. Raises ValueError where the waveform is silent.
+    Raises ValueError where one of the two is silent.
     """
-    noise = np.random.default_rng(seed).standard_normal(samples.size)
-    if colour == "pink":
-        spectrum = np.fft.rfft(noise)
-        noise = np.fft.irfft(spectrum / np.sqrt(np.maximum(np.arange(spectrum.size), 1)), samples.size)
     mixed = mix(samples.astype(np.float64), noise, snr_db).samples
     louder: NDArray[np.float64] = mixed * (np.abs(samples).max() / np.abs(mixed).max())
     return louder.astype(np.float32)
+
+
+def gaussian_noise(
+    n: int, *, colour: Literal["white", "pink"] = "white", seed: int | list[int]
+) -> NDArray[np.float64]:
+    """(n,) Gaussian noise; pink noise falls by 3 dB an octave."""
+    noise = np.random.default_rng(seed).standard_normal(n)
+    if colour == "pink":
+        spectrum = np.fft.rfft(noise)
+        noise = np.fft.irfft(spectrum / np.sqrt(np.maximum(np.arange(spectrum.size), 1)), n)
+    return noise
+
+
+def stretch_of(recording: NDArray[np.float32], n: int, *, seed: int | list[int]) -> NDArray[np.float32]:
+    """(n,) samples of a recording from a drawn place on, never all silent; one that is shorter begins again.
+
+    Raises ValueError where the recording is silent.
+    """
+    sounding = np.flatnonzero(recording)
+    if not sounding.size:
+        raise ValueError("the recording is silent: it is no noise")
+    start = int(np.random.default_rng(seed).choice(sounding))
+    if recording.size >= n:
+        start = min(start, recording.size - n)  # what was drawn is still inside
+    return np.take(recording, np.arange(start, start + n), mode="wrap")

@@ -26,7 +26,7 @@ from tasks.functional.report_metrics import (
     resamples_of,
     size_of,
 )
-from tasks.functional.report_schema import Agreement, Metric, Section, Seed, SeedsAlike, SeedsSpread
+from tasks.functional.report_schema import Agreement, Section, Seed, SeedsAlike, SeedsSpread
 from tasks.functional.seeds import alike, spread_of
 from tasks.functional.verdict import BEATS, verdict_lines
 
@@ -84,41 +84,49 @@ def build_report(
     decided |= _against(against or {}, decided, protocol, threshold, rule)
     rows_of = {name: one.rows for name, one in decided.items()}
     comparisons = compare(rows_of, shown, rule)
-    detectors = {
-        name: _detector(table, name, _on_clips_of(test, one, shown), shown, threshold, rule)
-        for name, one in decided.items()
-    }
-    headline = detectors[detector]
-    seeds, pooled, spread = _seeds(table, detector, headline.seed, protocol, threshold, rule)
+    detectors = {name: _detector(table, name, one, test, shown, threshold, rule) for name, one in decided.items()}
+    headline, power = detectors[detector], report_sections.power(detector, rows_of, comparisons, rule)
     judged = judge_goals(goals, detector, detectors, comparisons)
-    beyond = {
-        "interaction": report_sections.interaction(test, rule),
-        "power": report_sections.power(detector, rows_of, comparisons, rule),
-    }
     return Report(
-        detector=detector, classes=rule.classes, protocol=protocol or None, seed=headline.seed,
+        detector=detector, classes=rule.classes, protocol=protocol or None,
         verdict_lines=verdict_lines(detector, headline, comparisons, recorded),
         beats={name: BEATS[one.verdict] for name, one in comparisons.items()},
-        goals=judged, next=next_study(judged, then, otherwise),
-        n=headline.n, test=_digest(test), threshold=headline.threshold, resamples=resamples_of(rule),
-        metrics=headline.metrics, majority_baseline=float(test["label"].value_counts(normalize=True).max()),
-        design_effect=design_effect_of(test, rule), confusion=headline.confusion, by=headline.by,
-        cells=cells_of(test, rule), calibration=calibration_section(rows, rule),
-        errors=error_analysis(test, shown, rule.classes), psychometric=headline.psychometric, inflation=headline.inflation,
-        **_there(beyond), absent=headline.absent | _absent(beyond), comparisons=comparisons, detectors=detectors,
-        seeds=seeds, seeds_pooled=pooled, seeds_spread=spread,
-        agreement=_agreement(table, protocol, headline.seed), **recorded,
+        goals=judged, next=next_study(judged, then, otherwise), resamples=resamples_of(rule),
+        **_headline_sections(headline, test, shown, rule, power), calibration=calibration_section(rows, rule),
+        comparisons=comparisons, detectors=detectors, agreement=_agreement(table, protocol, headline.seed),
+        **_seeds(table, detector, headline.seed, protocol, threshold, rule), **recorded,
     )  # fmt: skip
 
 
+def _headline_sections(
+    headline: DetectorReport, test: pd.DataFrame, factors: Sequence[str], rule: Rule, power: Section | str
+) -> dict[str, Any]:
+    """What the report says at its top level of the headline's answers on test, by key."""
+    beyond = {"interaction": report_sections.interaction(test, rule), "power": power}
+    shared = ("seed", "n", "threshold", "metrics", "confusion", "by", "psychometric", "inflation")
+    return {
+        **{name: getattr(headline, name) for name in shared},
+        **_there(beyond),
+        "absent": headline.absent | _absent(beyond),
+        "test": _digest(test),
+        "majority_baseline": float(test["label"].value_counts(normalize=True).max()),
+        "design_effect": design_effect_of(test, rule),
+        "cells": cells_of(test, rule),
+        "errors": error_analysis(test, factors, rule.classes),
+    }
+
+
 def _detector(
-    table: pd.DataFrame, name: str, decided: Decided, factors: Sequence[str], threshold: ThresholdRule, rule: Rule
-) -> DetectorReport:
+    table: pd.DataFrame, name: str, decided: Decided, test: pd.DataFrame, factors: Sequence[str],
+    threshold: ThresholdRule, rule: Rule,
+) -> DetectorReport:  # fmt: skip
+    """One detector on the clips of the headline's `test`."""
+    answers = _on_clips_of(test, decided, factors)
     sections = {
-        "psychometric": report_sections.psychometrics(decided.rows, rule),
+        "psychometric": report_sections.psychometrics(answers.rows, rule),
         "inflation": report_sections.inflation(table, name, threshold, rule),
     }
-    core = dict(detector_section(decided, factors, rule))
+    core = dict(detector_section(answers, factors, rule))
     return DetectorReport.model_validate({**core, **_there(sections), "absent": _absent(sections)})
 
 
@@ -198,9 +206,9 @@ def _factors(test: pd.DataFrame, factors: Sequence[str] | None, by: Sequence[str
 
 def _seeds(
     table: pd.DataFrame, detector: str, published: int | None, protocol: str, threshold: ThresholdRule, rule: Rule
-) -> tuple[list[Seed], dict[str, Metric] | None, SeedsSpread | None]:
-    """Every seed by itself, all together, groups being resampled with the clips of all their seeds, and how far apart
-    they lie."""
+) -> dict[str, Any]:
+    """Every seed by itself; where there are several all together, groups being resampled with the clips of all their
+    seeds, and how far apart they lie."""
     test = headline_rows(table, detector, None, protocol).query("split == 'test'")
     numbers = sorted(test["seed"].dropna().unique().tolist()) or [None]
     each = {n: decide(headline_rows(table, detector, n, protocol), rule.classes, threshold).rows for n in numbers}
@@ -209,10 +217,11 @@ def _seeds(
         for n, rows in each.items()
     ]
     if len(seeds) < 2:
-        return seeds, None, None
+        return {"seeds": seeds, "seeds_pooled": None}
     values = {one.seed: one.metrics["balanced_accuracy"].value for one in seeds if one.seed is not None}
     known = {seed: value for seed, value in values.items() if value is not None}
-    return seeds, main_metrics_of(pd.concat(each.values()), rule), _spread(known, each)
+    pooled = main_metrics_of(pd.concat(each.values()), rule)
+    return {"seeds": seeds, "seeds_pooled": pooled, "seeds_spread": _spread(known, each)}
 
 
 def _spread(values: Mapping[int, float], rows: Mapping[Any, pd.DataFrame]) -> SeedsSpread | None:

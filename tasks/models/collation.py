@@ -20,7 +20,8 @@ class Collator:
     """Rows -> a packed batch with labels on the answer, the turn or the whole sequence; -100 elsewhere.
 
     Clips are what a frozen encoder made of them, in `encoded`, or features that are computed here, with `augment` anew in
-    every `epoch`. Raises ValueError for a label that is no class and for an answer of several tokens.
+    every `epoch`, `noises` being the rows that may be heard behind others. Raises ValueError for a label that is no class
+    and for an answer of several tokens.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Collator:
         encoded: Sequence[family.Encoded] | None = None,
         *,
         augment: AugmentBlock | None = None,
+        noises: Sequence[int] = (),
         class_weight: Mapping[str, float] | None = None,
         seed: int = 0,
     ) -> None:
@@ -62,7 +64,8 @@ class Collator:
         self.augmented: Augmented | None = None
         if augment:
             plain = [clip for clip in self.clips if isinstance(clip, family.Clip)]
-            self.augmented = Augmented(processor, [audio["bytes"] for audio in clips["audio"]], plain, augment, seed)
+            flacs = [audio["bytes"] for audio in clips["audio"]]
+            self.augmented = Augmented(processor, flacs, plain, augment, seed, noises)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """The batch of a step, packed: what the model takes, `labels`, and of the tokens those before a label (`scored`),

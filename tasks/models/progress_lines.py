@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
+MEASURED = ("clips_per_s", "memory_gb", "mfu")
+
 
 class Progress(TrainerCallback):
     """One line a log step, and one of `progress.jsonl` beside the job; the last step is always logged. A loss that is no
@@ -34,7 +36,7 @@ class Progress(TrainerCallback):
             control.should_log = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        logs = logs or {}
+        logs = {} if logs is None else logs
         for name in ("loss", "eval_loss"):
             if name in logs and not np.isfinite(value := float(logs[name])):
                 raise ValueError(
@@ -44,6 +46,7 @@ class Progress(TrainerCallback):
         if not state.is_world_process_zero:
             return
         facts = self.facts(state, logs)
+        logs |= {name: facts[name] for name in MEASURED if name in facts}  # for TensorBoard and trackio, told next
         if "loss" in facts:
             print(line_of(facts), flush=True)
         elif "eval_loss" in facts:

@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback
+from transformers.integrations import TensorBoardCallback
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import get_peak_flops
 
@@ -220,47 +221,57 @@ def fit(
     `batch_size`: clips that a step sees over all devices; where `training` asks for it, a trial finds how many of them a
     device takes at once. `checkpoints`: where they lie, and where one is gone on from.
     """
-    batches, focal = Batches.of(training, batch_size), loss is not None and loss.kind == "focal"
+    batches = Batches.of(training, batch_size)
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     settings = settings_of(training, device, is_quantised(model), early_stopping, batches)
-    if settings.pop("torch_compile", False):
-        compile_layers(plain)
+    compiled = compiled_layers(plain, compilation_of(settings))
     given = {
         "seed": seed, "output_dir": checkpoints or output + ".trainer", "use_cpu": device == "cpu", "max_length": None,
         "remove_unused_columns": False, "dataset_kwargs": {"skip_prepare_dataset": True}, "disable_tqdm": True,
+        "run_name": f"seed-{seed}-{Path(checkpoints or output).name}",
     }  # fmt: skip
     epochs = Epochs(collate)
     trainer = AnswerTrainer(
         model=model, args=SFTConfig(**{**settings, **given}), train_dataset=clips.select_columns(["row"]),
         eval_dataset=dev.select_columns(["row", "dev"]) if dev is not None else None, data_collator=collate,
-        processing_class=processor, answer_ids=collate.answer_ids, gamma=loss.gamma if loss and focal else 0.0,
-        row_weights=row_weights, callbacks=[epochs],
+        processing_class=processor, answer_ids=collate.answer_ids,
+        gamma=loss.gamma if loss and loss.kind == "focal" else 0.0, row_weights=row_weights, callbacks=[epochs],
     )  # fmt: skip
     epochs.trainer = trainer
-    trainer.remove_callback(PrinterCallback)  # Progress says it in a line
-    processes = trainer.accelerator.num_processes
-    peak = get_peak_flops(torch.cuda.get_device_name(), "bfloat16") if device == "cuda" else None
-    file = Path(output + ".progress.jsonl") if trainer.is_world_process_zero() else None
-    trainer.add_callback(Progress(lambda: (processes * trainer.clips, trainer.flops), peak, file))
+    report_progress(trainer, Path(output + ".progress.jsonl"))
     if checkpoints:
         trainer.add_callback(SaveNowAndThen())
     if early_stopping:
         trainer.add_callback(EarlyStoppingCallback(early_stopping.patience, early_stopping.min_delta))
-    with packed_rows(plain.model.language_model):
+    with packed_rows(plain.model.language_model), compiled:
         share_out(trainer, collate, batches, Path(checkpoints, "batch_size.json") if checkpoints else None)
         trainer.train(resume_from_checkpoint=last_whole(Path(checkpoints)) if checkpoints else None)
+    return timeless(trainer.state.log_history)
+
+
+def report_progress(trainer: AnswerTrainer, file: Path) -> None:
+    """Let the main process say every log step in a line and write it to a file, instead of Trainer, and TensorBoard keep
+    each run in a folder of its own."""
+    trainer.remove_callback(PrinterCallback)
+    processes, device = trainer.accelerator.num_processes, trainer.args.device
+    peak = get_peak_flops(torch.cuda.get_device_name(device), "bfloat16") if device.type == "cuda" else None
+    kept = file if trainer.is_world_process_zero() else None
+    progress = Progress(lambda: (processes * trainer.clips, trainer.flops), peak, kept)
+    callbacks = trainer.callback_handler.callbacks
+    callbacks.insert(0, progress)  # before TensorBoard and trackio, which then are told what it measures
+    for callback in callbacks:
+        if isinstance(callback, TensorBoardCallback):
+            callback.logging_dir = str(Path(callback.logging_dir or home() / "tensorboard", trainer.args.run_name))
+
+
+def timeless(history: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """What a log says of loss and answers, the same whenever it is trained."""
     kept = (
-        "step",
-        "loss",
-        "mean_token_accuracy",
-        "learning_rate",
-        "grad_norm",
-        "eval_loss",
-        "eval_mean_token_accuracy",
-    )
+        "step", "loss", "mean_token_accuracy", "learning_rate", "grad_norm", "eval_loss", "eval_mean_token_accuracy",
+    )  # fmt: skip
     return [
         {key: float(entry[key]) for key in kept if key in entry}
-        for entry in trainer.state.log_history
+        for entry in history
         if "loss" in entry or "eval_loss" in entry
     ]
 
@@ -285,8 +296,7 @@ def settings_of(
             "eval_strategy": "steps", "eval_steps": steps, "save_strategy": "steps", "save_steps": steps,
             "load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False,
         }  # fmt: skip
-    if "tensorboard" in settings["report_to"]:
-        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(home() / "tensorboard"))
+    os.environ.setdefault("TRACKIO_DIR", str(home() / "trackio"))  # trackio reads it when it is imported
     return settings
 
 
@@ -296,6 +306,7 @@ def defaults(device: str, *, quantised: bool) -> dict[str, Any]:
         "per_device_train_batch_size": 16, "per_device_eval_batch_size": 16, "num_train_epochs": 3, "learning_rate": 2e-4,
         "logging_steps": 20, "bf16": False, "gradient_checkpointing": False, "save_strategy": "no", "save_total_limit": 2,
         "report_to": [name for name in ("tensorboard", "trackio") if importlib.util.find_spec(name)],
+        "project": "earshot",
         "dataloader_num_workers": 0, "ddp_find_unused_parameters": False, "ddp_broadcast_buffers": False,
         "logging_nan_inf_filter": False,  # it would hide a loss that is no number, and asks the GPU at every step
     }  # fmt: skip
@@ -320,7 +331,21 @@ def operations(model: nn.Module) -> tuple[float, float]:
     return token, 4.0 * plain.config.get_text_config().hidden_size * plain.config.get_text_config().vocab_size
 
 
-def compile_layers(model: nn.Module) -> None:
-    """Compile one layer of each kind for all of its kind: the whole model, unrolled, would take many minutes."""
-    for layer in model.model.language_model.layers:
-        layer.compile(dynamic=True)
+def compilation_of(settings: dict[str, Any]) -> dict[str, Any] | None:
+    """How `torch_compile`, its backend or its mode ask for layers to be compiled; None where they do not. The keys are
+    taken away: Trainer would compile the whole model, unrolled, which takes many minutes."""
+    on, backend, mode = (settings.pop(f"torch_compile{its}", None) for its in ("", "_backend", "_mode"))
+    return {"backend": backend or "inductor", "mode": mode} if on or backend or mode else None
+
+
+@contextlib.contextmanager
+def compiled_layers(model: nn.Module, how: Mapping[str, Any] | None) -> Iterator[None]:
+    """Inside, the layers of the language model are compiled, one of each kind for all of its kind; None: as they are."""
+    layers = [] if how is None else model.model.language_model.layers
+    for layer in layers:
+        layer.compile(dynamic=True, **(how or {}))
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._compiled_call_impl = None  # what is scored later has other shapes and would be compiled anew

@@ -71,7 +71,7 @@ def train(job: TrainingJob, device: str) -> None:
         encoded = None
     collate = Collator(
         processor, every, job.question.prompt, answers, job.loss_on, encoded, augment=job.augment,
-        class_weight=job.loss.class_weight, seed=job.seed,
+        noises=rows_of_class(clips, job.question.classes[1]), class_weight=job.loss.class_weight, seed=job.seed,
     )  # fmt: skip
     with contextlib.ExitStack() as aside:
         if encoded:
@@ -112,6 +112,11 @@ def parted(every: Dataset, of_train: int) -> tuple[Dataset, Dataset | None]:
         return clips, None
     rest = every.select(range(of_train, len(every)))
     return clips, rest.add_column("dev", [True] * len(rest))
+
+
+def rows_of_class(clips: Dataset, name: str) -> list[int]:
+    """Where clips of one class stand."""
+    return [row for row, label in enumerate(clips["label"]) if label == name]
 
 
 def refuse_one_sided(clips: Dataset, classes: Sequence[str]) -> None:

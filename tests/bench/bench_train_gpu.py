@@ -1,6 +1,6 @@
 """QLoRA of Qwen2-Audio-7B on GPUs: the original loop against what a study runs, all in one run, ratios side by side.
 
-    python -m tests.bench.bench_train_gpu [--rows ROW ...]
+    python -m tests.bench.bench_train_gpu [--rows ROW ...]         # e.g. --rows cached compiled: what torch_compile adds
     accelerate launch --num_processes N --mixed_precision no -m tests.bench.bench_train_gpu --rows cached
 
 Weights are random and of full size, made on the GPU: nothing is downloaded. Clips are 1 s long, the adapter has rank 16 on
@@ -57,6 +57,7 @@ class Asked(NamedTuple):
 ROWS = {
     "trimmed": Asked("exact trimmed encoder, scope language_model+encoder", "language_model+encoder", 64),
     "cached": Asked("scope language_model, encodings kept", "language_model", 256),
+    "compiled": Asked("the same, layers compiled (torch_compile)", "language_model", 256, {"torch_compile": True}),
     "bf16": Asked("the same over a bf16 base", "language_model", 256, quantised=False),
     "12gb": Asked("encodings kept, within 12 GB", "language_model", 128, CHECKPOINTED, 12.0),
     "8gb": Asked("encodings kept, within 8 GB", "language_model", 96, CHECKPOINTED, 8.0),
