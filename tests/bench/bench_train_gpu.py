@@ -1,6 +1,7 @@
 """QLoRA of Qwen2-Audio-7B on GPUs: the original loop against what a study runs, all in one run, ratios side by side.
 
     python -m tests.bench.bench_train_gpu [--rows ROW ...]         # e.g. --rows cached compiled: what torch_compile adds
+    python -m tests.bench.bench_train_gpu --rows cached --where    # and where a step's time goes, by kind of kernel
     accelerate launch --num_processes N --mixed_precision no -m tests.bench.bench_train_gpu --rows cached
 
 Weights are random and of full size, made on the GPU: nothing is downloaded. Clips are 1 s long, the adapter has rank 16 on
@@ -33,6 +34,7 @@ from tasks.models import qwen2_audio as family
 from tasks.models import tiny, trainer, training
 from tasks.models.frames import SAMPLE_RATE_HZ, audio_tokens, trimmed_frames
 from tasks.models.jobs import Question, TrainingJob
+from tests.bench.kernel_shares import Watch, lines_of
 from tests.bench.real_size import TEXT, encoder_flop, make_config, make_model, measured_peak, quantise
 from tests.bench.scoring_rows import PROMPTS, make_clips
 
@@ -40,7 +42,7 @@ NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_
 LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
 TOKENS = audio_tokens(SAMPLE_RATE_HZ)
 CHECKPOINTED = {"gradient_checkpointing": True}
-WARM_STEPS, TIMED_STEPS = 5, 8  # the first ones compile
+WARM_STEPS, TIMED_STEPS, WATCHED_STEPS = 5, 8, 2  # the first ones compile; the last ones are slowed by being watched
 
 
 class Asked(NamedTuple):
@@ -72,6 +74,7 @@ class Measured(NamedTuple):
     at_once: int
     bytes_peak: int
     encoder: bool
+    where: tuple[str, ...] = ()  # its time goes
 
 
 def original(processor: Any, clips: Sequence[bytes], steps: int = 4) -> Measured:
@@ -110,15 +113,21 @@ def original(processor: Any, clips: Sequence[bytes], steps: int = 4) -> Measured
 
 
 class Timed(trainer.Progress):
-    """Also the clock when the device has done its warm-up and its last step, and how the batch was shared out."""
+    """Also the clock when the device has done its warm-up and its timed steps, and how the batch was shared out; the steps
+    behind those are watched."""
 
     marks: ClassVar[list[float]] = []
     at_once = 0
+    watch: ClassVar[Watch | None] = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step in (WARM_STEPS, state.max_steps):
+        if state.global_step in (WARM_STEPS, WARM_STEPS + TIMED_STEPS):
             torch.cuda.synchronize()
             Timed.marks.append(time.perf_counter())
+        if Timed.watch and state.global_step == WARM_STEPS + TIMED_STEPS:
+            Timed.watch.start()
+        if Timed.watch and state.global_step == state.max_steps:
+            Timed.watch.stop()
         if state.global_step == WARM_STEPS:
             torch.cuda.reset_peak_memory_stats()  # trials that did not fit filled the card
         Timed.at_once = args.per_device_train_batch_size
@@ -144,10 +153,10 @@ def made(processor: Any, quantised: bool, memory_gb: float | None) -> Any:
     return load
 
 
-def ours(asked: Asked, processor: Any, clips: str, folder: Path) -> Measured:
+def ours(asked: Asked, processor: Any, clips: str, folder: Path, *, watched: bool) -> Measured:
     """The child's own `main` for this row."""
     question = Question(classes=("SPEECH", "NONSPEECH"), answers=("A", "B"), prompt=PROMPTS[0], longest_ms=1000)
-    steps = WARM_STEPS + TIMED_STEPS
+    steps = WARM_STEPS + TIMED_STEPS + WATCHED_STEPS * watched
     job = TrainingJob(
         base="random", revision=None, base_name="random/7b", base_revision="0" * 40,
         quantization=NF4 if asked.quantised else None, question=question, device="cuda", output=str(folder / "out"),
@@ -157,6 +166,7 @@ def ours(asked: Asked, processor: Any, clips: str, folder: Path) -> Measured:
     )  # fmt: skip
     (folder / "job.json").write_text(job.model_dump_json(), encoding="utf-8")
     Timed.marks.clear()
+    Timed.watch = Watch() if watched else None
     with (
         mock.patch.object(training.AutoProcessor, "from_pretrained", return_value=processor),
         mock.patch.object(training.AutoConfig, "from_pretrained", return_value=make_config(processor)),
@@ -168,7 +178,9 @@ def ours(asked: Asked, processor: Any, clips: str, folder: Path) -> Measured:
     begin, end = Timed.marks
     speed = asked.clips_a_step * TIMED_STEPS / (end - begin)
     torch.cuda.set_per_process_memory_fraction(1.0)
-    return Measured(asked.name, speed, Timed.at_once, torch.cuda.max_memory_allocated(), "encoder" in asked.scope)
+    where = tuple(lines_of(Timed.watch)) if Timed.watch else ()
+    peak = torch.cuda.max_memory_allocated()
+    return Measured(asked.name, speed, Timed.at_once, peak, "encoder" in asked.scope, where)
 
 
 def clip_flop(measured: Measured, before: int, after: int, *, shared: bool) -> float:
@@ -187,7 +199,8 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="+", choices=["original", *ROWS], default=["original", *ROWS])
-    chosen = parser.parse_args().rows
+    parser.add_argument("--where", action="store_true", help="also where the time of our rows goes")
+    given = parser.parse_args()
     rank = int(os.environ.get("LOCAL_RANK", 0))
     devices = int(os.environ.get("WORLD_SIZE", 1))
     torch.cuda.set_device(rank)
@@ -204,14 +217,15 @@ def main() -> None:
             {"clip_id": f"c{k}", "label": "SPEECH" if k % 2 else "NONSPEECH", "audio": {"bytes": one, "path": f"c{k}.flac"}}
             for k, one in enumerate(flac)
         ]), clips)  # fmt: skip
-        for row in chosen:
+        for row in given.rows:
             folder = Path(home, row)
             folder.mkdir()
             if row == "original":
                 found.append(original(processor, flac))
             else:
                 asked = ROWS[row]
-                found.append(ours(asked._replace(clips_a_step=asked.clips_a_step * devices), processor, clips, folder))
+                asked = asked._replace(clips_a_step=asked.clips_a_step * devices)
+                found.append(ours(asked, processor, clips, folder, watched=given.where))
             gc.collect()
             torch.cuda.empty_cache()
     if rank == 0:
@@ -228,6 +242,8 @@ def show(rows: Sequence[Measured], before: int, after: int, peak: float, bandwid
         print(f"{row.name:56} {row.clips_per_s:7.1f} clips/s {row.clips_per_s / rows[0].clips_per_s:6.1f} x "
               f"{plain * row.clips_per_s / peak:5.2f} {packed * row.clips_per_s / peak:5.2f} of peak, batches of "
               f"{row.at_once:4d}, {row.bytes_peak / 1e9:5.1f} GB")  # fmt: skip
+        for line in row.where:
+            print(f"    {line}")
     last = max(rows, key=lambda row: row.clips_per_s)
     weights = (
         2
