@@ -197,6 +197,8 @@ class StudyRecipe(Block):
             raise ValueError("classes and answers are two different names each")
         if self.evaluate.open and (unknown := sorted(set(self.evaluate.open.words) - set(self.classes))):
             raise ValueError(f"evaluate.open.words: {unknown[0]!r} is none of the classes {list(self.classes)}")
+        if unknown := sorted(set(self.train.loss.class_weight) - set(self.classes)):
+            raise ValueError(f"train.loss.class_weight: {unknown[0]!r} is none of the classes {list(self.classes)}")
         asked = self.asked
         by_itself = asked.kind == "open" or {*map(str.lower, asked.answers or ())} == {
             "yes",

@@ -67,8 +67,12 @@ def find_waste() -> Iterator[Waste]:
             continue  # of a training that was killed and may yet go on
         if re.fullmatch(r"[0-9a-f]{16}", path.name) and path not in needed and settled(path):
             yield measured(path, "no result names it")
-    for what, pattern in {"encodings": "store/encodings/[0-9a-f]*.safetensors", "scores": "store/scores/[0-9a-f]*.jsonl",
-                          "checkpoints": "store/checkpoints/[0-9a-f]*", "curves": "tensorboard/seed-*"}.items():  # fmt: skip
+    for what, pattern in {
+        "encodings": "store/encodings/[0-9a-f]*.safetensors",
+        "scores": "store/scores/[0-9a-f]*.jsonl",
+        "checkpoints": "store/checkpoints/[0-9a-f]*",
+        "curves": "tensorboard/*-seed-*",
+    }.items():
         for path in home().glob(pattern):
             if time.time() - path.stat().st_mtime > UNUSED_DAYS * 86_400:
                 yield measured(path, f"{what} not used for {UNUSED_DAYS} days")

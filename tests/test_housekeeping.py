@@ -120,7 +120,7 @@ def test_clean_refuses_while_a_command_is_at_work(littered, home):
     assert littered["orphan"].exists()
 
 
-@pytest.mark.parametrize("place", [f"store/checkpoints/{'a' * 16}/checkpoint-3", "tensorboard/seed-1-a/x"])
+@pytest.mark.parametrize("place", [f"store/checkpoints/{'a' * 16}/checkpoint-3", "tensorboard/adapter-seed-1-a/x"])
 def test_checkpoints_and_curves_stay_for_a_run_that_goes_on_and_go_after_a_month(home, place):
     folder = (home / place).parent
     (home / place).mkdir(parents=True)

@@ -139,6 +139,7 @@ def test_a_misspelt_keyword_of_a_library_gets_a_suggestion():
         ("dataset.splits.fractions={train: 0.5, dev: 0.2, test: 0.2}", "must be 1, not 0.9"),
         ("dataset.splits.folds=5", "not both and not neither"),
         ("dataset.splits.protocol=leaky", "'group' or 'random'"),
+        ("train.loss={class_weight: {VOICE: 2}}", "'VOICE' is none of the classes ['SPEECH', 'NONSPEECH']"),
         ("dataset.sources.0.label=MUSIC", "none of the classes ['SPEECH', 'NONSPEECH']"),
         ("classes=[SPEECH, SPEECH]", "two different names"),
         ("train.gate.accuracy=85", "less than or equal to 1"),

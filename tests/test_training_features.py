@@ -463,7 +463,7 @@ def test_what_is_measured_reaches_tensorboard_and_every_run_has_a_folder(
             output=str(tmp_path / "x"),
             device="cpu",
         )
-    assert {folder for folder, _, _ in told} == {home / "tensorboard" / f"seed-{seed}-x" for seed in (1, 2)}
+    assert {folder for folder, _, _ in told} == {home / "tensorboard" / f"adapter-seed-{seed}-x" for seed in (1, 2)}
     names = ("loss", "mean_token_accuracy", "learning_rate", "clips_per_s")
     assert {(f"train/{name}", 1) for name in names} <= {its[1:] for its in told}
 

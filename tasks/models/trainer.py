@@ -228,7 +228,7 @@ def fit(
     given = {
         "seed": seed, "output_dir": checkpoints or output + ".trainer", "use_cpu": device == "cpu", "max_length": None,
         "remove_unused_columns": False, "dataset_kwargs": {"skip_prepare_dataset": True}, "disable_tqdm": True,
-        "run_name": f"seed-{seed}-{Path(checkpoints or output).name}",
+        "run_name": f"{settings.get('run_name') or 'adapter'}-seed-{seed}-{Path(checkpoints or output).name}",
     }  # fmt: skip
     epochs = Epochs(collate)
     trainer = AnswerTrainer(
