@@ -222,7 +222,7 @@ def run_until(
 
 def served(study: str, overrides: list[str] | None, until: Stage, load: Callable[[], Callable[[], R]]) -> R:
     """Check the recipe, then run the flow that `load` imports against a Prefect server, one command at a time on a home."""
-    from flows.server import server, wait_until_stored
+    from flows.server import HEARTBEAT_S, server, wait_until_stored
     from recipes.schema import load_study
     from tasks.hub import published_recipe
 
@@ -243,8 +243,8 @@ def served(study: str, overrides: list[str] | None, until: Stage, load: Callable
 
         print_progress()
         begin = time.monotonic()
-        # The heartbeat thread sleeps in steps of a second and is joined at the end of every subflow.
-        with temporary_settings(updates={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        # Nobody looks for silent runs on a server that leaves with its command.
+        with temporary_settings(updates={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None if prefect.process else HEARTBEAT_S}):
             stored = ended
             try:
                 result = flow()

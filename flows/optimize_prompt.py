@@ -4,7 +4,7 @@ from prefect import flow
 
 from flows.build_dataset import BuiltDataset, build_dataset
 from flows.plan_study import look_up
-from flows.run_study import cache_of, demand_extras, demand_gpu
+from flows.run_study import demand_extras, demand_gpu, within
 from flows.stages import Stage
 from flows.train_adapters import TrainedFold, asking, question_of, train_adapters
 from recipes.prompts import PromptRecipe
@@ -31,11 +31,11 @@ def optimize_prompt(
         search = search_of(recipe)
         demand_extras(recipe, "train")
         demand_gpu(recipe, "train", refresh, look_up(recipe, "train", refresh))
-        with cache_of("build", refresh):
+        with within("build", refresh):
             data = build_dataset(recipe)
-        with cache_of("train", refresh):
+        with within("train", refresh):
             trained = train_adapters(recipe, data)[0]
-        with cache_of("evaluate", refresh):
+        with within("evaluate", refresh):
             return search_fold(recipe, search, data, trained)
 
 

@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager
 
 from prefect import flow
 from prefect.runtime import flow_run
-from prefect.settings import PREFECT_TASKS_REFRESH_CACHE, temporary_settings
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_TASKS_REFRESH_CACHE, temporary_settings
 from pydantic import BaseModel, ConfigDict
 
 from flows.build_dataset import BuiltDataset, build_dataset
@@ -80,19 +80,20 @@ def run_study(
 
 def run_stages(recipe: StudyRecipe, until: Stage, refresh: Stage | None, on: Chosen) -> StudyRun:
     """One stage after the other, their tasks where `on` puts them."""
-    with cache_of("build", refresh):
+    with within("build", refresh):
         run = StudyRun(data=on(build_dataset)(recipe))
     if until == "build":
         return run
-    with cache_of("train", refresh):
+    with within("train", refresh):
         run = run.model_copy(update={"folds": on(train_adapters)(recipe, run.data)})
     if until == "train":
         return run
-    with cache_of("evaluate", refresh):
+    with within("evaluate", refresh):
         run = run.model_copy(update={"report": on(evaluate_detectors)(recipe, run.data, run.folds)})
     if until == "evaluate":
         return run
-    return run.model_copy(update={"publication": on(publish)(recipe, run.data, run.folds, run.report)})
+    with within("publish", refresh):
+        return run.model_copy(update={"publication": on(publish)(recipe, run.data, run.folds, run.report)})
 
 
 def show_plan(recipe: StudyRecipe, until: Stage, refresh: Stage | None, found: Found) -> None:
@@ -137,6 +138,10 @@ def demand_gpu(recipe: StudyRecipe, until: Stage, refresh: Stage | None, found: 
         )
 
 
-def cache_of(stage: Stage, refresh: Stage | None) -> AbstractContextManager[object]:
-    """The cache as one stage sees it: Prefect runs every task anew, and records it anew, from the stage `refresh` on."""
-    return temporary_settings(updates={PREFECT_TASKS_REFRESH_CACHE: stage in stages_from(refresh)})
+def within(stage: Stage, refresh: Stage | None) -> AbstractContextManager[object]:
+    """The settings of one stage's flow. From the stage `refresh` on, Prefect runs every task anew, and records it anew.
+
+    Heartbeats are the outer flow's alone: each flow that sends some waits up to a second for their thread at its end.
+    """
+    anew = stage in stages_from(refresh)
+    return temporary_settings(updates={PREFECT_TASKS_REFRESH_CACHE: anew, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})

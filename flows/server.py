@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 SCHEMA = Path(__file__).with_name("prefect_database.sql")
 STARTS_WITHIN_S = 90
 STORED_WITHIN_S = 60
+HEARTBEAT_S = 30  # the least that Prefect takes; prefect.yaml says the same, and automations.yaml allows for three
 # Services that only schedules, workers and automations need; the command's own server serves one run.
 IDLE_SERVICES = (
     "SCHEDULER",

@@ -18,19 +18,21 @@ import soundfile
 import yaml
 from packaging.specifiers import SpecifierSet
 
+from flows.server import HEARTBEAT_S
 from recipes.schema import load_study
 from tests.bench.bench_kills import holdings
 from tests.commands import ROOT
 from tests.prefect_server import wait_for
 
 DEPLOYED = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+AUTOMATIONS = yaml.safe_load((ROOT / "automations.yaml").read_text(encoding="utf-8"))["automations"]
 SMOKE = {"study": "study/smoke"}
 
 
 def test_every_deployment_is_described_tagged_limited_and_scheduled_but_inactive():
-    assert {"study", "build", "train", "evaluate", "optimize-prompt", "compare", "publish", "predict"} == {
-        its["name"] for its in DEPLOYED
-    }
+    assert sorted(its["name"] for its in DEPLOYED) == [
+        "build", "compare", "evaluate", "optimize-prompt", "predict", "publish", "study", "train"
+    ]  # fmt: skip
     for its in DEPLOYED:
         assert its["description"]
         assert "earshot" in its["tags"]
@@ -39,6 +41,13 @@ def test_every_deployment_is_described_tagged_limited_and_scheduled_but_inactive
         assert its["work_pool"]["name"] == "earshot"
         if "study" in its["parameters"]:
             load_study(its["parameters"]["study"], its["parameters"]["overrides"])
+
+
+def test_a_run_is_called_dead_only_after_three_heartbeats_of_a_deployment_did_not_come():
+    frequencies = {its["work_pool"]["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] for its in DEPLOYED}
+    assert frequencies == {str(HEARTBEAT_S)}
+    (silent,) = [its for its in AUTOMATIONS if its["trigger"]["posture"] == "Proactive"]
+    assert silent["trigger"]["within"] == 3 * HEARTBEAT_S
 
 
 @pytest.mark.slow
@@ -60,14 +69,14 @@ def test_a_deployed_study_runs_by_a_worker_that_stands_anywhere_and_its_page_can
     assert list((served.home / "hub").glob("models--earshot--smoke-adapter/snapshots/*"))
 
 
-@pytest.fixture
-def told(served) -> Iterator["queue.Queue[bytes]"]:
-    """What the automations of automations.yaml send to a webhook, which is a server of ours."""
-    received: queue.Queue[bytes] = queue.Queue()
+@pytest.fixture(scope="module")
+def told(served) -> Iterator["queue.Queue[str]"]:
+    """What the automations of automations.yaml, with less patience, send to a webhook, which is a server of ours."""
+    received: queue.Queue[str] = queue.Queue()
 
     class Webhook(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            received.put(self.rfile.read(int(self.headers["Content-Length"])))
+            received.put(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
             self.send_response(200)
             self.end_headers()
 
@@ -79,8 +88,10 @@ def told(served) -> Iterator["queue.Queue[bytes]"]:
         make = "from prefect.blocks.webhook import Webhook; print(Webhook(url={!r}).save('earshot'))"
         block = served.python("-c", make.format(f"http://127.0.0.1:{server.server_port}/"))
         file = served.home.parent / "mine.yaml"
-        file.write_text((ROOT / "automations.yaml").read_text(encoding="utf-8").replace("WEBHOOK", block.strip()))
-        assert "earshot-failed" in served.prefect("automation", "create", "--from-file", str(file))
+        text = (ROOT / "automations.yaml").read_text(encoding="utf-8").replace("WEBHOOK", block.strip())
+        file.write_text(text.replace(f"within: {3 * HEARTBEAT_S}", f"within: {2 * HEARTBEAT_S}"), encoding="utf-8")
+        made = served.prefect("automation", "create", "--from-file", str(file))
+        assert {"earshot-failed", "earshot-silent"} <= set(re.findall(r"earshot-\w+", made))
         yield received
         server.shutdown()
 
@@ -98,7 +109,7 @@ def test_a_recipe_that_is_wrong_fails_in_the_first_line_with_the_schemas_sentenc
     assert list(shown) == ["what-next"], "nothing ran"
     assert "earshot train study/smoke --set train.epochs=3" in shown["what-next"]["data"]
     assert holdings(served.home) == before
-    message = json.loads(told.get(timeout=60))["text"]
+    message = told.get(timeout=60)
     assert message.startswith("study/smoke to train - ")
     assert "train.epochs: no such key" in message
     assert f"/runs/flow-run/{flow_run}" in message
@@ -149,18 +160,54 @@ def test_a_cancelled_run_ends_with_its_child_processes(served, served_study):
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_leaves_no_process_and_its_work_is_gone_on_with(served, served_study):
+def test_a_run_that_takes_longer_than_it_may_ends_with_its_child_processes_and_its_page_names_what_to_raise(
+    served, served_study
+):
+    short = ["train.training.max_steps=100000", "train.seeds=[3]", "train.timeout_min=0.25"]
+    flow_run = served.run("train", **SMOKE, overrides=short)
+    assert wait_for(served.processes, 120)
+    state = served.ended(flow_run)
+    assert state["type"] == "FAILED"
+    assert "training with seed 3 ran longer than 0.25 minutes and was stopped; raise `timeout_min`" in state["message"]
+    assert served.processes() == []
+    advice = served.artifacts(flow_run)["what-next"]["data"]
+    assert "Raise the `timeout_min` of its block (`train`," in advice
+    assert "earshot train study/smoke --set train.training.max_steps=100000" in advice
+    assert not list((served.home / "store").glob("*/.draft*")), "what was half written is gone"
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_leaves_no_process_and_the_server_says_of_its_run_that_it_crashed(
+    served, served_study, told
+):
     long = {**SMOKE, "overrides": ["train.training.max_steps=100000", "train.seeds=[2]"]}
     flow_run = served.run("train", **long)
-    assert wait_for(lambda: any(line.startswith("step ") for line in served.logs(flow_run)), 240, 1)
+
+    def beats() -> int:
+        found = {
+            "event": {"name": ["prefect.flow-run.heartbeat"]},
+            "any_resource": {"id": [f"prefect.flow-run.{flow_run}"]},
+        }
+        return served.ask("events/filter", filter=found)["total"]
+
+    assert wait_for(lambda: beats() > 1, 300, 1)
+    assert served.processes()
     served.kill_workers()
     assert wait_for(lambda: not served.processes(), 20), served.processes()
     assert served.state(flow_run)["type"] == "RUNNING", "nobody was there to say otherwise"
     served.worker("three")
-    again = served.run(
-        "evaluate", **SMOKE
-    )  # of another deployment: `train` is held by the run that nobody said is dead
+    again = served.run("train", **SMOKE)  # waits until the one before it is said to be dead
+    message = "its process is gone: no heartbeat"
+    assert wait_for(lambda: message in str(served.state(flow_run)["message"]), 2 * HEARTBEAT_S + 60, 1), served.state(
+        flow_run
+    )
+    assert served.state(flow_run)["type"] == "CRASHED"
     assert served.ended(again)["type"] == "COMPLETED", served.logs(again)
+    texts = [told.get(timeout=60)]
+    while f"/runs/flow-run/{flow_run}" not in texts[-1]:
+        texts.append(told.get(timeout=60))
+    assert message in texts[-1]
+    assert not any("its process is gone" in text for text in texts[:-1]), "no run that lived was said to be dead"
 
 
 @pytest.mark.slow

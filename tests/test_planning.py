@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from flows import cli
 from flows.build_dataset import build_dataset
 from flows.plan_study import plan_study
-from flows.run_study import cache_of
+from flows.run_study import within
 from recipes.schema import CheckFailed, load_study
 from tasks import cache, sources, store
 from tasks.clips import check_cells
@@ -100,9 +100,9 @@ def test_a_refreshed_stage_will_run_whatever_is_cached(built):
 
 @pytest.mark.parametrize(("stage", "anew"), [("build", False), ("train", True), ("evaluate", True)])
 def test_refresh_overrules_the_cache_from_its_stage_on(stage, anew):
-    with cache_of(stage, "train"):
+    with within(stage, "train"):
         assert PREFECT_TASKS_REFRESH_CACHE.value() is anew
-    with cache_of(stage, None):
+    with within(stage, None):
         assert PREFECT_TASKS_REFRESH_CACHE.value() is False
 
 
