@@ -1,8 +1,12 @@
-"""A data set built by its own flow in this process, without a Prefect server, and recorded as one."""
+"""Flows in this process without a Prefect server: as plain functions, or a data set built and recorded as one."""
 
-from typing import Any
+import contextlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+from uuid import UUID, uuid4
 
 import pytest
+from prefect import Flow, Task
 from prefect.results import ResultRecord, ResultRecordMetadata  # type: ignore[attr-defined]
 from prefect.serializers import JSONSerializer
 
@@ -10,6 +14,26 @@ from flows.build_dataset import BuiltDataset, build_dataset
 from recipes.schema import StudyRecipe
 from tasks import cache
 from tasks.cache import Answer, RecordedTask, looking_up
+
+
+class Future(NamedTuple):
+    """That of a task which has run."""
+
+    task_run_id: UUID
+    value: Any
+
+    def result(self) -> Any:
+        return self.value
+
+
+@contextlib.contextmanager
+def plainly() -> Iterator[None]:
+    """Inside, flows and tasks are plain functions: nothing is run by Prefect, nothing recorded."""
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (Flow, Task):
+            patch.setattr(kind, "__call__", lambda its, *arguments, **keywords: its.fn(*arguments, **keywords))
+        patch.setattr(Task, "submit", lambda its, *told, **more: Future(uuid4(), its.fn(*told, **more)))
+        yield
 
 
 def record(result: object, key: str) -> None:

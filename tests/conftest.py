@@ -1,10 +1,13 @@
-"""One home and one Prefect harness for the whole session, both gone with it."""
+"""One home for the whole session, gone with it, and what many tests share."""
 
+import gc
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+gc.disable()  # while so much is imported, collections only take time: until all tests are collected
 
 # Before anything of ours or of Prefect's is imported: both read the environment at import.
 _HOME = tempfile.TemporaryDirectory(prefix="earshot tests é ")  # a home with spaces and letters beyond ASCII
@@ -34,15 +37,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty home for one test."""
     monkeypatch.setenv("EARSHOT_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
-
-
-@pytest.fixture(scope="session")
-def prefect() -> Iterator[None]:
-    """A Prefect server of the session, for tests that run flows in this process."""
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=90):
-        yield
 
 
 @pytest.fixture(scope="session")
@@ -134,6 +128,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         names = getattr(item, "fixturenames", ())
         return ("smoke" in names) + ("rerun" in names)
 
+    gc.freeze()
+    gc.enable()
     session.items.sort(key=needs)
     if any(map(needs, session.items)) and not session.config.option.collectonly:
         _runs.append(Command(_SMOKE_HOME, "run", "study/smoke"))

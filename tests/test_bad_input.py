@@ -13,11 +13,12 @@ import pytest
 import soundfile
 import yaml
 
-from flows.run_study import StudyRun
+from flows.run_study import StudyRun, run_study
 from recipes.clips import SAMPLE_RATE_HZ
 from recipes.sources import TableSource
 from tasks.recordings import gather_recordings
 from tasks.store import Clips, Recordings, Sides, Splits, fingerprint, home, shelf
+from tests.building import plainly
 from tests.commands import earshot
 
 SPEAKERS, SOUNDS, NOISES = 6, 6, 3
@@ -54,19 +55,15 @@ def study(corpus: Path, *, source: dict[str, object] | None = None) -> Path:
 
 
 @pytest.fixture
-def no_heartbeat(prefect: None) -> Iterator[None]:
-    """Without the thread that Prefect joins for a second at the end of every flow."""
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-
-    with temporary_settings(updates={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+def plain(home: Path) -> Iterator[None]:
+    """Flows as plain functions, on an empty home."""
+    with plainly():
         yield
 
 
 @pytest.fixture
-def build(no_heartbeat: None, corpus: Path) -> Callable[..., StudyRun]:
-    """`earshot build` of that study in this process, on the session's home: Prefect learns at import where results lie."""
-    from flows.run_study import run_study
-
+def build(plain: None, corpus: Path) -> Callable[..., StudyRun]:
+    """`earshot build` of that study in this process."""
     return lambda *overrides, **keys: run_study(str(study(corpus, **keys)), list(overrides), until="build")
 
 
@@ -154,9 +151,7 @@ def test_bad_files_that_empty_a_class_are_not_skipped_in_silence(build, corpus):
 # --- the machine -------------------------------------------------------------------------------------------------
 
 
-def test_a_recipe_that_needs_a_gpu_is_refused_before_anything_runs(no_heartbeat, home, monkeypatch):
-    from flows.run_study import run_study
-
+def test_a_recipe_that_needs_a_gpu_is_refused_before_anything_runs(plain, home, monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")  # no nvidia-smi
     with pytest.raises(ValueError, match=r"train.device=cuda and no NVIDIA GPU answers"):
         run_study("study/smoke", ["train.device=cuda"])
@@ -178,9 +173,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", folder], check=True)
 
 
-def test_a_full_disk_is_a_sentence_and_leaves_only_whole_artifacts(no_heartbeat, full_disk, corpus, monkeypatch):
-    from flows.run_study import run_study
-
+def test_a_full_disk_is_a_sentence_and_leaves_only_whole_artifacts(plain, full_disk, corpus, monkeypatch):
     monkeypatch.setenv("EARSHOT_HOME", str(full_disk / "home"))
     with pytest.raises(OSError, match="No space left on device"):
         run_study(str(study(corpus)), [], until="build")
