@@ -46,7 +46,10 @@ def way_out(error: BaseException) -> str:
     if isinstance(error, CheckFailed):
         return "A check stopped it, so that no number comes out wrong. Mend what it names: the recipe, or the data."
     if isinstance(error, TimeoutError):
-        return "It took longer than it may. Raise the `timeout_min` that the message names, or look why it was slow."
+        return (
+            "It took longer than it may. Raise the `timeout_min` of its block (`train`, `evaluate` or `search`), or look "
+            "why it was slow; training goes on from its last checkpoint."
+        )
     if isinstance(error, ValueError | FileNotFoundError):
         return (
             "Mend what it names; `earshot plan` checks the recipe without running it, `earshot doctor` this machine."
