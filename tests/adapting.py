@@ -6,8 +6,7 @@ import pyarrow.parquet as pq
 import torch
 
 from tasks.audio_files import encode_flac
-from tasks.models import devices
-from tasks.models import qwen2_audio as family
+from tasks.models import devices, family
 from tasks.models.collation import Collator
 from tasks.models.jobs import Question, TrainingJob
 

@@ -63,9 +63,9 @@ def model(tiny_base: Path) -> Any:
     """It, loaded once; a test that alters it does so in a copy."""
     import torch
 
-    from tasks.models import qwen2_audio
+    from tasks.models import family
 
-    return qwen2_audio.load(tiny_base, revision=None, quantization=None, dtype=torch.float32, device="cpu").eval()
+    return family.load(tiny_base, revision=None, quantization=None, dtype=torch.float32, device="cpu").eval()
 
 
 @pytest.fixture(scope="session")

@@ -24,8 +24,7 @@ from tasks.detectors.majority import Majority
 from tasks.detectors.mel_statistics import BINS, MelStatistics, filters, statistics
 from tasks.functional.calibration import choose_threshold
 from tasks.functional.metrics import roc_auc
-from tasks.models import devices
-from tasks.models import qwen2_audio as family
+from tasks.models import devices, family
 from tasks.models.frames import trimmed_frames
 from tasks.models.jobs import Question, ScoringJob, TrainingJob
 from tasks.models.scoring import Scorer, questions

@@ -15,7 +15,8 @@ from tasks.models import encoder_cache as cache
 from tasks.models import tiny
 from tasks.models.encoder_cache import EncoderCache, adapted, clip_key, encoder_revision, folder
 from tasks.models.encoding import kept_encodings
-from tasks.models.qwen2_audio import lora_config, prepare
+from tasks.models.family import prepare
+from tasks.models.scope import lora_config
 
 REVISION = "0123456789abcdef"
 
@@ -180,9 +181,11 @@ def test_an_adapted_encoder_has_no_place_in_the_cache(model, home):
     from peft import get_peft_model
 
     assert kept_encodings(model).revision == encoder_revision(model)
-    of_language = get_peft_model(copy.deepcopy(model), lora_config({"r": 2}, "language_model")).get_base_model()
+    of_language = get_peft_model(copy.deepcopy(model), lora_config(model, {"r": 2}, "language_model")).get_base_model()
     assert not adapted(of_language)
     assert kept_encodings(of_language).revision == encoder_revision(model), "its encoder is the base's"
-    of_both = get_peft_model(copy.deepcopy(model), lora_config({"r": 2}, "language_model+encoder")).get_base_model()
+    of_both = get_peft_model(
+        copy.deepcopy(model), lora_config(model, {"r": 2}, "language_model+encoder")
+    ).get_base_model()
     assert adapted(of_both)
     assert kept_encodings(of_both) is None

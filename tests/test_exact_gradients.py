@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tasks.audio_files import decode_flac, encode_flac
-from tasks.models import qwen2_audio as family
+from tasks.models import qwen2_audio
 from tasks.models.collation import IGNORED
 from tasks.models.devices import alike_on_every_cpu, with_dtype
 from tasks.models.packing import packed_rows
@@ -35,7 +35,7 @@ def as_shipped(tiny_base, quantization):
     from transformers import BitsAndBytesConfig, Qwen2AudioForConditionalGeneration
 
     given = with_dtype(quantization, torch.float32)
-    config = BitsAndBytesConfig(**given, llm_int8_skip_modules=family.UNQUANTISED) if given else None
+    config = BitsAndBytesConfig(**given, llm_int8_skip_modules=list(qwen2_audio.UNQUANTISED)) if given else None
     model = Qwen2AudioForConditionalGeneration.from_pretrained(
         tiny_base, quantization_config=config, dtype=torch.float32, device_map={"": "cpu"}
     )

@@ -11,8 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from tasks.audio_files import decode_flac, encode_flac, samples_of
 from tasks.functional.listening import listening_section
-from tasks.models import listening
-from tasks.models import qwen2_audio as family
+from tasks.models import family, listening
 from tasks.models.frames import audio_tokens
 from tasks.models.listening import Listener, NoProcessorWarnings, check, no_audio_prior, sample
 from tasks.models.scoring import Scorer, questions

@@ -12,6 +12,7 @@ from tasks.models.room import check_room, tokens_of
 from tasks.planning import describe_gpu
 
 CONFIG = SimpleNamespace(
+    model_type="qwen2_audio",
     text_config=SimpleNamespace(hidden_size=4096, num_hidden_layers=32, intermediate_size=11_008, vocab_size=156_032),
     audio_config=SimpleNamespace(d_model=1280, encoder_layers=32),
 )

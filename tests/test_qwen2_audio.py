@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from transformers import BitsAndBytesConfig, Qwen2AudioForConditionalGeneration
 
 from tasks.functional.decoding import answer_scores, answers_token_ids
-from tasks.models import qwen2_audio as family
+from tasks.models import family, qwen2_audio
 from tasks.models.devices import alike_on_every_cpu
 from tasks.models.frames import MAX_FRAMES, audio_tokens, mel_frames, trimmed_frames
+from tasks.models.scope import lora_config, trainable_by_part
 
 QUESTION = "Choose one: A) SPEECH B) NONSPEECH."
 DURATIONS_MS = (25, 47, 60, 61, 99, 200, 333.4, 1000)
@@ -289,7 +290,7 @@ def test_a_shipped_generation_config_changes_neither_answer_nor_score(trimmed, p
 def with_lora(model, scope, seed=0):
     from peft import get_peft_model
 
-    wrapped = get_peft_model(model, family.lora_config({"r": 4, "init_lora_weights": False}, scope))
+    wrapped = get_peft_model(model, lora_config(model, {"r": 4, "init_lora_weights": False}, scope))
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in sorted(wrapped.named_parameters()):
@@ -309,7 +310,7 @@ def test_with_lora_the_trimmed_model_still_answers_as_the_padded_one(padded, tri
 
 
 def test_in_nf4_the_trimmed_model_answers_as_the_padded_one(tiny_base, padded, processor):
-    quantised = BitsAndBytesConfig(**NF4, llm_int8_skip_modules=family.UNQUANTISED)
+    quantised = BitsAndBytesConfig(**NF4, llm_int8_skip_modules=list(qwen2_audio.UNQUANTISED))
     reference = Qwen2AudioForConditionalGeneration.from_pretrained(
         tiny_base, quantization_config=quantised, dtype=torch.float32, device_map={"": "cpu"}
     ).eval()
@@ -336,8 +337,8 @@ def test_nf4_leaves_encoder_projector_and_head_alone(tiny_base):
 def test_a_scope_trains_what_it_names_and_nothing_else(trimmed, scope, encoder):
     from peft import get_peft_model
 
-    model = get_peft_model(copy.deepcopy(trimmed), family.lora_config({"r": 8}, scope))
-    parts = family.trainable_by_part(model)
+    model = get_peft_model(copy.deepcopy(trimmed), lora_config(trimmed, {"r": 8}, scope))
+    parts = trainable_by_part(model)
     assert parts["language_model"] == 2 * 4 * 8 * (96 + 96), "q k v o of two layers, rank 8, width 96"
     assert (parts["encoder"], parts["projector"]) == (encoder, 0)
     assert parts["trainable"] == parts["language_model"] + encoder
@@ -350,4 +351,4 @@ def test_without_the_exclusion_lora_would_reach_the_encoder(trimmed):
     from peft import LoraConfig, get_peft_model
 
     naive = LoraConfig(target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])
-    assert family.trainable_by_part(get_peft_model(copy.deepcopy(trimmed), naive))["encoder"] > 0
+    assert trainable_by_part(get_peft_model(copy.deepcopy(trimmed), naive))["encoder"] > 0

@@ -12,10 +12,10 @@ from transformers import Qwen2AudioForConditionalGeneration
 
 from tasks.audio_files import decode_flac, encode_flac, samples_of
 from tasks.functional.decoding import answer_scores
-from tasks.models import encoding, scoring
-from tasks.models import qwen2_audio as family
+from tasks.models import encoding, family, scoring
 from tasks.models.devices import alike_on_every_cpu
 from tasks.models.encoding import Encoder, kept_encodings
+from tasks.models.scope import lora_config, trainable_by_part
 from tasks.models.scoring import Question, Scorer, answers_of, forward, generate, narrowed, questions
 from tests.bench.bench_score_gpu import make_model
 from tests.test_qwen2_audio import NF4, padded_logits, with_lora
@@ -266,8 +266,9 @@ def test_the_benchmarks_model_is_of_full_size(processor):
     """As many parameters as the real one trains with rank 16 on q, k, v and o."""
     from peft import get_peft_model
 
-    model = get_peft_model(make_model(processor, "meta"), family.lora_config({"r": 16}, "language_model+encoder"))
-    parts = family.trainable_by_part(model)
+    model = make_model(processor, "meta")
+    model = get_peft_model(model, lora_config(model, {"r": 16}, "language_model+encoder"))
+    parts = trainable_by_part(model)
     assert (parts["language_model"], parts["encoder"], parts["trainable"]) == (16_777_216, 3_932_160, 20_709_376)
 
 

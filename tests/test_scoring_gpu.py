@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from tasks.audio_files import encode_flac
-from tasks.models import encoding, latency, tiny
-from tasks.models import qwen2_audio as family
+from tasks.models import encoding, family, latency, tiny
 from tasks.models.batches import FIRST_TOKENS
 from tasks.models.encoding import kept_encodings
 from tasks.models.listening import check

@@ -6,11 +6,12 @@ import pytest
 import torch
 from trl import SFTConfig
 
-from tasks.models import batch_size
-from tasks.models import qwen2_audio as family
+from tasks.models import batch_size, family
+from tasks.models.aside import FewWords, encoder_aside, few_words
 from tasks.models.batch_size import Batches, TooLarge, candidates, fastest
 from tasks.models.collation import IGNORED
 from tasks.models.packing import packed_rows
+from tasks.models.scope import unfreeze
 from tasks.models.trainer import AnswerTrainer, defaults, fit, operations
 from tasks.models.training import encode_once, read_clips, to_train
 from tasks.store import read_json, write_json
@@ -125,7 +126,7 @@ def test_a_frozen_encoder_is_out_of_the_way_while_encoded_clips_train(tiny_base,
     for aside in (True, False):
         model = to_train(fresh(tiny_base), told)
         tower = model.get_base_model().model.audio_tower
-        with family.encoder_aside(model) if aside else contextlib.nullcontext():
+        with encoder_aside(model) if aside else contextlib.nullcontext():
             assert any("audio_tower" in name for name, _ in model.named_parameters()) != aside
             fit(model, processor, clips, collate, told.training, seed=1, output=told.output, device="cpu")
         assert model.get_base_model().model.audio_tower is tower
@@ -139,7 +140,7 @@ def test_a_model_that_knows_the_words_of_the_study_alone_trains_alike(tiny_base,
     for few in (True, False):
         model = to_train(fresh(tiny_base), told)
         whole = model.get_base_model().model.language_model.embed_tokens
-        with family.few_words(model, sorted(collate.tokens)) if few else contextlib.nullcontext():
+        with few_words(model, sorted(collate.tokens)) if few else contextlib.nullcontext():
             fit(model, processor, clips, collate, told.training, seed=1, output=told.output, device="cpu")
         assert model.get_base_model().model.language_model.embed_tokens is whole
         ends.append({name: value for name, value in model.state_dict().items() if "lora_" in name})
@@ -147,7 +148,7 @@ def test_a_model_that_knows_the_words_of_the_study_alone_trains_alike(tiny_base,
 
 
 def test_a_word_that_is_not_kept_is_an_error(tiny_base):
-    words = family.FewWords(fresh(tiny_base).get_input_embeddings(), [3, 5])
+    words = FewWords(fresh(tiny_base).get_input_embeddings(), [3, 5])
     assert torch.equal(
         words(torch.tensor([[5, 3, 5]])), fresh(tiny_base).get_input_embeddings()(torch.tensor([[5, 3, 5]]))
     )
@@ -160,7 +161,7 @@ def test_operations_are_two_a_weight_on_each_way_and_two_more_where_it_is_traine
     layers = plain.model.language_model.layers
     weights = sum(p.numel() for name, p in layers.named_parameters() if "proj.weight" in name)
     text = plain.config.get_text_config()
-    frozen = operations(family.unfreeze(plain, "language_model").requires_grad_(False))
+    frozen = operations(unfreeze(plain, "language_model").requires_grad_(False))
     assert frozen == (4 * weights, 4 * text.vocab_size * text.hidden_size)
     assert operations(plain.requires_grad_(True))[0] == 6 * weights
     adapted = to_train(fresh(tiny_base), job(tiny_base, tmp_path))

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from recipes.training import TrainMethod
-from tasks.models import devices, training
-from tasks.models import qwen2_audio as family
+from tasks.models import devices, family, training
 from tasks.models.collation import IGNORED, Collator
 from tasks.models.frames import audio_tokens
 from tasks.models.progress_lines import Progress

@@ -15,8 +15,7 @@ from transformers.integrations import TensorBoardCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from recipes.training import AugmentBlock, EarlyStoppingBlock, LossBlock, NoiseBlock, SpecAugmentBlock
-from tasks.models import devices, training
-from tasks.models import qwen2_audio as family
+from tasks.models import devices, family, training
 from tasks.models.adapted import with_adapter
 from tasks.models.checkpoints import last_whole
 from tasks.models.collation import Collator

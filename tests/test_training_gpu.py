@@ -6,7 +6,8 @@ import re
 import pytest
 import torch
 
-from tasks.models import qwen2_audio as family
+from tasks.models import family
+from tasks.models.aside import encoder_aside, few_words
 from tasks.models.batch_size import by_trial
 from tasks.models.packing import packed_rows
 from tasks.models.trainer import AnswerTrainer, defaults, fit
@@ -137,7 +138,7 @@ def test_frozen_parts_leave_the_card(tiny_base, processor, clips, home):
     model = loaded(tiny_base, torch.bfloat16, "cuda")
     before = torch.cuda.memory_allocated()
     collate = collator(processor, clips)
-    with family.encoder_aside(model), family.few_words(model, sorted(collate.tokens)):
+    with encoder_aside(model), few_words(model, sorted(collate.tokens)):
         assert torch.cuda.memory_allocated() < before
         assert model.device.type == "cuda"
     assert model.model.language_model.embed_tokens.weight.device.type == "cuda"

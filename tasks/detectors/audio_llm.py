@@ -14,10 +14,9 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from torch import nn
-from transformers import AutoProcessor
 
 from tasks.functional.decoding import map_open_answer
-from tasks.models import qwen2_audio as family
+from tasks.models import family
 from tasks.models.adapted import with_adapter
 from tasks.models.devices import alike_on_every_cpu, pick_device, with_dtype
 from tasks.models.encoding import kept_encodings
@@ -36,7 +35,7 @@ def main(path: str) -> None:
     Every batch is kept as it comes, so that after a kill only what is missing is asked.
     """
     job = ScoringJob.model_validate_json(Path(path).read_text(encoding="utf-8"))
-    processor = AutoProcessor.from_pretrained(job.base, revision=job.revision, trust_remote_code=False)
+    processor = family.load_processor(job.base, job.revision)
     with NoProcessorWarnings():
         model = load(job)
         scorer = Scorer(model, processor, kept_encodings(model), job.batch_size)

@@ -8,7 +8,7 @@ WIDTHS_KEPT_MLP = 4.0  # of the MLP's width: gate, up, and two products
 
 
 class Size(NamedTuple):
-    """A Qwen2-Audio by its widths."""
+    """An audio LLM by its widths."""
 
     hidden: int
     layers: int

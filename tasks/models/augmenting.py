@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from recipes.training import AugmentBlock, NoiseBlock
 from tasks.audio_files import decode_flac, samples_of
 from tasks.functional.augment import add_noise, gaussian_noise, spec_augment, stretch_of
-from tasks.models import qwen2_audio as family
+from tasks.models import family
 
 
 class Augmented:

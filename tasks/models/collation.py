@@ -9,7 +9,7 @@ from datasets import Dataset
 from recipes.training import AugmentBlock
 from tasks.audio_files import decode_flac
 from tasks.functional.decoding import answers_token_ids
-from tasks.models import qwen2_audio as family
+from tasks.models import family
 from tasks.models.augmenting import Augmented
 from tasks.models.packing import pack
 

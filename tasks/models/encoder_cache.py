@@ -15,10 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from tasks.models.qwen2_audio import ENCODER
+from tasks.models.families import family_of
 from tasks.store import home, make_home
 
-PARTS = (f"model.{ENCODER}", "model.multi_modal_projector")
 SHARD_BYTES = 128_000_000
 MOST_BYTES = 20_000_000_000  # of all encoders together; the least recently used shards go first
 
@@ -39,7 +38,7 @@ def encoder_revision(model: nn.Module) -> str:
     device = next(model.parameters()).device
     threads = torch.get_num_threads() if device.type == "cpu" else 0  # sums over threads differ in the last bit
     digest.update(f"{torch.__version__}\0{device.type}\0{threads}\0".encode())
-    for part in PARTS:
+    for part in family_of(model).PARTS.values():
         for name, tensor in sorted(model.get_submodule(part).state_dict().items()):
             digest.update(f"{part}.{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
@@ -48,7 +47,11 @@ def encoder_revision(model: nn.Module) -> str:
 
 def adapted(model: nn.Module) -> bool:
     """Whether adapters stand in the encoder or the projector: each would fill a cache of its own and use it once."""
-    return any("lora_" in name for part in PARTS for name, _ in model.get_submodule(part).named_parameters())
+    return any(
+        "lora_" in name
+        for part in family_of(model).PARTS.values()
+        for name, _ in model.get_submodule(part).named_parameters()
+    )
 
 
 class EncoderCache:

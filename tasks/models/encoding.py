@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from tasks.audio_files import decode_flac, samples_of
-from tasks.models import qwen2_audio as family
+from tasks.models import family
 from tasks.models.batches import BatchSizes, ahead, on_device, on_host
 from tasks.models.encoder_cache import EncoderCache, adapted, clip_key, encoder_revision
+from tasks.models.families import family_of
 from tasks.models.frames import audio_tokens
 
 WORKERS = 4  # beside a GPU; more of them take the interpreter from the thread that sets the GPU to work
@@ -44,7 +45,7 @@ class Encoder:
         self.model = model
         self.processor = processor
         self.cache = cache
-        self.device: torch.device = model.model.audio_tower.device
+        self.device: torch.device = model.get_submodule(family_of(model).PARTS["encoder"]).device
 
     def readers(self) -> ThreadPoolExecutor:
         """Threads for `read`; beside a GPU each keeps to one core, for torch would start as many again in each."""

@@ -1,8 +1,8 @@
-"""How many mel frames and audio tokens a waveform gives Qwen2-Audio; arithmetic without torch."""
+"""How many mel frames and audio tokens a waveform gives every model here; arithmetic without torch."""
 
 HOP = 160  # samples per mel frame at 16 kHz
 SAMPLE_RATE_HZ = 16_000
-MAX_FRAMES = 3000  # 30 s, what every stack pads to
+MAX_FRAMES = 3000  # 30 s, what every stack pads Qwen2-Audio's clips to
 
 
 def mel_frames(samples: int) -> int:
@@ -15,9 +15,9 @@ def audio_tokens(samples: int) -> int:
     return max(0, (((mel_frames(samples) - 1) // 2 + 1) - 2) // 2 + 1)
 
 
-def trimmed_frames(samples: int) -> int:
+def trimmed_frames(samples: int, most: int = MAX_FRAMES) -> int:
     """Mel frames to keep so that every valid encoder frame is exact.
 
     Of L valid frames the stride-2 convolution makes N = (L-1)//2 + 1; its last output and the pooling need 2 (N+1).
     """
-    return min(MAX_FRAMES, 2 * ((mel_frames(samples) - 1) // 2 + 2))
+    return min(most, 2 * ((mel_frames(samples) - 1) // 2 + 2))

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from recipes.training import AugmentBlock, EarlyStoppingBlock, LossBlock
 from tasks import child, forkserver
 from tasks.hub import content_sha
+from tasks.models.families import refuse_others, type_of
 from tasks.models.frames import SAMPLE_RATE_HZ, trimmed_frames
 from tasks.slots import slot
 from tasks.store import Base, Publication
@@ -45,7 +46,10 @@ class BaseAt(NamedTuple):
 
 
 def base_at(base: str, tiny: Base | None, published: Publication | None) -> BaseAt:
-    """The tiny base by its publication (a leaky one has none), a Hub id by its revision, a folder by its content."""
+    """The tiny base by its publication (a leaky one has none), a Hub id by its revision, a folder by its content.
+
+    Raises FileNotFoundError for a folder without a model, ValueError for one of a family that is not supported.
+    """
     if tiny and published:
         return BaseAt(str(tiny.path), None, published.repo, published.sha)
     if tiny:
@@ -57,6 +61,7 @@ def base_at(base: str, tiny: Base | None, published: Publication | None) -> Base
         raise FileNotFoundError(
             f"train.base: {folder} holds no config.json; give a model folder, a Hub id@revision or `tiny`"
         )
+    refuse_others(type_of(folder / "config.json"), str(folder))
     return BaseAt(str(folder), None, folder.name, content_sha(folder))
 
 

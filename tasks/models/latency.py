@@ -10,7 +10,7 @@ from torch import nn
 
 from tasks.audio_files import decode_flac
 from tasks.functional.timing import TIMED, WARM, latency_of
-from tasks.models import qwen2_audio as family
+from tasks.models import family
 from tasks.models.listening import sample
 from tasks.models.scoring import Question, Starts, answers_of, forward
 

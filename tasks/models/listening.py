@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from tasks.audio_files import decode_flac, encode_flac, samples_of
 from tasks.functional.timing import of_all_lengths
-from tasks.models import qwen2_audio as family
+from tasks.models import family
 from tasks.models.decoder import advance
+from tasks.models.families import NAMES
 from tasks.models.frames import SAMPLE_RATE_HZ
 from tasks.models.scoring import Answers, Question, Scorer, answers_of, embedded, narrowed
 
@@ -176,7 +177,7 @@ class NoProcessorWarnings(logging.Handler):
     They warn, and go on, of what makes a model deaf: a missing rate, an argument by an old name.
     """
 
-    SPEAKERS = ("feature_extraction", "processing", "audio_utils", "qwen2_audio")
+    SPEAKERS = ("feature_extraction", "processing", "audio_utils", *NAMES)
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tasks.models import qwen2_audio as family
-from tasks.models import tiny
+from tasks.models import family, tiny
 from tasks.models.collation import Collator
 from tasks.models.devices import pick_device
 from tasks.models.jobs import PretrainingJob

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from transformers import AutoProcessor
 
 from recipes.prompts import PromptBlock
 from tasks.detectors.audio_llm import identity, load, read
@@ -18,7 +17,7 @@ from tasks.functional.prompt_meta import Mistake, Scored, describe_clip
 from tasks.functional.prompt_race import Clips, Standing, ask_all, race, standing_so_far
 from tasks.functional.prompt_search import HELD_OUT, SEARCH
 from tasks.functional.prompt_text import same, usable
-from tasks.models import scoring
+from tasks.models import family, scoring
 from tasks.models.encoding import kept_encodings
 from tasks.models.listening import NoProcessorWarnings, check, log_odds
 from tasks.models.prompt_jobs import PromptJob
@@ -32,7 +31,7 @@ def main(path: str) -> None:
     """Write scores.parquet: prompt, clip_id, p_speech, prediction for every answer; search.json: prompts, rounds, what was
     dropped and why, and what it took."""
     job = PromptJob.model_validate_json(Path(path).read_text(encoding="utf-8"))
-    processor = AutoProcessor.from_pretrained(job.base, revision=job.revision, trust_remote_code=False)
+    processor = family.load_processor(job.base, job.revision)
     with NoProcessorWarnings():
         model = load(job)
         scorer = scoring.Scorer(model, processor, kept_encodings(model), job.recipe.batch_size)

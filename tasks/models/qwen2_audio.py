@@ -1,216 +1,43 @@
-"""Everything that knows Qwen2-Audio: its prompt, its features, the exact encoder without padding, loading and scope."""
+"""Qwen2-Audio: how it is loaded, and its encoder without the padding to 30 s."""
 
-import contextlib
-import copy
-import functools
-import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from tasks.models.frames import HOP, SAMPLE_RATE_HZ, audio_tokens, trimmed_frames
+from tasks.functional.memory import Size
 
-ENCODER = "audio_tower"
-EXTRACTED_AT_ONCE = 32
-LEAST_FRAMES = 64  # products of matrices that are narrower take other kernels, whose last bit differs
-UNQUANTISED = ["model.audio_tower", "model.multi_modal_projector", "lm_head"]
-
-
-class Prompt(NamedTuple):
-    """Token ids before and after the audio tokens of one turn."""
-
-    before: list[int]
-    after: list[int]
-    audio_token: int
+BASE = "Qwen2AudioForConditionalGeneration"
+PARTS = {"encoder": "model.audio_tower", "projector": "model.multi_modal_projector"}
+UNQUANTISED = ("model.audio_tower", "model.multi_modal_projector", "lm_head")
+FIXED = ("embed_positions.weight",)  # sinusoids
 
 
-def tokenise_prompt(processor: Any, prompt: str) -> Prompt:
-    """The chat turn that ends with the assistant's first position. Raises ValueError where the template has no audio."""
-    message = {"role": "user", "content": [{"type": "audio", "audio_url": "clip"}, {"type": "text", "text": prompt}]}
-    text = processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
-    before, token, after = text.partition(processor.audio_token)
-    if not token:
-        raise ValueError(f"the chat template of this processor leaves no {processor.audio_token} for the audio")
-    encode = functools.partial(processor.tokenizer.encode, add_special_tokens=False)
-    return Prompt(encode(before), encode(after), processor.tokenizer.convert_tokens_to_ids(token))
+def load_processor(base: str | Path, *, revision: str | None) -> Any:
+    """Its own processor."""
+    from transformers import AutoProcessor
+
+    return AutoProcessor.from_pretrained(base, revision=revision, trust_remote_code=False)
 
 
-class Clip(NamedTuple):
-    """What the encoder needs of one clip: log-mel features (mel bins, frames) and their valid length."""
+def load(base: str | Path, *, revision: str | None, quantization: Any, dtype: torch.dtype, device: str) -> nn.Module:
+    """transformers' own model."""
+    from transformers import Qwen2AudioForConditionalGeneration
 
-    features: torch.Tensor
-    frames: int
-    tokens: int
-
-
-class Encoded(NamedTuple):
-    """What the language model needs of one clip: the encoder's and the projector's (tokens, text width) vectors."""
-
-    vectors: torch.Tensor
-
-    @property
-    def tokens(self) -> int:
-        """Audio tokens of the clip."""
-        return len(self.vectors)
-
-
-def extract(processor: Any, waveforms: Iterable[NDArray[np.float32]]) -> list[Clip]:
-    """Features of 16 kHz waveforms, each as many frames as its encoding needs, bit-identical to the first ones of 3000.
-
-    Raises ValueError for a waveform of no audio token, which the model would answer without hearing it.
-    """
-    waiting = iter(waveforms)
-    clips: list[Clip] = []
-    while some := list(itertools.islice(waiting, EXTRACTED_AT_ONCE)):
-        clips += _extract_some(processor, some)
-    return clips
-
-
-def _extract_some(processor: Any, waveforms: list[NDArray[np.float32]]) -> Iterator[Clip]:
-    """The extractor itself pads, for at the very end of a waveform it would mirror it."""
-    for samples in waveforms:
-        if audio_tokens(len(samples)) == 0:
-            raise ValueError(
-                f"a clip of {len(samples) / 16:.0f} ms gives the model no audio token and would be answered unheard; "
-                "declare a context in the recipe, e.g. clips.context: {kind: noise, total_ms: 200}"
-            )
-    extracted = processor.feature_extractor(
-        waveforms, sampling_rate=SAMPLE_RATE_HZ, padding="max_length", truncation=True,
-        max_length=HOP * max(LEAST_FRAMES, *(trimmed_frames(len(samples)) for samples in waveforms)),
-        return_attention_mask=True, return_tensors="pt",
-    )  # fmt: skip
-    valid = extracted["attention_mask"].sum(dim=1).tolist()
-    for features, frames, samples in zip(extracted["input_features"], valid, waveforms, strict=True):
-        own = features[:, : trimmed_frames(len(samples))]
-        yield Clip(own.clone(), frames, audio_tokens(len(samples)))
-
-
-def collate(
-    clips: Sequence[Clip | Encoded],
-    prompt: Prompt,
-    completions: Sequence[Sequence[int]],
-    pad: int,
-    *,
-    pad_after: int = 0,
-) -> dict[str, torch.Tensor]:
-    """A left-padded batch: prompt with each clip's audio tokens, then its completion, so that answers end every row.
-
-    Padding stands behind the first `pad_after` tokens, which are then in the same place in every row.
-    """
-    rows = [
-        [*prompt.before, *[prompt.audio_token] * clip.tokens, *prompt.after, *completion]
-        for clip, completion in zip(clips, completions, strict=True)
-    ]
-    width = max(map(len, rows))
-
-    def padded(row: list[int], filler: int) -> list[int]:
-        return [*row[:pad_after], *[filler] * (width - len(row)), *row[pad_after:]]
-
-    return {
-        "input_ids": torch.tensor([padded(row, pad) for row in rows]),
-        "attention_mask": torch.tensor([padded([1] * len(row), 0) for row in rows]),
-        **audio_inputs(clips),
-    }
-
-
-def audio_inputs(clips: Sequence[Clip | Encoded]) -> dict[str, torch.Tensor]:
-    """What `merge_audio` takes: features (n, bins, frames) of the longest clip's cut and their mask, or the vectors
-    (sum of tokens, text width) of clips that are encoded already."""
-    plain = [clip for clip in clips if isinstance(clip, Clip)]
-    if not plain:
-        return {"input_features": torch.cat([clip.vectors for clip in clips if isinstance(clip, Encoded)])}
-    frames = max(trimmed_frames(clip.frames * HOP) for clip in plain)
-    features = torch.zeros(len(plain), plain[0].features.shape[0], frames)
-    for row, clip in zip(features, plain, strict=True):
-        known = clip.features[:, :frames]
-        row[:, : known.shape[1]] = known  # what lies behind a clip's own cut is attended by nobody
-    valid = torch.arange(frames)[None, :] < torch.tensor([clip.frames for clip in plain])[:, None]
-    return {"input_features": features, "feature_attention_mask": valid.long()}
-
-
-def token_places(mask: torch.Tensor) -> torch.Tensor:
-    """Which of the encoder's flattened (n * pooled positions) are tokens, by the mask (n, frames) of its features.
-
-    Asked of a mask on a GPU, this keeps the GPU waiting.
-    """
-    frames = mask.sum(-1, keepdim=True)
-    tokens = ((frames - 1) // 2 - 1) // 2 + 1  # as `audio_tokens`
-    return (torch.arange(mask.shape[1] // 4, device=mask.device) < tokens).flatten().nonzero()[:, 0]
-
-
-def load(
-    base: str | Path,
-    *,
-    revision: str | None,
-    quantization: Mapping[str, Any] | None,
-    dtype: torch.dtype,
-    device: str,
-) -> nn.Module:
-    """The model, quantised or not, with audio merged by `merge_audio`."""
-    from transformers import BitsAndBytesConfig, Qwen2AudioForConditionalGeneration
-
-    quantised = BitsAndBytesConfig(**quantization, llm_int8_skip_modules=UNQUANTISED) if quantization else None
-    model = Qwen2AudioForConditionalGeneration.from_pretrained(
-        base, revision=revision, quantization_config=quantised, dtype=dtype, device_map={"": device},
+    return Qwen2AudioForConditionalGeneration.from_pretrained(
+        base, revision=revision, quantization_config=quantization, dtype=dtype, device_map={"": device},
         use_safetensors=True, trust_remote_code=False,
     )  # fmt: skip
-    return prepare(model)
 
 
-def prepare(model: nn.Module) -> nn.Module:
-    """Let `merge_audio` feed the language model, from however many frames there are, and fuse its norms; before LoRA."""
-    model.register_forward_pre_hook(merge_audio, with_kwargs=True)
-    for parent in list(model.model.language_model.modules()):
-        for name, norm in list(parent.named_children()):
-            if hasattr(norm, "variance_epsilon"):
-                fused = nn.RMSNorm(norm.weight.shape, eps=norm.variance_epsilon, device="meta")
-                fused.weight = norm.weight  # one kernel; Qwen2's own takes half a dozen passes over memory
-                setattr(parent, name, fused)
-    return model
+def adjust(model: nn.Module) -> None:
+    """Nothing: it takes embeddings as they come."""
 
 
-def merge_audio(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Forward pre-hook: put the encoder's vectors in the places of the audio tokens and pass embeddings on.
-
-    `input_features` are features, or vectors that were encoded before (see `audio_inputs`).
-    transformers does the same inside, except in a batch where every clip gives one token: there it takes a legacy
-    path that rebuilds the batch (and fails under bf16 autocast). Doing it here leaves one path for every batch.
-    """
-    features = keywords.pop("input_features", None)
-    mask, kept = keywords.pop("feature_attention_mask", None), keywords.pop("audio_kept", None)
-    if features is None or keywords.get("inputs_embeds") is not None:
-        return arguments, keywords
-    ids = keywords.pop("input_ids")
-    vectors = features if features.ndim == 2 else encode(model, features, mask, kept)
-    embeddings = model.get_input_embeddings()(ids)
-    places = (ids == model.config.audio_token_id).unsqueeze(-1)
-    if ids.device.type != "cpu":  # asked there, and answered here, it would keep the device waiting at every step
-        torch._assert_async(places.sum() == len(vectors), "as many audio tokens as audio vectors")
-    elif int(places.sum()) != len(vectors):
-        raise ValueError(
-            f"{int(places.sum())} audio tokens in the batch, {len(vectors)} audio vectors from the encoder"
-        )
-    # masked_scatter would do, but its gradient asks the device how many places there are
-    order = (places.flatten().cumsum(0) - 1).clamp(min=0)
-    audio = vectors.to(embeddings.device, embeddings.dtype).index_select(0, order).view_as(embeddings)
-    keywords["inputs_embeds"] = torch.where(places, audio, embeddings)
-    return arguments, keywords
-
-
-def encode(
-    model: nn.Module, features: torch.Tensor, mask: torch.Tensor, kept: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Audio vectors (sum of tokens, text width) of a batch of features (n, bins, frames), in the order of the batch.
-
-    The encoder's own steps over as many positions as there are: its `forward` would take 3000 frames and no other
-    number. Frames are an even number, no fewer than `trimmed_frames` of every clip. `kept`: what
-    `token_places` says of the mask, where it is known.
-    """
+def encode(model: nn.Module, features: torch.Tensor, mask: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """The encoder's own steps over as many positions as there are: its `forward` would take 3000 frames and no other
+    number."""
     tower = model.model.audio_tower
     features = features.to(tower.device, tower.conv1.weight.dtype)
     encoded_lengths = (mask.sum(-1) - 1) // 2 + 1
@@ -221,171 +48,13 @@ def encode(
     for layer in tower.layers:
         hidden = layer(hidden, heard)
     pooled = tower.layer_norm(tower.avg_pooler(hidden.permute(0, 2, 1)).permute(0, 2, 1))
-    if kept is None:
-        kept = token_places(mask)
     return model.model.multi_modal_projector(pooled.flatten(0, 1).index_select(0, kept.to(tower.device)))
 
 
-class Absent(nn.Module):
-    """Stands where a part of the model stood that is not asked; says which device the rest is on."""
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__()
-        self.device = device
-
-
-@contextlib.contextmanager
-def encoder_aside(model: nn.Module) -> Iterator[None]:
-    """Inside, encoder and projector are off the device and out of the model, which is given clips that are encoded."""
-    inner = (model.get_base_model() if hasattr(model, "get_base_model") else model).model
-    kept = {name: inner.get_submodule(name) for name in (ENCODER, "multi_modal_projector")}
-    device = next(inner.language_model.parameters()).device
-    for name, part in kept.items():
-        part.to("cpu")
-        setattr(inner, name, Absent(device))
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    try:
-        yield
-    finally:
-        for name, part in kept.items():
-            setattr(inner, name, part)
-
-
-class FewWords(nn.Module):
-    """The rows of a frozen embedding that some tokens have, on its device: of 156,032 a study says a few dozen."""
-
-    def __init__(self, embedding: nn.Module, tokens: Sequence[int]) -> None:
-        super().__init__()
-        kept = torch.tensor(sorted(set(tokens)), device=embedding.weight.device)
-        row = torch.full((len(embedding.weight),), len(kept), dtype=torch.int32, device=kept.device)
-        row[kept] = torch.arange(len(kept), dtype=torch.int32, device=kept.device)  # of any other token: out of range
-        self.register_buffer("row", row, persistent=False)
-        self.register_buffer("weight", embedding.weight.detach()[kept], persistent=False)
-
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return nn.functional.embedding(self.row[ids], self.weight)
-
-
-@contextlib.contextmanager
-def few_words(model: nn.Module, tokens: Sequence[int]) -> Iterator[None]:
-    """Inside, the model knows these tokens alone and its embedding is off the device; nothing where that is trained."""
-    inner = (model.get_base_model() if hasattr(model, "get_base_model") else model).model.language_model
-    whole = inner.embed_tokens
-    if any(parameter.requires_grad for parameter in whole.parameters()) or not isinstance(whole, nn.Embedding):
-        yield
-        return
-    device = whole.weight.device
-    inner.embed_tokens = FewWords(whole, tokens)
-    whole.to("cpu")
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    try:
-        yield
-    finally:
-        inner.embed_tokens = whole.to(device)
-
-
-def lora_config(lora: Mapping[str, Any], scope: str) -> Any:
-    """peft.LoraConfig for a scope: attention of the language model, or of encoder and language model.
-
-    The names q_proj, k_proj, v_proj stand in the encoder too, so leaving it out takes an `exclude_modules`.
-    """
-    from peft import LoraConfig
-
-    keywords = {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"], **lora, "task_type": "CAUSAL_LM"}
-    if scope == "language_model":
-        keywords["exclude_modules"] = rf".*{ENCODER}.*"
-    return LoraConfig(**keywords)
-
-
-def unfreeze(model: nn.Module, scope: str) -> nn.Module:
-    """The model with every parameter of its scope to be trained: language model and head, or encoder and projector too.
-
-    The encoder's positions are fixed sinusoids and stay as they are.
-    """
-    for name, parameter in model.named_parameters():
-        of_encoder = ENCODER in name or "multi_modal_projector" in name
-        fixed = name.endswith("embed_positions.weight")
-        parameter.requires_grad_(not fixed and (not of_encoder or scope != "language_model"))
-    return model
-
-
-def trainable_by_part(model: nn.Module) -> dict[str, int]:
-    """Trainable parameters in the encoder, the projector and the language model, and all parameters."""
-    parts = {"encoder": 0, "projector": 0, "language_model": 0}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            part = (
-                "encoder" if ENCODER in name else "projector" if "multi_modal_projector" in name else "language_model"
-            )
-            parts[part] += parameter.numel()
-    return {**parts, "trainable": sum(parts.values()), "all": model.num_parameters()}
-
-
-def last_logits(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Next-token logits (n, vocabulary) of a left-padded batch by one forward; the head sees the last position only."""
-    _, keywords = merge_audio(model, (), dict(batch))
-    return head(model, model.model(**keywords, use_cache=False).last_hidden_state[:, -1])
-
-
-def head(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-    """Logits (n, vocabulary) of the language model's last hidden states (n, width), in float32."""
-    return model.lm_head(hidden.to(model.lm_head.weight.dtype)).float()
-
-
-@torch.no_grad()
-def known_start(model: nn.Module, ids: Sequence[int]) -> Any:
-    """transformers' own cache of what one row knows after these tokens."""
-    from transformers import DynamicCache
-
-    past = DynamicCache(config=model.config.get_text_config())
-    model.model.language_model(torch.tensor([ids], device=model.device), past_key_values=past, use_cache=True)
-    return past
-
-
-def generated_logits(
-    model: nn.Module, batch: Mapping[str, torch.Tensor], allowed: Sequence[int], start: Any = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(tokens (n,), logits (n, vocabulary)) of one token by constrained generation.
-
-    Logits are those before the constraint. Greedy and free of penalties whatever the shipped generation_config says.
-    Goes on from `known_start` of the tokens with which every row begins (see `collate` for padding behind them).
-    """
-    from transformers import LogitsProcessor
-
-    class Allow(LogitsProcessor):
-        def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            kept = torch.full_like(scores, -torch.inf)
-            kept[:, allowed] = scores[:, allowed]
-            return kept
-
-    past = copy.deepcopy(start)
-    if past is not None:
-        past.batch_repeat_interleave(len(batch["input_ids"]))
-    with last_position_only(model):
-        out = model.generate(
-            **batch, past_key_values=past, max_new_tokens=1, logits_processor=[Allow()], do_sample=False, num_beams=1,
-            repetition_penalty=1.0, return_dict_in_generate=True, output_logits=True,
-        )  # fmt: skip
-    return out.sequences[:, -1], out.logits[0].float()
-
-
-@contextlib.contextmanager
-def last_position_only(model: nn.Module) -> Iterator[None]:
-    """Inside, the head sees the last position of every row only."""
-    last = model.lm_head.register_forward_pre_hook(lambda _, hidden: (hidden[0][:, -1:],))
-    try:
-        yield
-    finally:
-        last.remove()
-
-
-def said_freely(model: nn.Module, batch: Mapping[str, torch.Tensor], tokens: int) -> torch.Tensor:
-    """(n, up to `tokens`) token ids that greedy generation says when nothing constrains it, up to the end of the turn."""
-    _, keywords = merge_audio(model, (), dict(batch))
-    with last_position_only(model):
-        said: torch.Tensor = model.generate(
-            **keywords, max_new_tokens=tokens, do_sample=False, num_beams=1, repetition_penalty=1.0
-        )
-    return said
+def size_of(config: Any) -> Size:
+    """The widths of a base from its configuration."""
+    text, audio = config.text_config, config.audio_config
+    return Size(
+        text.hidden_size, text.num_hidden_layers, text.intermediate_size, text.vocab_size, audio.d_model,
+        audio.encoder_layers,
+    )  # fmt: skip

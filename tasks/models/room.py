@@ -4,20 +4,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from tasks.functional.memory import Asked, Size, clip_bytes, largest_batch, loading_bytes, weight_bytes
+from tasks.models.families import family_named
 from tasks.models.frames import SAMPLE_RATE_HZ, audio_tokens
 from tasks.models.jobs import TrainingJob
 
 QUESTION_TOKENS = 64  # of the chat turn around the audio, answer included
 ERROR = 1.3  # by how much arithmetic may be wrong before a batch is refused by it
-
-
-def size_of(config: Any) -> Size:
-    """The widths of a base from its configuration."""
-    text, audio = config.text_config, config.audio_config
-    return Size(
-        text.hidden_size, text.num_hidden_layers, text.intermediate_size, text.vocab_size, audio.d_model,
-        audio.encoder_layers,
-    )  # fmt: skip
 
 
 def asked_of(
@@ -41,7 +33,7 @@ def check_room(job: TrainingJob, config: Any, limit_bytes: float) -> None:
     By arithmetic (`tasks.functional.memory`), so only what misses by far is refused.
     """
     size, tokens = (
-        size_of(config),
+        family_named(config.model_type).size_of(config),
         tokens_of(min(job.question.longest_ms, job.max_audio_ms or job.question.longest_ms)),
     )
     asked = asked_of(job.quantization, job.training, job.scope, full=job.lora is None, heard=bool(job.augment))

@@ -13,8 +13,7 @@ from torch import nn
 
 from tasks.audio_files import samples_of
 from tasks.functional.decoding import answer_scores, answers_token_ids
-from tasks.models import decoder
-from tasks.models import qwen2_audio as family
+from tasks.models import decoder, family
 from tasks.models.batches import BatchSizes, Clock, on_device, on_host, passed
 from tasks.models.encoder_cache import EncoderCache
 from tasks.models.encoding import Encoder, Ready

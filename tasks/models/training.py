@@ -15,11 +15,12 @@ from accelerate import PartialState
 from datasets import Dataset
 from safetensors.torch import save_file
 from torch import nn
-from transformers import AutoConfig, AutoProcessor
+from transformers import AutoConfig
 
 from tasks.audio_files import decode_flac, encode_flac, samples_of
 from tasks.functional.decoding import answer_scores
-from tasks.models import qwen2_audio as family
+from tasks.models import family
+from tasks.models.aside import encoder_aside, few_words
 from tasks.models.batch_size import memory_limit
 from tasks.models.collation import Collator
 from tasks.models.devices import alike_on_every_cpu, allow_memory, pick_device, with_dtype
@@ -28,6 +29,7 @@ from tasks.models.frames import SAMPLE_RATE_HZ
 from tasks.models.jobs import FULL_WEIGHTS, TrainingJob
 from tasks.models.processes import say
 from tasks.models.room import check_room
+from tasks.models.scope import lora_config, trainable_by_part, unfreeze
 from tasks.models.trainer import fit
 
 GATE_CLIPS = 1_000  # at most so many training clips are scored for the gate
@@ -55,7 +57,7 @@ def main(path: str) -> None:
 def train(job: TrainingJob, device: str) -> None:
     """Train what the job says and leave adapter and training.json in its output folder."""
     torch.manual_seed(job.seed)
-    processor = AutoProcessor.from_pretrained(job.base, revision=job.revision, trust_remote_code=False)
+    processor = family.load_processor(job.base, job.revision)
     model, dtype = load_base(job, device)
     every = cut_clips(read_clips([*job.clips, *job.dev]), job.max_audio_ms)
     clips, dev = parted(every, sum(pq.read_metadata(file).num_rows for file in job.clips))
@@ -64,7 +66,7 @@ def train(job: TrainingJob, device: str) -> None:
     frozen = job.scope == "language_model" and not job.augment
     encoded = encode_once(model, processor, every) if frozen else None
     model = to_train(alike_on_every_cpu(model), job)
-    parts = family.trainable_by_part(model)
+    parts = trainable_by_part(model)
     say("trainable parameters: " + ", ".join(f"{part} {count:,}" for part, count in parts.items()))
     answers = dict(zip(job.question.classes, job.question.answers, strict=True))
     if parts["encoder"] + parts["projector"]:
@@ -75,8 +77,8 @@ def train(job: TrainingJob, device: str) -> None:
     )  # fmt: skip
     with contextlib.ExitStack() as aside:
         if encoded:
-            aside.enter_context(family.encoder_aside(model))
-        aside.enter_context(family.few_words(model, sorted(collate.tokens)))
+            aside.enter_context(encoder_aside(model))
+        aside.enter_context(few_words(model, sorted(collate.tokens)))
         history = fit(
             model, processor, clips, collate, job.training, seed=job.seed, output=job.output, device=device,
             batch_size=job.batch_size, dev=dev, loss=job.loss, row_weights=weights_of(job.clips, job.sampling),
@@ -191,9 +193,9 @@ def to_train(model: nn.Module, job: TrainingJob) -> nn.Module:
 
     torch.manual_seed(job.seed)
     if job.lora is None:
-        return family.unfreeze(model, job.scope)
+        return unfreeze(model, job.scope)
     try:
-        return get_peft_model(model, family.lora_config(job.lora, job.scope))
+        return get_peft_model(model, lora_config(model, job.lora, job.scope))
     except ValueError as error:
         raise ValueError(f"lora: {error}") from error
 

@@ -13,8 +13,7 @@ import tempfile
 import numpy as np
 import torch
 
-from tasks.models import qwen2_audio as family
-from tasks.models import tiny
+from tasks.models import family, tiny
 from tasks.models.encoding import kept_encodings
 from tasks.models.scoring import questions
 from tests.bench.scoring_rows import PROMPTS, make_clips, more_prompts, original, ours

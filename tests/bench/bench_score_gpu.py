@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tasks.models import qwen2_audio as family
-from tasks.models import tiny
+from tasks.models import family, tiny
 from tasks.models.encoding import kept_encodings
 from tasks.models.frames import SAMPLE_RATE_HZ, audio_tokens, trimmed_frames
 from tasks.models.latency import measure

@@ -30,8 +30,7 @@ import torch
 from torch import nn
 
 from tasks.audio_files import decode_flac
-from tasks.models import qwen2_audio as family
-from tasks.models import tiny, trainer, training
+from tasks.models import family, tiny, trainer, training
 from tasks.models.frames import SAMPLE_RATE_HZ, audio_tokens, trimmed_frames
 from tasks.models.jobs import Question, TrainingJob
 from tests.bench.kernel_shares import Watch, lines_of
@@ -168,7 +167,7 @@ def ours(asked: Asked, processor: Any, clips: str, folder: Path, *, watched: boo
     Timed.marks.clear()
     Timed.watch = Watch() if watched else None
     with (
-        mock.patch.object(training.AutoProcessor, "from_pretrained", return_value=processor),
+        mock.patch.object(family, "load_processor", return_value=processor),
         mock.patch.object(training.AutoConfig, "from_pretrained", return_value=make_config(processor)),
         mock.patch.object(family, "load", made(processor, asked.quantised, asked.memory_gb)),
         mock.patch.object(trainer, "Progress", Timed),

@@ -1,0 +1,48 @@
+"""Which part of a model is trained, by LoRA or whole, and how many parameters that are."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from tasks.models.families import family_of
+
+
+def lora_config(model: nn.Module, lora: Mapping[str, Any], scope: str) -> Any:
+    """peft.LoraConfig for a scope: attention of the language model, or of encoder and language model.
+
+    The names q_proj, k_proj, v_proj stand in the encoder too, so leaving it out takes an `exclude_modules`.
+    """
+    from peft import LoraConfig
+
+    keywords = {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"], **lora, "task_type": "CAUSAL_LM"}
+    if scope == "language_model":
+        keywords["exclude_modules"] = rf".*{family_of(model).PARTS['encoder'].removeprefix('model.')}.*"
+    return LoraConfig(**keywords)
+
+
+def unfreeze(model: nn.Module, scope: str) -> nn.Module:
+    """The model with every parameter of its scope to be trained: language model and head, or encoder and projector too.
+
+    What a family holds fixed, such as the encoder's sinusoids, stays as it is.
+    """
+    fixed = tuple(family_of(model).FIXED)
+    for name, parameter in model.named_parameters():
+        in_scope = scope != "language_model" or part_of(model, name) == "language_model"
+        parameter.requires_grad_(in_scope and not name.endswith(fixed))
+    return model
+
+
+def trainable_by_part(model: nn.Module) -> dict[str, int]:
+    """Trainable parameters in the encoder, the projector and the language model, and all parameters."""
+    parts = {"encoder": 0, "projector": 0, "language_model": 0}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parts[part_of(model, name)] += parameter.numel()
+    return {**parts, "trainable": sum(parts.values()), "all": model.num_parameters()}
+
+
+def part_of(model: nn.Module, name: str) -> str:
+    """Where a parameter stands: in the encoder, in the projector, which may lie within it, or in the language model."""
+    paths = family_of(model).PARTS
+    return next((part for part in ("projector", "encoder") if f"{paths[part]}." in name), "language_model")
