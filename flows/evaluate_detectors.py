@@ -1,5 +1,7 @@
 """Adapters and everything they stand beside -> predictions -> report."""
 
+from collections.abc import Sequence
+
 from prefect import flow
 
 from flows.build_dataset import BuiltDataset
@@ -23,8 +25,13 @@ def evaluate_detectors(recipe: StudyRecipe, data: BuiltDataset, folds: list[Trai
     """
     for trained in folds:
         check_untested(recipe.evaluate.prompt, trained.splits, test_parts(recipe, trained.fold))
+    names = cell_names(recipe, folds)
     predictions = [
-        table for trained in folds for table in (score_cell if trained.cell else score_fold)(recipe, trained)
+        table
+        for trained in folds
+        for table in (
+            score_cell(recipe, trained, names[trained.cell]) if trained.cell else score_fold(recipe, trained)
+        )
     ]
     audited = [trained for trained in folds if trained.splits == data.splits and not trained.cell]
     adapters = [adapter for trained in audited for adapter in trained.adapters]
@@ -38,11 +45,18 @@ def test_parts(recipe: StudyRecipe, fold: int) -> list[str]:
     return [part for part, side in recipe.dataset.splits.sides(fold).items() if side == "test"]
 
 
-def score_cell(recipe: StudyRecipe, trained: TrainedFold) -> list[Predictions]:
-    """The adapters of one cell of an ablation in one fold, the cell marked where it has failed the gate."""
+def cell_names(recipe: StudyRecipe, folds: Sequence[TrainedFold]) -> dict[str, str]:
+    """What each cell of an ablation is called in all folds, also where it has failed the gate in one of them alone."""
+    adapters_of = {
+        cell: [one for its in folds if its.cell == cell for one in its.adapters] for cell in recipe.ablation
+    }
+    return {cell: marked(cell, adapters, recipe.train.gate) for cell, adapters in adapters_of.items()}
+
+
+def score_cell(recipe: StudyRecipe, trained: TrainedFold, name: str) -> list[Predictions]:
+    """The adapters of one cell of an ablation in one fold."""
     cell, evaluate = recipe.cell(trained.cell), recipe.evaluate
     question = asking(recipe, recipe.asked.text, recipe.asked.answers or recipe.answers)
-    name = marked(trained.cell, trained.adapters, recipe.train.gate)
     scored = [
         score_audio_llm.submit(
             name, trained.splits, cell.dataset.splits.sides(trained.fold), cell.train.method, question, trained.tiny,

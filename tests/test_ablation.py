@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from flows.evaluate_detectors import cell_names
 from recipes.schema import load_study
 from recipes.training import GateBlock
 from tasks.adapters import marked
@@ -57,6 +58,19 @@ def test_a_cell_that_fails_its_gate_says_so_in_its_name():
     adapters = [SimpleNamespace(train_accuracy=0.9), SimpleNamespace(train_accuracy=0.7)]
     assert marked("rank-8", adapters, GateBlock(accuracy=0.6)) == "rank-8"
     assert marked("rank-8", adapters, GateBlock(accuracy=0.8)) == "rank-8 (gate failed)"
+
+
+def test_a_cell_that_fails_in_one_fold_has_one_name_in_all():
+    """Under two names it would be two detectors, each scored on a part of the clips."""
+    study = load_study(
+        "study/smoke", ["ablation={a: [train.lora.r=8], b: [train.lora.r=2]}", "train.gate.accuracy=0.8"]
+    )
+    reached = {("a", 0): 0.9, ("a", 1): 0.7, ("b", 0): 0.9, ("b", 1): 0.8, ("", 0): 0.1}
+    folds = [
+        SimpleNamespace(cell=cell, fold=fold, adapters=[SimpleNamespace(train_accuracy=accuracy)])
+        for (cell, fold), accuracy in reached.items()
+    ]
+    assert cell_names(study, folds) == {"a": "a (gate failed)", "b": "b"}
 
 
 @pytest.mark.slow
