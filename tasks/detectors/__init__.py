@@ -1,32 +1,7 @@
-'''Anything that gives P(first class) for clips: one file a detector, behind `fit` (optional) and `score`.
+"""Anything that gives P(first class) for clips: one file a detector, behind `fit` (optional) and `score`.
 
-A detector of your own is a file, tasks/detectors/zero_crossings.py:
-
-    """How seldom the waveform changes sign: hiss does so more often than a voice."""
-
-    import numpy as np
-
-    from tasks.detectors import Detector, Labelled, Scores, Waveforms
-    from tasks.functional.calibration import choose_threshold
-
-
-    class ZeroCrossings(Detector):
-        """P(first class) is the share of neighbouring samples of one sign."""
-
-        def fit(self, train: Labelled, dev: Labelled) -> None:
-            """Choose the threshold on dev; nothing is learned from train."""
-            self.threshold = choose_threshold(self.score(dev.clips), dev.is_first).value
-
-        def score(self, clips: Waveforms) -> Scores:
-            """(n,) shares."""
-            return np.array([1 - np.mean(np.diff(np.signbit(clip))) for clip in clips])
-
-a line in `BASELINES` below:
-
-    "zero_crossings": Entry("zero_crossings", "ZeroCrossings"),
-
-and its name in `Baseline` of recipes/schema.py, so that a recipe may ask for it: `evaluate.baselines: [zero_crossings]`.
-'''
+README.md beside this file shows one of your own, whole.
+"""
 
 import abc
 import importlib
