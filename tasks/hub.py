@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
@@ -47,18 +48,31 @@ def publish(folder: Path, kind: Kind, repo: str, to: Place = "home", wish: Wish 
 
 def _shelve(folder: Path, snapshot: Path) -> None:
     """Copy a folder aside and rename it into place: a snapshot is whole or absent."""
-    if snapshot.is_dir() and content_sha(snapshot) == snapshot.name:
+    if _is_whole(snapshot):
         return
     make_home()
     snapshot.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=snapshot.parent, prefix=".draft-"))
     try:
         shutil.copytree(folder, draft / "files")
-        if snapshot.exists():  # damaged since
-            snapshot.rename(draft / "damaged")
-        (draft / "files").rename(snapshot)
+        if not _is_whole(snapshot):
+            with contextlib.suppress(FileNotFoundError):  # damaged since, where there is one
+                snapshot.rename(draft / "damaged")
+            _put(draft / "files", snapshot)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _put(made: Path, snapshot: Path) -> None:
+    try:
+        made.rename(snapshot)
+    except OSError:
+        if not _is_whole(snapshot):  # else another publisher of the same files came first
+            raise
+
+
+def _is_whole(snapshot: Path) -> bool:
+    return snapshot.is_dir() and content_sha(snapshot) == snapshot.name
 
 
 @contextlib.contextmanager
@@ -195,6 +209,6 @@ def _shelf(kind: Kind, repo: str) -> Path:
 
 def _point(ref: Path, sha: str) -> None:
     ref.parent.mkdir(parents=True, exist_ok=True)
-    draft = ref.with_name(f".{ref.name}-{os.getpid()}")
+    draft = ref.with_name(f".{ref.name}-{os.getpid()}-{threading.get_ident()}")
     draft.write_text(sha)
     draft.replace(ref)

@@ -1,5 +1,8 @@
 """The home's hub: the same files are the same commit, whole or absent, and nothing else than a pinned commit comes out."""
 
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from huggingface_hub.utils import validate_repo_id
 from hypothesis import given, settings
@@ -67,6 +70,39 @@ def test_a_damaged_snapshot_is_replaced_by_a_whole_one(home, folder, damage):
     assert publish(folder, "model", "me/adapter") == published
     assert content_sha(snapshot) == published.sha
     assert [path.name for path in snapshot.parent.iterdir()] == [published.sha], "no draft is left"
+
+
+@pytest.mark.parametrize("step", ["copytree", "_put"])
+def test_who_is_overtaken_by_another_publisher_of_the_same_files_takes_theirs(home, folder, monkeypatch, step):
+    owner = hub.shutil if step == "copytree" else hub
+    slow, inode = getattr(owner, step), []
+
+    def overtaken(*arguments):
+        monkeypatch.setattr(owner, step, slow)
+        theirs = publish(folder, "model", "me/adapter")
+        inode.append((home / "hub" / "models--me--adapter" / "snapshots" / theirs.sha).stat().st_ino)
+        return slow(*arguments)
+
+    monkeypatch.setattr(owner, step, overtaken)
+    published = publish(folder, "model", "me/adapter")
+    (snapshot,) = (home / "hub" / "models--me--adapter" / "snapshots").iterdir()
+    assert content_sha(snapshot) == snapshot.name == published.sha
+    assert [snapshot.stat().st_ino] == inode, "what a reader may have open is not moved"
+
+
+def test_eight_publishers_at_once_into_one_home_leave_every_commit_whole(home, folder, tmp_path):
+    folders = [shutil.copytree(folder, tmp_path / f"made{n}") for n in range(4)] * 2  # two of each
+    for n, made in enumerate(folders):
+        (made / "README.md").write_text(f"card {n % 4}")
+    with ThreadPoolExecutor(8) as pool:
+        shas = [its.sha for its in pool.map(lambda made: publish(made, "dataset", "me/clips"), folders)]
+    shelf = home / "hub" / "datasets--me--clips"
+    assert len({*shas}) == 4
+    assert {path.name: content_sha(path) for path in (shelf / "snapshots").iterdir()} == dict(
+        zip(shas, shas, strict=True)
+    )
+    assert [path.name for path in (shelf / "refs").iterdir()] == ["main"]
+    assert (shelf / "refs" / "main").read_text() in shas
 
 
 def test_a_publication_that_fails_leaves_no_commit_and_no_draft(home, folder, monkeypatch):

@@ -11,7 +11,7 @@ from recipes.schema import load_study
 from tasks.cards import publish_adapter
 from tasks.hub import find, publish
 from tasks.lineage import lineage
-from tasks.store import Adapter, Publication, Report, Splits, read_json, write_json
+from tasks.store import Adapter, Publication, Report, Splits, file_digests, read_json, write_json
 from tasks.verification import verify_repo
 
 ADAPTER, CLIPS, BASE = "earshot/smoke-adapter", "earshot/smoke-clips", "earshot/smoke-adapter-base"
@@ -134,6 +134,22 @@ def publish_again(home: Path) -> Publication:
     report = reference(home, Report, headline="", publishable=True)
     splits = reference(home, Splits, clips={}, groups={}, verdict="clean", folds=1)
     return publish_adapter.fn([adapter], report, splits, load_study("study/smoke"))
+
+
+def test_other_times_are_another_commit_of_the_same_weights_predictions_and_report(published):
+    """A commit is over all bytes, the card's times among them; what a result is depends on no clock."""
+    before = find(ADAPTER)[0]
+    for file in (published / "store").glob("adapter/*.timing.json"):
+        write_json(file, {**read_json(file), "train_s": 1234.5})
+    publish_again(published)
+    after = find(ADAPTER)[0]
+    digests = file_digests(before), file_digests(after)
+    changed = {name for name in digests[0].keys() | digests[1].keys() if digests[0].get(name) != digests[1].get(name)}
+    assert changed == {"README.md", "evidence/timing.json", "files.json"}
+    assert {link.part: link.name for link in lineage(ADAPTER)} == {
+        **{link.part: link.name for link in lineage(str(before))},
+        "card": f"README.md {digests[1]['README.md'][:12]}",
+    }
 
 
 def test_a_card_rendered_again_says_that_its_data_set_was_superseded_and_still_verifies(published):

@@ -4,6 +4,7 @@ import io
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from tasks.store import Publication, fingerprint, read_json
 from tests.commands import Done, earshot
 from tests.hub_clients import CLIENT, clients
 from tests.local_hub import WRITES, LocalHub, local_hub
+from tests.test_hub_publish import contents
 
 pytestmark = pytest.mark.slow
 CLASSES = ("SPEECH", "NONSPEECH")
@@ -297,6 +299,15 @@ def second(smoke_home, tmp_path) -> Path:
     return tmp_path / "home"
 
 
+def serve(hub: LocalHub, published: Path) -> None:
+    """Let a Hub hold what lies in a home's hub, under the same shas."""
+    for snapshot in published.glob("*s--*/snapshots/*"):
+        kind, *name = snapshot.parent.parent.name.split("--")
+        repo = hub.add(kind, "/".join(name), contents(snapshot))
+        repo.commits[snapshot.name] = replace(repo.head, oid=snapshot.name)
+        repo.heads["main"] = snapshot.name
+
+
 @pytest.fixture
 def smoke_home(smoke) -> Path:
     assert smoke.first.code == 0, smoke.first.err[-3000:]
@@ -310,10 +321,17 @@ def names(home: Path) -> tuple[str, str]:
     return f"earshot/smoke-clips@{clips}", f"earshot/smoke-adapter@{adapter}"
 
 
-def test_a_published_adapter_and_its_base_are_taken_instead_of_trained(second, smoke_home):
-    clips, adapter = names(second)
+def test_a_published_adapter_and_its_base_come_to_an_empty_home_over_http_instead_of_being_trained(
+    built, smoke_home, tmp_path
+):
+    serve(built.hub, smoke_home / "hub")
+    built.hub.seen.clear()
+    second, (clips, adapter) = tmp_path / "home", names(smoke_home)
     done = earshot(second, "evaluate", "study/smoke", "--set", f"dataset={clips}", "--set", f"adapter={adapter}")
     assert done.code == 0, done.err[-3000:]
+    assert {seen.method for seen in built.hub.seen} == {"GET", "HEAD"}, "it publishes nothing of what it took"
+    read = {name for seen in built.hub.seen for name in re.findall(r"earshot/smoke-[a-z-]+", seen.path)}
+    assert read == {"earshot/smoke-clips", "earshot/smoke-adapter", "earshot/smoke-adapter-base"}
     for kind in ("splits", "base", "adapter", "predictions"):
         assert shelf(second, kind) == shelf(smoke_home, kind)
     assert shelf(second, "clips") == shelf(second, "recordings") == set()

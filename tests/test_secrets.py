@@ -58,8 +58,12 @@ def spellings(secret: str) -> list[bytes]:
 
 
 def holders(run: Run, secret: str) -> list[str]:
-    """Where a secret stands: in what was printed, in files of the home, in rows of its database."""
+    """Where a secret stands: in what was printed, in published files, in files of the home, in rows of its database."""
     places = ["printed"] if secret in run.printed else []
+    for (_, name), repo in run.hub.repos.items():
+        for file, its in repo.head.files.items():
+            if any(spelling in its.content for spelling in spellings(secret)):
+                places.append(f"{file} of {name}")
     for file in sorted(path for path in run.home.parent.rglob("*") if path.is_file()):
         content = file.read_bytes()
         if any(spelling in content for spelling in spellings(secret)):
@@ -100,6 +104,7 @@ def test_the_search_finds_a_secret_that_a_user_wrote_into_the_recipe(debug):
     found = holders(debug, PLANTED)
     assert "prefect/prefect.db" in " ".join(found)
     assert "table flow_run" in found
+    assert {"README.md of alice/smoke-clips", "recipe.json of alice/smoke-clips"} <= {*found}
 
 
 @pytest.mark.slow
