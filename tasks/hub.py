@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
 
-from tasks.hub_client import CALLED, OTHER, Kind, Wish, fetch, is_same, push
+from tasks.hub_client import CALLED, OTHER, AnotherKind, Kind, Wish, fetch, is_same, push
 from tasks.repo_checks import check_folder
 from tasks.store import Publication, file_digests, home, make_home, read_json
 
@@ -102,7 +102,7 @@ def pull(kind: Kind, repo: str, sha: str) -> Path:
         raise ValueError(f"{repo}@{sha}: a revision is pinned by all 40 hex digits of its sha")
     shelf = _shelf(kind, repo)
     if (_shelf(OTHER[kind], repo) / "snapshots" / sha).is_dir():
-        raise ValueError(f"{repo}@{sha} is a {CALLED[OTHER[kind]]}, a {CALLED[kind]} is needed")
+        raise AnotherKind(f"{repo}@{sha} is a {CALLED[OTHER[kind]]}, a {CALLED[kind]} is needed")
     try:
         path = Path(
             snapshot_download(
@@ -133,16 +133,24 @@ def find(name: str) -> tuple[Path, str]:
         if ref.is_file():
             sha = revision or ref.read_text().strip()
             return pull(kind, repo, sha), sha
-    nowhere = [""]
+    nowhere = ""
     for kind in kinds if revision else ():
         try:
             return pull(kind, repo, revision), revision
+        except AnotherKind:
+            continue
         except FileNotFoundError as error:
-            nowhere = [f"; {error}"]
-    there = sorted("/".join(shelf.name.split("--")[1:]) for shelf in hub().glob("*s--*"))
-    raise FileNotFoundError(
-        f"{name} is neither a folder nor in {hub()}, which holds {', '.join(there) or 'nothing yet'}{nowhere[0]}"
-    )
+            nowhere = f"; {error}"
+    raise FileNotFoundError(f"{name} is neither a folder nor in {hub()}, which holds {_held(name)}{nowhere}")
+
+
+def _held(name: str) -> str:
+    """What is in the home; of a repository that was only pulled its commits, since nothing says which of them is meant."""
+    shelves = {"/".join(shelf.name.split("--")[1:]): shelf for shelf in sorted(hub().glob("*s--*"))}
+    if name in shelves:
+        commits = sorted(snapshot.name for snapshot in (shelves[name] / "snapshots").glob("[!.]*"))
+        return f"only what was pulled of it: give the commit, {' or '.join(f'{name}@{sha}' for sha in commits)}"
+    return ", ".join(shelves) or "nothing yet"
 
 
 def published_recipe(name: str) -> dict[str, Any]:

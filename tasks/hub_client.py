@@ -7,6 +7,7 @@ import ipaddress
 import os
 import random
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
@@ -29,6 +30,10 @@ PATIENCE_S = 600.0  # a Hub that asks for more is told on instead of waited for
 AGAIN = (408, 409, 412, 429)  # and every 5xx: another commit came first, or the Hub is busy
 TELLING = 200
 T = TypeVar("T")
+
+
+class AnotherKind(ValueError):
+    """A repository of this name is there, and is a data set where a model is needed, or the other way round."""
 
 
 class Wish(NamedTuple):
@@ -87,7 +92,7 @@ def fetch(kind: Kind, repo: str, sha: str, cache: Path, patterns: Sequence[str])
             listed = list(api.list_repo_tree(repo, recursive=True, revision=sha, repo_type=kind))
         except RepositoryNotFoundError as error:
             if not is_gated(error) and api.repo_exists(repo, repo_type=OTHER[kind]):
-                raise ValueError(f"{repo} is a {CALLED[OTHER[kind]]} on {at}, a {CALLED[kind]} is needed") from None
+                raise AnotherKind(f"{repo} is a {CALLED[OTHER[kind]]} on {at}, a {CALLED[kind]} is needed") from None
             raise
         check_listing({entry.path: entry.size for entry in listed if isinstance(entry, RepoFile)}, f"{repo}@{sha}")
         path = snapshot_download(
@@ -142,10 +147,12 @@ def commit(api: "HfApi", folder: Path, kind: Kind, repo: str, wish: Wish) -> str
         *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in changed),
         *(CommitOperationDelete(path_in_repo=name) for name in surplus),
     ]
-    made = api.create_commit(
-        repo, operations, repo_type=kind, commit_message="Published by Earshot", parent_commit=head,
-        create_pr=wish.create_pr,
-    )  # fmt: skip
+    with warnings.catch_warnings():  # predictions lie beside the adapter on purpose
+        warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
+        made = api.create_commit(
+            repo, operations, repo_type=kind, commit_message="Published by Earshot", parent_commit=head,
+            create_pr=wish.create_pr,
+        )  # fmt: skip
     return str(made.oid)
 
 

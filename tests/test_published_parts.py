@@ -66,7 +66,8 @@ def test_a_study_published_to_the_hub_is_private_tagged_and_read_back_whole(buil
     assert repo.private
     assert list(repo.tags.values()) == [built.sha]
     assert f"alice/smoke-clips@{built.sha}" in built.done.out
-    assert built.run("first", "verify", f"alice/smoke-clips@{built.sha}").code == 0
+    read = built.run("reader", "verify", f"alice/smoke-clips@{built.sha}")
+    assert read.code == 0, read.out + read.err
 
 
 def loaded(sha: str) -> tuple[dict[str, int], list[str], str, list[str]]:

@@ -81,14 +81,15 @@ def tables_with(database: Path, secret: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def debug(hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A build that publishes to the Hub, with every library at its most talkative; a secret stands in its description."""
+    """A build that publishes to the Hub, with every library at its most talkative; a secret stands in both descriptions."""
     talkative = {
         "HF_DEBUG": "1",
         "HF_HUB_VERBOSITY": "debug",
         "PREFECT_LOGGING_LEVEL": "DEBUG",
         "PREFECT_DEBUG_MODE": "1",
     }
-    return run(hub, tmp_path_factory.mktemp("debug"), "build", f"description={PLANTED}", **talkative)
+    planted = (f"description={PLANTED}", f"dataset.description={PLANTED}")
+    return run(hub, tmp_path_factory.mktemp("debug"), "build", *planted, **talkative)
 
 
 @pytest.mark.slow
