@@ -1,4 +1,4 @@
-"""Publishing through faults: whatever is lost, refused or full on the way, nothing is half there and the next try goes on."""
+"""Publishing through faults: whatever is lost, refused or full, nothing is half there and the next try goes on."""
 
 import email.utils
 import os
