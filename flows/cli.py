@@ -128,12 +128,17 @@ def evaluate(
 
 
 @command("prompts", "earshot prompts study/demo --set search=prompt/opro")
-def prompts(study: Study, overrides: Overrides = None, refresh: Refresh = None) -> None:
+def prompts(study: Study, overrides: Overrides = None, refresh: Refresh = None, dry_run: DryRun = False) -> None:
     """Search for the prompt that asks a study's base and adapter best: on dev, judged on dev groups that took no part.
 
     Runs the study up to its adapters, then `search` of its recipe (by default prompt/racing). Ends with the gain, its
     interval, what chance alone would promise, and for each model a file that --set evaluate.prompt=FILE takes.
     """
+    if dry_run:
+        from flows.optimize_prompt import plan_prompts
+
+        print("\n".join(plan_prompts(study, overrides or [], refresh)))
+        return
     from recipes.schema import load_study
     from tasks.hub import published_recipe
     from tasks.prompts import prompt_summary, search_of

@@ -1,9 +1,11 @@
 """A study's base and adapter -> the prompt that asks them best -> report."""
 
+import contextlib
+
 from prefect import flow
 
 from flows.build_dataset import BuiltDataset, build_dataset
-from flows.plan_study import look_up
+from flows.plan_study import look_up, plan_lines
 from flows.run_study import demand_extras, demand_gpu, within
 from flows.stages import Stage
 from flows.train_adapters import TrainedFold, asking, question_of, train_adapters
@@ -11,10 +13,12 @@ from recipes.prompts import PromptRecipe
 from recipes.schema import StudyRecipe, load_study
 from tasks import child
 from tasks.advice import advice
-from tasks.hub import published_recipe
+from tasks.cache import Calls, NotCached, looking_up
+from tasks.hub import published_recipe, rehearsal
 from tasks.looks import note_looks
+from tasks.planning import results_of
 from tasks.predictions import score_audio_llm
-from tasks.prompts import make_prompt_report, search_of, search_prompt
+from tasks.prompts import describe_search, make_prompt_report, search_of, search_prompt
 from tasks.store import Adapter, Predictions, PromptReport, PromptSearch
 
 
@@ -72,3 +76,36 @@ def score_model(
         "adapter" if adapter else "base", trained.splits, sides, recipe.train.method, question, trained.tiny,
         trained.published, adapter, trained.fold, recipe.evaluate.batch_size, recipe.evaluate.timeout_min,
     )  # fmt: skip
+
+
+# --- what would be done ------------------------------------------------------------------------------------------
+
+
+def plan_prompts(study: str, overrides: list[str], refresh: Stage | None = None) -> list[str]:
+    """What a search would need, ask at most and choose on, line by line; nothing is run.
+
+    Raises ValueError or FileNotFoundError as `optimize_prompt` does before anything runs, and where dev cannot be parted.
+    """
+    recipe = load_study(study, overrides, published_recipe)
+    search = search_of(recipe)
+    found = look_up(recipe, "train", refresh)
+    splits = next(iter(results_of(found, "build", "make_splits")), None)
+    searches = [] if refresh or not found.complete else found_searches(recipe, search)
+    return [
+        f"{study}, up to its prompts: the recipe is right, nothing was run",
+        *plan_lines(recipe, found, "train", refresh),
+        "",
+        *describe_search(recipe, search, splits, searches),
+    ]
+
+
+def found_searches(recipe: StudyRecipe, search: PromptRecipe) -> list[PromptSearch]:
+    """The searches over a trained study that have been done already."""
+    calls: Calls = {}
+    with contextlib.suppress(NotCached), rehearsal():
+        with looking_up():
+            data = build_dataset.fn(recipe)
+            trained = train_adapters.fn(recipe, data)[0]
+        with looking_up() as calls:
+            search_fold(recipe, search, data, trained)
+    return [its for its in calls.get("search_prompt", {}).values() if isinstance(its, PromptSearch)]

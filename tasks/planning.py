@@ -140,7 +140,7 @@ def describe(
         describe_evidence(recipe, table), describe_steps(found, steps, refreshed), describe_disk(recipe, table),
         describe_gpu(recipe),
     )  # fmt: skip
-    return [line for block in blocks for line in ("", *block)]
+    return [line for block in blocks if block for line in ("", *block)]
 
 
 def results_of(found: Found, stage: str, task: str) -> list[Any]:

@@ -15,7 +15,7 @@ from tasks.cache import ROOT, cached, code_digest, task
 from tasks.functional.prompt_files import prompt_files
 from tasks.functional.prompt_report import Rule, Searched, TestRows, build_prompt_report, summary_lines
 from tasks.functional.prompt_report_schema import PromptReport as Document
-from tasks.functional.prompt_search import deal_roles
+from tasks.functional.prompt_search import HELD_OUT, SEARCH, deal_roles
 from tasks.functional.prompt_text import Wording, refusal
 from tasks.models.jobs import Question, base_at
 from tasks.models.prompt_jobs import PromptJob
@@ -99,6 +99,50 @@ def check_untested(prompt: PromptBlock | None, splits: Splits, tested: Sequence[
             f"evaluate.prompt was chosen on {both[0]} of these very splits, which is tested as well: its score there would "
             "be that of the search. Test it on other splits, or in a study without folds"
         )
+
+
+def describe_search(
+    recipe: StudyRecipe, search: PromptRecipe, splits: Splits | None, done: Sequence[PromptSearch]
+) -> list[str]:
+    """What a settled search will ask, of whom, on which clips and how often at most, line by line.
+
+    splits: None where they are not built yet. done: searches over these very models that are kept. Raises ValueError as
+    `deal_dev` does.
+    """
+    by_hand, new = 1 + len(search.prompts), search.rounds * search.candidates
+    proposer = search.proposer.model if search.proposer.kind == "llm" else "the grammar of edits"
+    asked = f"some {search.clips}"
+    dev, judged = (
+        [f"  dev          {asked} clips choose, {search.held_out:.0%} of the groups judge; dealt when built"],
+        "",
+    )
+    if splits:
+        parts = [part for part, side in recipe.dataset.splits.sides(0).items() if side == "dev"]
+        clips = deal_dev([splits.path / "data" / f"{part}.parquet" for part in parts], recipe.classes, search)
+        own, held = (clips[clips["role"] == role] for role in (SEARCH, HELD_OUT))
+        dev = [f"  dev          {counted(own, recipe)} choose", f"               {counted(held, recipe)} judge"]
+        asked, judged = f"{len(own):,}", f", then {(by_hand + 1) * len(held):,} to judge"
+        asked += f" clips = {(by_hand + new) * len(own):,}"
+    how = "in full" if search.race is None else f"raced in {search.race.blocks} blocks, which asks fewer"
+    bounds = [f"{search.budget.evaluations:,} answers"] if search.budget.evaluations else []
+    bounds += [f"{search.budget.minutes:g} minutes"] if search.budget.minutes else []
+    kept = {its.model: f"kept: {its.prompt}" for its in done}
+    return [
+        f"prompt search {search.name}, seed {search.seed}, of {recipe.train.base} on {recipe.train.device}",
+        f"  candidates   the study's own prompt, {by_hand - 1} by hand (less those with answers of more than one token),",
+        f"               then {search.rounds} rounds of {search.candidates} by {proposer}",
+        *dev,
+        f"  answers      at most {by_hand + new} prompts x {asked} a model{judged}; {how}",
+        f"  budget       {' and '.join(bounds) or 'none'} a model, at most {search.timeout_min:g} minutes of a process",
+        *(f"  {f'over {name}':<13}{kept.get(name, 'to search')}" for name in search.over),
+        "  test         is read by no search; the own prompt and the chosen one are then asked of it, and looks counted",
+    ]
+
+
+def counted(rows: pd.DataFrame, recipe: StudyRecipe) -> str:
+    """Clips, and groups of each class."""
+    groups = [f"{rows.loc[rows['label'] == name, 'group_id'].nunique()} {name}" for name in recipe.classes]
+    return f"{len(rows):,} clips of {' and '.join(groups)} groups"
 
 
 # --- search ------------------------------------------------------------------------------------------------------

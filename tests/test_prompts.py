@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from flows import cli
 from recipes.prompts import ChosenOn, PromptBlock, PromptRecipe, ProposerBlock, default_search
 from recipes.schema import CheckFailed, load_study
 from tasks import prompts
@@ -106,6 +108,43 @@ def test_the_recipe_of_a_chosen_prompt_reads_back_as_it_was_chosen(tmp_path):
     block = study(f"evaluate.prompt={path}").evaluate.prompt
     assert (block.text, block.answers) == (found.prompt, found.answers)
     assert block.chosen_on == ChosenOn(splits="0" * 16, parts=("dev",))
+
+
+def test_a_dry_run_says_what_would_be_asked_and_runs_nothing(home):
+    asked = ["search=prompt/demo", "search.budget={evaluations: 500, minutes: 3}", "search.over=[adapter]"]
+    result = CliRunner().invoke(
+        cli.app, ["prompts", "study/smoke", "--dry-run", *(part for one in asked for part in ("--set", one))]
+    )
+    assert result.exit_code == 0, result.output
+    assert "adapters      up to 1 to run" in result.output
+    for line in (
+        "prompt search demo, seed 0, of tiny on cpu", "then 2 rounds of 6 by the grammar of edits",
+        "dev          some 100 clips choose, 50% of the groups judge; dealt when built",
+        "answers      at most 31 prompts x some 100 a model; raced in 10 blocks, which asks fewer",
+        "budget       500 answers and 3 minutes a model", "over adapter to search",
+    ):  # fmt: skip
+        assert line in result.output, result.output
+    assert "over base" not in result.output
+    assert not home.exists()
+
+
+def test_once_the_data_set_is_built_a_dry_run_counts_clips_and_groups(home):
+    splits = Splits(fingerprint="0" * 16, clips={}, groups={}, verdict="clean", folds=1)
+    (folder := home / "store" / "splits" / splits.fingerprint / "data").mkdir(parents=True)
+    file, dev = clips_of(folder)
+    dev = dev.assign(supergroup_id=dev["group_id"], **dict.fromkeys(("snr_db", "band", "room", "family")))
+    dev.to_parquet(file)
+    recipe = study("search=prompt/demo", "search.race=null", "search.rounds=0")
+    search = prompts.search_of(recipe)
+    done = PromptSearch(fingerprint="a" * 16, model="base", prompt="A or B?", answers=("A", "B"))
+    said = "\n".join(prompts.describe_search(recipe, search, splits, [done]))
+    assert said.count("18 clips of 3 SPEECH and 3 NONSPEECH groups") == 2
+    assert "at most 19 prompts x 18 clips = 342 a model, then 360 to judge; in full" in said
+    assert "over base    kept: A or B?" in said
+    assert "budget       none a model" in said
+    dev[dev["label"] == "SPEECH"].to_parquet(file)
+    with pytest.raises(ValueError, match="all 18 dev clips are of one class, none is NONSPEECH"):
+        prompts.describe_search(recipe, search, splits, [])
 
 
 # --- the search itself -------------------------------------------------------------------------------------------
