@@ -117,8 +117,7 @@ def describe_search(
         "",
     )
     if splits:
-        parts = [part for part, side in recipe.dataset.splits.sides(0).items() if side == "dev"]
-        clips = deal_dev([splits.path / "data" / f"{part}.parquet" for part in parts], recipe.classes, search)
+        clips = deal_dev(dev_files(splits, recipe.dataset.splits.sides(0)), recipe.classes, search)
         own, held = (clips[clips["role"] == role] for role in (SEARCH, HELD_OUT))
         dev = [f"  dev          {counted(own, recipe)} choose", f"               {counted(held, recipe)} judge"]
         asked, judged = f"{len(own):,}", f", then {(by_hand + 1) * len(held):,} to judge"
@@ -169,8 +168,7 @@ def search_prompt(
 
     Raises ValueError where dev has no clips, one class, or too few groups for both.
     """
-    parts = [part for part, side in sides.items() if side == "dev"]
-    files = [splits.path / "data" / f"{part}.parquet" for part in parts]
+    files = dev_files(splits, sides)
     at = base_at(method.base, tiny, published)
     with draft(PromptSearch) as folder:
         clips = deal_dev(files, question.classes, search)
@@ -190,6 +188,11 @@ def search_prompt(
         found = PromptSearch.of(folder, model=name, prompt=best["text"], answers=(a, b))
     write_timing(found, {"search_s": seconds})
     return found
+
+
+def dev_files(splits: Splits, sides: Mapping[str, str]) -> list[Path]:
+    """The parquet files of the parts on the dev side."""
+    return [splits.path / "data" / f"{part}.parquet" for part, side in sides.items() if side == "dev"]
 
 
 def deal_dev(files: Sequence[Path], classes: tuple[str, str], search: PromptRecipe) -> pd.DataFrame:

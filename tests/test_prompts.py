@@ -1,6 +1,11 @@
 """A search for a prompt: what it may be told, that garbage and kills cost nothing, and a whole one from the command line."""
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +25,9 @@ from tasks.functional.prompt_report_schema import PromptReport
 from tasks.functional.prompt_search import deal_roles
 from tasks.models.jobs import Question
 from tasks.models.prompt_jobs import PromptJob
-from tasks.store import PromptSearch, Splits
-from tests.commands import earshot
+from tasks.store import PromptSearch, Splits, file_digests
+from tests.bench.bench_kills import ROOT, environment, newest_job, orphans, waits_for
+from tests.commands import Done, earshot
 
 CLASSES = ("SPEECH", "NONSPEECH")
 OWN = "Choose one: A) SPEECH (human voice) B) NONSPEECH (music/noise/silence/animals). Answer with A or B ONLY."
@@ -282,6 +288,9 @@ def test_the_gain_is_of_accuracy_and_so_are_the_scores_that_a_proposer_sees(tmp_
     gain = report_of(search).models["base"].gains.search
     assert gain == pytest.approx(1 - accuracy)
     assert gain != pytest.approx(best["score"] - own["score"]), "the penalties differ"
+    rows = report_of(search).models["base"].prompts
+    assert (rows[0].accuracy, rows[1].accuracy) == pytest.approx((accuracy, 1))
+    assert (rows[0].score, rows[1].score) == pytest.approx((own["score"], best["score"]))
     history = {one.text: one.score for one in search.asked_of_llm(1, 0, 3).history}
     assert (history[OWN], history[BY_HAND[0]]) == pytest.approx((accuracy, 1))
 
@@ -408,7 +417,7 @@ def test_on_a_gpu_the_llm_speaks_in_four_bits(tmp_path, processor, home):
 
 
 @pytest.mark.slow
-def test_a_second_search_asks_the_model_nothing_and_finds_the_same(tmp_path, tiny_base, home):
+def test_a_second_search_asks_the_model_nothing_and_finds_the_same(tmp_path, tiny_base, home, capsys):
     from tasks.models.prompting import main
 
     found = []
@@ -416,20 +425,69 @@ def test_a_second_search_asks_the_model_nothing_and_finds_the_same(tmp_path, tin
         job = job_of(tmp_path / name, tiny_base)
         (tmp_path / f"{name}.json").write_text(job.model_dump_json())
         main(str(tmp_path / f"{name}.json"))
-        found.append((json.loads((tmp_path / name / "search.json").read_text()),
-                      pd.read_parquet(tmp_path / name / "scores.parquet")))  # fmt: skip
-    (first, one), (second, two) = found
-    evaluations = first.pop("evaluations"), second.pop("evaluations")
-    assert evaluations[0]["kept_from_before"] == 0
-    assert evaluations[1]["kept_from_before"] == evaluations[1]["search"] + evaluations[1]["held_out"]
-    assert first == second
-    pd.testing.assert_frame_equal(one, two)
+        found.append([(tmp_path / name / file).read_bytes() for file in ("search.json", "scores.parquet")])
+        kept = "answers were kept from an earlier search" in capsys.readouterr().out
+        assert kept == (name == "second")
+    assert found[0] == found[1]
+    count = json.loads(found[0][0])["evaluations"]
+    assert len(answered(home)) == count["search"] + count["held_out"]
+
+
+SEARCH = ("prompts", "study/smoke", "--set", "search=prompt/demo", "--set", "search.n_boot=200")
+
+
+def answered(home: Path) -> list[tuple[str, str]]:
+    """Every answer that a search was given, as (prompt's log, clip)."""
+    logs = (home / "store" / "scores").glob("*.jsonl")
+    lines = [(log.name, line.partition(b" ")[2]) for log in logs for line in log.read_bytes().splitlines()]
+    return [(name, clip) for name, line in lines for clip in json.loads(line)["clips"]]
+
+
+def trained(smoke, home: Path) -> Path:
+    """A home in which the study is trained and evaluated, and no prompt was searched for."""
+    assert smoke.first.code == 0, smoke.first.err[-3000:]
+    for part in ("hub", "store", "results"):
+        shutil.copytree(smoke.home / part, home / part, ignore=shutil.ignore_patterns("scores"))
+    return home
+
+
+@pytest.fixture(scope="module")
+def unbroken(smoke, tmp_path_factory) -> tuple[Path, Done]:
+    """A home in which the demo's search ran once over the study's models, and how that ended."""
+    home = trained(smoke, tmp_path_factory.mktemp("unbroken") / "home")
+    return home, earshot(home, *SEARCH)
 
 
 @pytest.mark.slow
-def test_the_whole_demo_ends_with_gains_looks_and_a_prompt_that_evaluate_takes(tmp_path):
-    home = tmp_path / "home"
-    first = earshot(home, "prompts", "study/smoke", "--set", "search=prompt/demo", "--set", "search.n_boot=200")
+def test_a_search_that_is_killed_goes_on_to_the_same_bytes_and_asks_nothing_twice(smoke, unbroken, tmp_path):
+    home = trained(smoke, tmp_path / "home")
+    known = 0
+    for line, victim in (("round 0/2", "command"), ("round 1/2", "job")):
+        run = subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", *SEARCH], env=environment(home), cwd=ROOT, text=True,
+            stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert waits_for(run, line), f"the search never came to {line!r}"
+        os.kill(newest_job(home) if victim == "job" else run.pid, signal.SIGKILL)
+        run.communicate()
+        assert not orphans(home)
+        assert len(answered(home)) > known, "answers are kept as they come"
+        known = len(answered(home))
+        assert not list((home / "store").glob("promptsearch/[0-9a-f]*")), "none is there before it is whole"
+    assert "answers were kept from an earlier search and not asked again" in earshot(home, *SEARCH).err
+    asked = answered(home)
+    assert known < len(asked) == len({*asked})
+    for kind in ("promptsearch", "promptreport"):
+        found, wanted = (file_digests(its / "store" / kind) for its in (home, unbroken[0]))
+        assert {path: digest for path, digest in found.items() if "timing" not in path} == {
+            path: digest for path, digest in wanted.items() if "timing" not in path
+        }
+    assert sorted(asked) == sorted(answered(unbroken[0]))
+
+
+@pytest.mark.slow
+def test_the_whole_demo_ends_with_gains_looks_and_a_prompt_that_evaluate_takes(unbroken):
+    home, first = unbroken
     assert first.code == 0, first.err[-3000:]
     (report,) = (home / "store" / "promptreport").glob("*[0-9a-f]")
     document = PromptReport.model_validate_json((report / "prompts.json").read_text())
@@ -441,7 +499,7 @@ def test_the_whole_demo_ends_with_gains_looks_and_a_prompt_that_evaluate_takes(t
     assert {"progress.png", "length.png", "two_by_two.png", "comparison_base.png"} <= {
         path.name for path in (report / "figures").iterdir()
     }
-    again = earshot(home, "prompts", "study/smoke", "--set", "search=prompt/demo", "--set", "search.n_boot=200")
+    again = earshot(home, *SEARCH)
     assert "prompts of base, fold 0: cached" in again.err
     assert again.out == first.out
     taken = earshot(home, "plan", "study/smoke", "--set", f"evaluate.prompt={report / 'adapter.yaml'}")

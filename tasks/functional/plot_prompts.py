@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -24,6 +25,7 @@ from tasks.functional.prompt_report_schema import ModelSearch, PromptReport
 from tasks.functional.report_schema import Metric
 
 MOST_COMPARED = 20
+Value = Literal["score", "accuracy"]  # of a prompt: less its length's penalty, or nothing taken off
 MARKS = {"hand": STYLES[0], "llm": STYLES[1], "grammar": STYLES[2]}
 WRITTEN = {"hand": "by hand", "llm": "by a language model", "grammar": "by the grammar"}
 
@@ -41,32 +43,35 @@ def prompt_figures(report: PromptReport) -> dict[str, bytes]:
 
 
 def progress(report: PromptReport) -> bytes:
-    """Each candidate's score in its round, and the best so far."""
+    """Each candidate's score in its round, as the search weighs it, and the best so far."""
     figure, panels = _panels(report)
     for axes, (name, its) in zip(panels, report.models.items(), strict=True):
-        _scatter(axes, its, lambda row, k: row.round + 0.05 * (k % 7 - 3))
+        _scatter(axes, its, "score", lambda row, k: row.round + 0.05 * (k % 7 - 3))
         axes.step([one.round for one in its.rounds], [one.score for one in its.rounds], where="post", color="#111111",
                   linewidth=1.4, label="best so far")  # fmt: skip
-        _reference(axes, its)
+        _reference(axes, its, "score")
         axes.set(title=name, xlabel="Round")
         axes.set_xticks([one.round for one in its.rounds])
-    panels[0].set_ylabel("Balanced accuracy on the search clips")
+    penalty = next(iter(report.models.values())).length_penalty
+    less = f"\nless {100 * penalty:g} points a word" if penalty else ""
+    panels[0].set_ylabel(f"Balanced accuracy on the search clips{less}")
     legend_below(panels[0], ["best so far", *WRITTEN.values()])
     title(figure, "Progress of the search", _searched_on(report),
-          "optimistic, for these clips choose; hollow: dropped before all clips were asked, score predicted")  # fmt: skip
+          "optimistic, for these clips choose; hollow: dropped early, score predicted; ringed: chosen")  # fmt: skip
     return png(figure)
 
 
 def length_against_score(report: PromptReport) -> bytes:
-    """Score over the number of words."""
+    """Balanced accuracy over the number of words, nothing taken off."""
     figure, panels = _panels(report)
     for axes, (name, its) in zip(panels, report.models.items(), strict=True):
-        _scatter(axes, its, lambda row, _: row.words)
-        _reference(axes, its)
+        _scatter(axes, its, "accuracy", lambda row, _: row.words)
+        _reference(axes, its, "accuracy")
         axes.set(title=name, xlabel="Words")
     panels[0].set_ylabel("Balanced accuracy on the search clips")
     legend_below(panels[0], list(WRITTEN.values()))
-    title(figure, "Length against score", _searched_on(report), "hollow: predicted when the prompt was dropped")
+    title(figure, "Length and accuracy", _searched_on(report),
+          "hollow: predicted when the prompt was dropped; ringed: chosen")  # fmt: skip
     return png(figure)
 
 
@@ -122,11 +127,14 @@ def by_condition(report: PromptReport, factor: str) -> bytes:
             values += _upright(axes, one.by_hand, x - 0.12, STYLES[0].ink, STYLES[0].marker)
             values += _upright(axes, one.searched, x + 0.12, STYLES[1].ink, STYLES[1].marker)
         axes.axhline(0.5, color=SOFT, linewidth=0.8)
-        axes.set_xticks(range(len(levels)), list(levels))
+        axes.set_xticks(range(len(levels)), [its.replace("-", "−") if factor == "snr_db" else its for its in levels])
         axes.set(title=name, xlabel=AXES.get(factor, factor.replace("_", " ").capitalize()))
     panels[0].set(ylabel="Balanced accuracy on test", ylim=(floor(values), 1.02))
-    title(figure, f"By {NAMES.get(factor, factor)}", "circle: the study's own prompt; square: the one the search chose",
-          "bars: 95 % intervals over groups; line: chance")  # fmt: skip
+    counts = sorted({one.clips for levels in models.values() for one in levels.values()})
+    title(figure, f"By {NAMES.get(factor, factor)}",
+          f"n = {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} test clips a level; "
+          "bars: 95 % intervals over groups; line: chance",
+          "circle: the study's own prompt; square: the one the search chose")  # fmt: skip
     return png(figure)
 
 
@@ -141,18 +149,23 @@ def _panels(report: PromptReport) -> tuple[Figure, Sequence[Axes]]:
     return figure, list(panels)
 
 
-def _scatter(axes: Axes, its: ModelSearch, place: Callable[..., float]) -> None:
+def _scatter(axes: Axes, its: ModelSearch, value: Value, place: Callable[..., float]) -> None:
     for by, style in MARKS.items():
         rows = [(k, row) for k, row in enumerate(its.prompts) if row.by == by and row.score is not None]
+        if rows:
+            axes.plot([], [], linestyle="", marker=style.marker, color=style.ink, label=WRITTEN[by])
         for whole in (True, False):
-            some = [(place(row, k), row.score) for k, row in rows if row.asked_in_full == whole]
+            some = [(place(row, k), getattr(row, value)) for k, row in rows if row.asked_in_full == whole]
             if some:
                 axes.plot(*zip(*some, strict=True), linestyle="", marker=style.marker, color=style.ink, markersize=5.5,
-                          markerfacecolor=style.ink if whole else "white", label=WRITTEN[by] if whole else None)  # fmt: skip
+                          markerfacecolor=style.ink if whole else "white")  # fmt: skip
+    chosen = its.prompts[its.best]
+    axes.plot(place(chosen, its.best), getattr(chosen, value), linestyle="", marker="o", color="#111111", markersize=12,
+              markerfacecolor="none")  # fmt: skip
 
 
-def _reference(axes: Axes, its: ModelSearch) -> None:
-    score = its.prompts[its.reference].score
+def _reference(axes: Axes, its: ModelSearch, value: Value) -> None:
+    score = getattr(its.prompts[its.reference], value)
     if score is not None:
         axes.axhline(score, color=SOFT, linestyle=(0, (4, 2)), linewidth=1.1)
         axes.annotate("own", (1, score), xycoords=("axes fraction", "data"), xytext=(3, 0), textcoords="offset points",

@@ -98,7 +98,8 @@ def model_search(its: Searched, rule: Rule) -> ModelSearch:
         styles=style_table(styles, right, clips, rule),
         rounds=[Round(**row) for row in record["rounds"]],
         dropped=[Dropped(**row) for row in record["dropped"]],
-        evaluations=Evaluations(**record["evaluations"]), stopped=record["stopped"], listening=dict(record["listening"]),
+        evaluations=Evaluations(**record["evaluations"]), stopped=record["stopped"],
+        length_penalty=record["length_penalty"], listening=dict(record["listening"]),
     )  # fmt: skip
 
 
@@ -138,7 +139,7 @@ def prompt_row(row: Mapping[str, Any], style: Style, asked: int) -> PromptRow:
 def compared_prompt(number: int, row: Mapping[str, Any], judged: Mapping[int, pd.DataFrame], rule: Rule) -> Compared:
     """A prompt on the held-out clips, beside the study's own, which is number 0."""
     return Compared(
-        number=number, text=row["text"], by=row["by"], search_score=row["score"],
+        number=number, text=row["text"], by=row["by"], search_accuracy=row["accuracy"],
         held_out=score_of(judged[number], rule),
         gain=difference(judged[number], judged[0], rule) if number else NO_DIFFERENCE,
     )  # fmt: skip

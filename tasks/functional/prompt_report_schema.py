@@ -15,8 +15,8 @@ class ClipCount(Section):
 
 
 class PromptRow(Section):
-    """A prompt that was asked. score: balanced accuracy on the search clips less its length's penalty, known where
-    asked_in_full, else predicted when it was dropped; asked: search clips that it was asked of."""
+    """A prompt that was asked. accuracy: balanced accuracy on the search clips, known where asked_in_full, else predicted
+    when it was dropped; score: that less its length's penalty; asked: search clips that it was asked of."""
 
     number: int
     text: str
@@ -26,6 +26,7 @@ class PromptRow(Section):
     round: int
     by: Literal["hand", "llm", "grammar"]
     score: float | None
+    accuracy: float | None
     asked_in_full: bool
     asked: int
     words: int
@@ -51,7 +52,7 @@ class Compared(Section):
     number: int
     text: str
     by: str
-    search_score: float | None
+    search_accuracy: float | None
     held_out: Metric
     gain: Metric
 
@@ -66,7 +67,7 @@ class StyleEffect(Section):
 
 
 class Round(Section):
-    """One round: its candidates, what it asked, and the best prompt after it."""
+    """One round: its candidates, what it asked, and the best prompt after it with its score."""
 
     round: int
     candidates: int
@@ -85,16 +86,15 @@ class Dropped(Section):
 
 class Evaluations(Section):
     """Answers to one clip and prompt. search, held_out: what the search and the judgement took; full_search: what asking
-    every prompt of every search clip takes; kept_from_before: of the first two, those that an earlier run had kept."""
+    every prompt of every search clip takes."""
 
     search: int
     full_search: int
     held_out: int
-    kept_from_before: int
 
 
 class ModelSearch(Section):
-    """One model's search; `reference` and `best` are positions in `prompts`."""
+    """One model's search; `reference` and `best` are positions in `prompts`; length_penalty: taken from a score a word."""
 
     reference: int
     best: int
@@ -107,6 +107,7 @@ class ModelSearch(Section):
     dropped: list[Dropped]
     evaluations: Evaluations
     stopped: str
+    length_penalty: float
     listening: dict[str, Any]
 
 

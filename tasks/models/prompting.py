@@ -41,6 +41,8 @@ def main(path: str) -> None:
     search.scores().to_parquet(Path(job.output, "scores.parquet"), index=False)
     found = {**search.record(), "listening": heard}
     Path(job.output, "search.json").write_text(json.dumps(found), encoding="utf-8")
+    if search.asker.recalled:
+        print(f"{search.asker.recalled:,} answers were kept from an earlier search and not asked again", flush=True)
     if (waited := scorer.clock.waiting_share()) is not None:
         print(f"the GPU waited {waited:.1%} of the time between batches", flush=True)
 
@@ -63,10 +65,13 @@ class Asker:
         return scoring.questions(self.processor, [prompt.text], prompt.answers or self.job.question.answers)[0]
 
     def log(self, prompt: PromptBlock) -> ScoreLog:
-        """What this model answered to a prompt so far."""
+        """What this model answered to a prompt in searches so far.
+
+        Not in evaluations: theirs come of other batches, and a search is the same to the bit whether or not one came before.
+        """
         key = prompt.text, prompt.answers
         if key not in self.logs:
-            self.logs[key] = ScoreLog.of(self.identity, [self.question(prompt)], "forward")
+            self.logs[key] = ScoreLog.of(self.identity, [self.question(prompt)], "search")
         return self.logs[key]
 
     def margins(self, prompts: Sequence[PromptBlock], places: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -313,13 +318,14 @@ class Search:
         prompts = [
             {"number": k, "text": one.prompt.text, "answers": list(one.prompt.answers or self.job.question.answers),
              "kind": one.prompt.kind, "origin": one.prompt.origin, "round": one.round, "by": one.by,
-             "score": None if np.isnan(self.standing.score[k]) else float(self.standing.score[k]),
-             "asked_in_full": bool(self.standing.whole[k])}
-            for k, one in enumerate(self.candidates)
+             "score": None if np.isnan(score) else float(score),
+             "accuracy": None if np.isnan(score) else float(score + penalty), "asked_in_full": bool(self.standing.whole[k])}
+            for k, (one, score, penalty) in enumerate(zip(self.candidates, self.standing.score, self.penalty, strict=True))
         ]  # fmt: skip
         evaluations = {
             "search": self.standing.evaluations, "full_search": self.standing.margin.size,
-            "held_out": sum(map(len, self.judged.values())), "kept_from_before": self.asker.recalled,
+            "held_out": sum(map(len, self.judged.values())),
         }  # fmt: skip
         return {"prompts": prompts, "best": self.standing.best, "rounds": self.rounds, "dropped": self.dropped,
-                "evaluations": evaluations, "stopped": self.stopped}  # fmt: skip
+                "evaluations": evaluations, "stopped": self.stopped,
+                "length_penalty": self.recipe.length_penalty}  # fmt: skip
