@@ -18,7 +18,7 @@ class ContextBlock(Block):
     """Padding inside the waveform, as a declared condition: without it 10-20 ms give the model no audio token."""
 
     kind: Literal["silence", "noise"]
-    total_ms: float = Field(ge=25, le=30_000)
+    total_ms: float = Field(ge=25, le=30_000)  # of the waveform, clip and padding
 
 
 FAMILIES = ("environment", "music", "animals", "noise")
@@ -64,10 +64,10 @@ class ClipsBlock(Block):
     """
 
     design: Literal["factorial", "margins", "one_at_a_time"] = "factorial"
-    duration_ms: tuple[Duration, ...] = Field(min_length=1)
-    snr_db: tuple[Snr, ...] = Field(min_length=1)
-    band: tuple[Band, ...] = Field(("clean",), min_length=1)
-    room: tuple[Room, ...] = Field((None,), min_length=1)
+    duration_ms: tuple[Duration, ...] = Field(min_length=1)  # under 25 a context is needed
+    snr_db: tuple[Snr, ...] = Field(min_length=1)  # null: no noise is added
+    band: tuple[Band, ...] = Field(("clean",), min_length=1)  # clip and noise are limited alike
+    room: tuple[Room, ...] = Field((None,), min_length=1)  # RT60 in s, or the category of measured rooms
     reference: ReferenceBlock = ReferenceBlock()  # read by one_at_a_time
     per_cell: Count | Mapping[str, Count] | None = None  # of factorial; for every part alike or by part
     per_class: Count | Mapping[str, Count] | None = None  # of the other two, likewise
@@ -75,7 +75,7 @@ class ClipsBlock(Block):
     # equal shares of these families in every cell of the second class; true: FAMILIES. Wants splits.by_family
     balance_families: Annotated[tuple[str, ...], BeforeValidator(_families), AfterValidator(distinct)] = ()
     normalise: Literal["peak", "rms"] = "peak"  # rms only to show what it costs: it hands the level to the model
-    seed: int = 7
+    seed: int = 7  # of crops, noise stretches and draws
 
     @field_validator("duration_ms", "snr_db", "band", "room")
     @classmethod

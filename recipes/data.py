@@ -29,10 +29,10 @@ class SplitsBlock(Block):
     """How recordings, noise and rooms are dealt, before anything is mixed."""
 
     protocol: Literal["group", "random"] = "group"  # random exists to measure leakage; it can never be a headline
-    fractions: Fractions | None = None
+    fractions: Fractions | None = None  # of one split; or `folds`
     folds: int | None = Field(None, ge=3, le=20)  # K parts: fold k tests on part k, develops on part k+1
     by_family: bool = False  # deal each family of a class on its own, so that every part holds all of them
-    seed: int = 42
+    seed: int = 42  # of the deal
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -69,8 +69,8 @@ class HygieneBlock(Block):
     """
 
     detector: Literal["silero", "webrtc"] = "silero"  # needs the extra `vad`
-    least_speech: Unit = 0.7
-    most_nonspeech: Unit = 0.05
+    least_speech: Unit = 0.7  # in the first class
+    most_nonspeech: Unit = 0.05  # of speech, in the second class and in the noise
     mode: Literal[0, 1, 2, 3] | None = None  # of webrtc, by default 3, which lets least through
     frame_ms: Literal[10, 20, 30] | None = None  # of webrtc, by default 30
 

@@ -17,7 +17,7 @@ class EnsembleBlock(Block):
     """Several detectors made into one: the mean of their probabilities or the vote of their answers."""
 
     of: Annotated[tuple[str, ...], AfterValidator(distinct)] = Field(min_length=2)
-    how: Literal["mean", "vote"] = "mean"
+    how: Literal["mean", "vote"] = "mean"  # of their probabilities, or of their answers
 
 
 class OpenBlock(Block):
@@ -43,9 +43,9 @@ class EvaluateRecipe(Block):
     limit: Count | None = None  # a quick look at so many clips of each part: marked as such and never published
     prompt: Prompt | None = None  # asked instead of the study's, which base and adapters were trained with
     batch_size: Count | None = None  # clips a forward pass; null: as many as fit
-    n_boot: int = Field(10_000, ge=100)
-    seed: int = 0
-    timeout_min: float = Field(240, gt=0)
+    n_boot: int = Field(10_000, ge=100)  # resamples of groups behind an interval
+    seed: int = 0  # of these
+    timeout_min: float = Field(240, gt=0)  # of one model's scoring
 
     @model_validator(mode="after")
     def _members_are_scored(self) -> Self:

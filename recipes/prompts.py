@@ -101,7 +101,7 @@ class ProposerBlock(Block):
 class RaceBlock(Block):
     """Successive elimination on paired blocks of whole groups."""
 
-    blocks: int = Field(10, ge=2, le=100)
+    blocks: int = Field(10, ge=2, le=100)  # that the clips are parted into
     confidence: float = Field(0.97, gt=0.5, lt=1)  # one-sided, that an eliminated prompt stays below the leader
 
 
@@ -123,13 +123,13 @@ class PromptRecipe(Block):
     over: Annotated[tuple[Literal["base", "adapter"], ...], AfterValidator(distinct)] = Field(
         ("base", "adapter"), min_length=1
     )
-    rounds: int = Field(5, ge=0, le=100)
+    rounds: int = Field(5, ge=0, le=100)  # of new prompts; 0: only those given
     candidates: Count = 8  # new prompts a round
     clips: int = Field(150, ge=2)  # of dev, stratified by class, groups kept whole
     held_out: float = Field(0.5, gt=0, lt=1)  # share of dev groups that take no part and score the winner again
     race: RaceBlock | None = RaceBlock()  # null: every candidate on every clip
     length_penalty: float = Field(0.0, ge=0, le=0.05)  # taken from the objective for every word
-    most_words: int = Field(60, ge=3, le=400)
+    most_words: int = Field(60, ge=3, le=400)  # longer ones are dropped
     budget: BudgetBlock = BudgetBlock()
     batch_size: Count | None = None
     n_boot: int = Field(2000, ge=100)

@@ -75,13 +75,14 @@ class FileSource(SourceBlock):
     """Recordings that lie as files under a folder, which stays as it is."""
 
     root: str  # a folder; "${EARSHOT_CORPUS}" reads the environment
+    # content has a class; noise is mixed into it; a room is an impulse response it is heard in
     role: Literal["content", "noise", "room"] = "content"
     label: str | None = None  # the class of all its content
     max_s: float | None = Field(
         None, ge=0.1, le=1800
     )  # longer recordings, rooms excepted, are cut into equal stretches no longer than this
     per_group: int | None = Field(None, ge=1)  # at most so many recordings of a group, spread evenly over it
-    on_bad_file: Literal["fail", "skip"] = "fail"
+    on_bad_file: Literal["fail", "skip"] = "fail"  # skip: left out, and listed
 
 
 class SpeechSource(FileSource):

@@ -52,8 +52,8 @@ class PretrainBlock(Block):
 class GateBlock(Block):
     """The restricted A/B accuracy on train that a finished adapter must reach; the loss alone tells too little."""
 
-    accuracy: Unit = 0.85
-    on_fail: Literal["stop", "mark"] = "stop"
+    accuracy: Unit = 0.85  # share of training clips answered right
+    on_fail: Literal["stop", "mark"] = "stop"  # mark: go on, and say so in report and card
 
 
 class LossBlock(Block):
@@ -102,9 +102,9 @@ class AugmentBlock(Block):
 class EarlyStoppingBlock(Block):
     """Stop where the loss on dev has not fallen for so many evaluations, and keep the best. dev then chose the weights."""
 
-    patience: int = Field(3, ge=1)
-    min_delta: float = Field(0.0, ge=0)
-    every_steps: int = Field(50, ge=1)
+    patience: int = Field(3, ge=1)  # evaluations without a lower loss
+    min_delta: float = Field(0.0, ge=0)  # by which it must fall to count, in nats
+    every_steps: int = Field(50, ge=1)  # dev is heard
 
 
 class TrainMethod(Block):
@@ -114,11 +114,13 @@ class TrainMethod(Block):
     quantization: Annotated[Kwargs | None, named(QUANTIZATION)] = None  # transformers.BitsAndBytesConfig, or nf4, 8bit
     # peft.LoraConfig, or attention, attention+mlp; none: every parameter in scope is trained
     lora: Annotated[Kwargs | None, named(LORA)] = Field(default_factory=lambda: dict(LORA["attention"] or {}))
+    # where the adapter lies; with language_model the encoder is frozen and hears each clip once
     scope: Literal["language_model", "language_model+encoder"] = "language_model"
     training: Kwargs = Field(default_factory=dict)  # trl.SFTConfig; per_device_train_batch_size may be `auto`
     batch_size: Count | None = None  # clips a step sees over all devices and accumulated batches
     memory_gb: float | None = Field(None, gt=0)  # of each GPU, at most
     gpus: Count | Literal["all"] = 1  # that train one adapter together, by DDP; seeds and folds go side by side
+    # the answer token; with the end of its turn; the prompt as well
     loss_on: Literal["answer", "turn", "sequence"] = "answer"
     loss: Annotated[LossBlock, BeforeValidator(lambda given: {"kind": given} if isinstance(given, str) else given)] = (
         LossBlock()
@@ -227,7 +229,7 @@ class TrainRecipe(TrainMethod):
     pretrain: PretrainBlock = PretrainBlock()  # read where base is tiny
     gate: GateBlock = GateBlock()
     seeds: Annotated[tuple[int, ...], AfterValidator(distinct)] = Field((42,), min_length=1)  # the first is published
-    timeout_min: float = Field(240, gt=0)
+    timeout_min: float = Field(240, gt=0)  # of one training
 
     @property
     def method(self) -> TrainMethod:
