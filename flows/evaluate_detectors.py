@@ -24,7 +24,8 @@ def evaluate_detectors(recipe: StudyRecipe, data: BuiltDataset, folds: list[Trai
     Raises CheckFailed where `evaluate.prompt` was chosen on clips that would be tested.
     """
     for trained in folds:
-        check_untested(recipe.evaluate.prompt, trained.splits, test_parts(recipe, trained.fold))
+        asked = (recipe.cell(trained.cell) if trained.cell else recipe).evaluate.prompt
+        check_untested(asked, trained.splits, test_parts(recipe, trained.fold))
     names = cell_names(recipe, folds)
     predictions = [
         table
@@ -56,7 +57,7 @@ def cell_names(recipe: StudyRecipe, folds: Sequence[TrainedFold]) -> dict[str, s
 def score_cell(recipe: StudyRecipe, trained: TrainedFold, name: str) -> list[Predictions]:
     """The adapters of one cell of an ablation in one fold."""
     cell, evaluate = recipe.cell(trained.cell), recipe.evaluate
-    question = asking(recipe, recipe.asked.text, recipe.asked.answers or recipe.answers)
+    question = asking(recipe, cell.asked.text, cell.asked.answers or recipe.answers)
     scored = [
         score_audio_llm.submit(
             name, trained.splits, cell.dataset.splits.sides(trained.fold), cell.train.method, question, trained.tiny,
@@ -84,10 +85,11 @@ def score_fold(recipe: StudyRecipe, trained: TrainedFold) -> list[Predictions]:
         for adapter in (None, *trained.adapters)
     ]  # fmt: skip
     scored = [future.result() for future in (*baselines, *models)]
-    published = models[1].result()  # the adapter of the first seed
-    unheard = score_no_audio(published, trained.splits, recipe.classes, trained.fold)
+    headline = models[1 if trained.adapters else 0].result()  # the adapter of the first seed, or the base
+    unheard = score_no_audio(headline, trained.splits, recipe.classes, trained.fold)
+    first = recipe.train.seeds[0] if recipe.train.seeds else None
     ensembles = [
-        make_ensemble.submit(name, block, scored, trained.splits, recipe.classes, recipe.train.seeds[0], trained.fold)
+        make_ensemble.submit(name, block, scored, trained.splits, recipe.classes, first, trained.fold)
         for name, block in evaluate.ensembles.items()
     ]
     return [*scored, unheard, *(future.result() for future in ensembles)]

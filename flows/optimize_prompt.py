@@ -45,7 +45,7 @@ def optimize_prompt(
 
 def search_fold(recipe: StudyRecipe, search: PromptRecipe, data: BuiltDataset, trained: TrainedFold) -> PromptReport:
     """One search a model, then both prompts on test: the 2 x 2 of base and adapter, by hand and searched."""
-    models = {"base": None, "adapter": trained.adapters[0]}
+    models = {"base": None, "adapter": next(iter(trained.adapters), None)}
     searches = [search_model(recipe, search, trained, name, models[name]) for name in search.over]
     predictions = [
         score_model(recipe, trained, models[its.model], asked)

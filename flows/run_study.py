@@ -46,7 +46,7 @@ def name_of_run() -> str:
         seeds = load_study(study, asked.get("overrides") or [], published_recipe).train.seeds
     except (ValueError, FileNotFoundError):  # the flow's first line says what is wrong with it
         return f"{study} to {until}"
-    return f"{study} to {until}, seed {', '.join(map(str, seeds))}"
+    return f"{study} to {until}, " + (f"seed {', '.join(map(str, seeds))}" if seeds else "no training")
 
 
 @flow(name="run study", flow_run_name=name_of_run)
@@ -90,7 +90,7 @@ def run_stages(recipe: StudyRecipe, until: Stage, refresh: Stage | None, on: Cho
         return run
     with within("evaluate", refresh):
         run = run.model_copy(update={"report": on(evaluate_detectors)(recipe, run.data, run.folds)})
-    if until == "evaluate":
+    if until == "evaluate" or not recipe.train.seeds:  # a base as it is has nothing of ours to publish
         return run
     with within("publish", refresh):
         return run.model_copy(update={"publication": on(publish)(recipe, run.data, run.folds, run.report)})

@@ -45,24 +45,32 @@ def train_adapters(recipe: StudyRecipe, data: BuiltDataset) -> list[TrainedFold]
         start_adapters(recipe, data, *place, base.result() if base else None)
         for place, base in zip(places, bases, strict=True)
     ]
-    cells = [its for name in recipe.ablation for its in start_cell(recipe, data, name, training)]
+    started = {(recipe.weights_of(), its.fold): its for its in training}
+    cells = [its for name in recipe.ablation for its in start_cell(recipe, data, name, training, started)]
     folds = [its.finished() for its in training]
     check_gate([adapter for fold in folds for adapter in fold.adapters], recipe.train.gate)
     return [*folds, *(its.finished() for its in cells)]
 
 
-def start_cell(recipe: StudyRecipe, data: BuiltDataset, name: str, training: list["Training"]) -> Iterator["Training"]:
+def start_cell(
+    recipe: StudyRecipe,
+    data: BuiltDataset,
+    name: str,
+    training: list["Training"],
+    started: dict[tuple[str, int], "Training"],
+) -> Iterator["Training"]:
     """Start on the adapters of one cell of an ablation, over the bases of the study; its clips are rendered where they are
-    others."""
-    cell, splits = recipe.cell(name), data.splits
-    if cell.dataset != recipe.dataset:
+    others. `started` has the adapters of equal weights, which are not trained twice."""
+    cell, blocks, splits = recipe.cell(name), recipe.cell_clips(name), data.splits
+    if blocks != recipe.cell_clips():
         recordings, sides = dealt(recipe, data)
-        blocks = {part: cell.dataset.clips_of(part) for part in cell.dataset.splits.parts}
         splits = make_splits(render_parts(recordings, sides, blocks, cell.classes), cell.dataset)
     for its in training:
-        yield its._replace(
-            splits=splits, adapters=submitted(cell, splits, its.fold, its.tiny, its.published), cell=name
-        )
+        key = (recipe.weights_of(name), its.fold)
+        if key not in started:
+            adapters = submitted(cell, question_of(recipe), splits, its.fold, its.tiny, its.published)
+            started[key] = its._replace(adapters=adapters)
+        yield its._replace(splits=splits, adapters=started[key].adapters, cell=name)
 
 
 class Training(NamedTuple):
@@ -94,14 +102,21 @@ def start_adapters(recipe: StudyRecipe, data: BuiltDataset, splits: Splits, fold
     """Publish the tiny base of a fold, if it has one and may show it, and start on the adapters of all seeds."""
     shown = tiny if splits.verdict == "clean" else None
     published = publish_base(shown, recipe.publish, data.publication, fold) if shown else None
-    return Training(splits, fold, tiny, published, submitted(recipe, splits, fold, tiny, published))
+    return Training(
+        splits, fold, tiny, published, submitted(recipe, question_of(recipe), splits, fold, tiny, published)
+    )
 
 
 def submitted(
-    recipe: StudyRecipe, splits: Splits, fold: int, tiny: Base | None, published: Publication | None
+    recipe: StudyRecipe,
+    question: Question,
+    splits: Splits,
+    fold: int,
+    tiny: Base | None,
+    published: Publication | None,
 ) -> list[Any]:
     """The futures of a fold's adapters, one a seed."""
-    train, question, parts = recipe.train, question_of(recipe), train_parts(recipe, fold)
+    train, parts = recipe.train, train_parts(recipe, fold)
     sides = recipe.dataset.splits.sides(fold).items()
     dev = [part for part, side in sides if side == "dev" and train.method.hears_dev]
     return [

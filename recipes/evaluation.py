@@ -9,15 +9,27 @@ from recipes.block import Block, Count, distinct
 from recipes.prompts import Prompt
 
 Baseline = Literal["majority", "loudness", "six_cues", "mel_statistics", "webrtc", "silero", "silero_default"]
+SEEDS = "seeds"  # the adapters of all seeds, as members of an ensemble
 # Names that no ensemble may take: every study has or may have detectors of these.
-OTHERS = ("adapter", "base", "no_audio", "adapter_open", "base_open")
+OTHERS = (SEEDS, "adapter", "base", "no_audio", "adapter_open", "base_open")
 
 
 class EnsembleBlock(Block):
-    """Several detectors made into one: the mean of their probabilities or the vote of their answers."""
+    """Several detectors made into one: the mean of their probabilities or the vote of their answers.
 
-    of: Annotated[tuple[str, ...], AfterValidator(distinct)] = Field(min_length=2)
+    `adapter` is that of the first seed, `seeds` are the adapters of all.
+    """
+
+    of: Annotated[tuple[str, ...], AfterValidator(distinct)] = Field(min_length=1)
     how: Literal["mean", "vote"] = "mean"  # of their probabilities, or of their answers
+
+    @model_validator(mode="after")
+    def _several(self) -> Self:
+        if len(self.of) < 2 and self.of != (SEEDS,):
+            raise ValueError(f"of: {self.of[0]} alone is no ensemble; name at least two detectors, or `seeds`")
+        if SEEDS in self.of and "adapter" in self.of:
+            raise ValueError("of: seeds hold the adapter already; leave one of the two out")
+        return self
 
 
 class OpenBlock(Block):
@@ -49,7 +61,7 @@ class EvaluateRecipe(Block):
 
     @model_validator(mode="after")
     def _members_are_scored(self) -> Self:
-        members = {"adapter", "base", *self.baselines}
+        members = {"adapter", SEEDS, "base", *self.baselines}
         for name, block in self.ensembles.items():
             if name in {*OTHERS, *get_args(Baseline)}:
                 raise ValueError(f"ensembles.{name} has the name of a detector; give it one of its own")

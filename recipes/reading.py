@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,24 @@ def read_yaml(recipe: str | Path) -> dict[str, Any]:
     return content
 
 
+def opened(block: Any) -> Any:
+    """A block as a mapping: that of the recipe it names, or, with `like: NAME`, that one with the block's own keys over it.
+
+    Keys that are no mappings, lists among them, replace what is there.
+    """
+    if isinstance(block, str):
+        return read_yaml(block)
+    if not isinstance(block, Mapping) or "like" not in block:
+        return block
+    return _over(opened(block["like"]), {key: value for key, value in block.items() if key != "like"})
+
+
+def _over(under: Any, block: Any) -> Any:
+    if not isinstance(under, Mapping) or not isinstance(block, Mapping):
+        return block
+    return {**under, **{key: _over(under.get(key), value) for key, value in block.items()}}
+
+
 def apply_overrides(recipe: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """The recipe with every `key.path=value` set; values are read as YAML. A block given by name is opened first."""
     recipe = copy.deepcopy(recipe)
@@ -56,9 +74,7 @@ def _value(text: str, override: str) -> Any:
 def _open(at: Any, key: str, path: str) -> Any:
     """What lies under a key or position, a block given by name read first, an absent one made."""
     place: Any = _position(at, key, path) if isinstance(at, list) else key
-    child = at[place] if isinstance(at, list) else at.get(place)
-    if isinstance(child, str):
-        child = read_yaml(child)
+    child = opened(at[place] if isinstance(at, list) else at.get(place))
     if child is not None and not isinstance(child, dict | list):
         raise ValueError(f"--set {path}: {key} is {child!r}, it has no keys")
     at[place] = {} if child is None else child

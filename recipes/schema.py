@@ -16,12 +16,13 @@ from pydantic import (
 )
 
 from recipes.block import Block
+from recipes.clips import ClipsBlock
 from recipes.data import DatasetRecipe
-from recipes.evaluation import OTHERS, Baseline, EvaluateRecipe
+from recipes.evaluation import OTHERS, SEEDS, Baseline, EvaluateRecipe
 from recipes.goals import GoalBlock
 from recipes.hub_terms import Licence
 from recipes.prompts import PromptBlock, PromptRecipe, prompt_block, spelt
-from recipes.reading import apply_overrides, read_yaml
+from recipes.reading import apply_overrides, opened, read_yaml
 from recipes.sources import KINDS
 from recipes.training import TrainRecipe
 
@@ -32,6 +33,8 @@ class CheckFailed(ValueError):
     """A check that a study makes of itself did not pass: a leak, the gate, an agreement, a claim without evidence."""
 
 
+OF_CELLS = ("train.", "dataset.clips.", "evaluate.prompt")
+TRAINED, TESTED = "train.clips.", "test.clips."  # of the clips that train; of those of dev and test
 SHARED_BY_CELLS = tuple(
     f"train.{key}" for key in ("base", "pretrain", "seeds", "gate", "name", "timeout_min", "device")
 )
@@ -57,11 +60,7 @@ class PublishBlock(Block):
         return self
 
 
-def _by_name(folder: str) -> BeforeValidator:
-    def read(value: Any) -> Any:
-        return read_yaml(value) if isinstance(value, str) else value
-
-    return BeforeValidator(read)
+BY_NAME = BeforeValidator(opened)  # a block may be the name of a recipe, or `like: NAME` with what is different
 
 
 class StudyRecipe(Block):
@@ -78,21 +77,20 @@ class StudyRecipe(Block):
     prompt: str = (
         "Choose one: A) SPEECH (human voice) B) NONSPEECH (music/noise/silence/animals). Answer with A or B ONLY."
     )
-    dataset: Annotated[DatasetRecipe, _by_name("dataset")]
+    dataset: Annotated[DatasetRecipe, BY_NAME]
     dataset_from: Pinned | None = (
         None  # set by `dataset: NAMESPACE/NAME@sha`: pulled from there and audited, not built
     )
     adapter: Pinned | None = None  # evaluated instead of one that is trained
-    train: Annotated[TrainRecipe, _by_name("train")]
-    evaluate: Annotated[EvaluateRecipe, _by_name("evaluate")]
-    search: Annotated[PromptRecipe | None, _by_name("prompt")] = (
-        None  # what `earshot prompts` does; null: prompt/racing
-    )
+    train: Annotated[TrainRecipe, BY_NAME]
+    evaluate: Annotated[EvaluateRecipe, BY_NAME]
+    search: Annotated[PromptRecipe | None, BY_NAME] = None  # what `earshot prompts` does; null: prompt/racing
     publish: PublishBlock
     goals: tuple[GoalBlock, ...] = ()  # judged by the intervals of the report
     then: str | None = None  # the study that follows where every goal is met
     otherwise: str | None = Field(None, alias="else")  # the one that follows where some goal is not, or is undecidable
-    # cell -> what it changes, as --set has it: each a training of its own, scored on the same clips, in one report
+    # cell -> what it changes, as --set has it: each a training of its own, scored on the same clips, in one report;
+    # train.clips. and test.clips. change clips that train or clips that judge, evaluate.prompt only the question
     ablation: dict[Annotated[str, Field(pattern=r"^[a-z0-9][\w.+-]*$")], tuple[str, ...]] = Field(default_factory=dict)
     inflation: bool = False  # train and score the same clips under random folds as well: what leakage would have added
 
@@ -100,8 +98,9 @@ class StudyRecipe(Block):
 
     @property
     def longest_ms(self) -> float:
-        """Length of the longest waveform that its base ever gets."""
-        longest_ms = self.dataset.clips.longest_ms
+        """Length of the longest waveform that its base ever gets, in any cell."""
+        every = [block for name in ("", *self.ablation) for block in self.cell_clips(name).values()]
+        longest_ms = max(block.longest_ms for block in every)
         return max(longest_ms, self.train.pretrain.duration_ms) if self.train.base == "tiny" else longest_ms
 
     @model_validator(mode="before")
@@ -131,7 +130,7 @@ class StudyRecipe(Block):
             raise ValueError(
                 "inflation deals the clips anew at random; build the data set for that instead of pulling it"
             )
-        if self.adapter and (self.inflation or len(self.train.seeds) > 1):
+        if self.adapter and (self.inflation or len(self.train.seeds) != 1):
             raise ValueError(
                 "adapter: one adapter is evaluated; leave out inflation and name its seed, train.seeds=[N]"
             )
@@ -144,16 +143,53 @@ class StudyRecipe(Block):
         return self
 
     def cell(self, name: str) -> "StudyRecipe":
-        """The study as one cell of its ablation has it. Raises ValueError where the cell changes what all cells share."""
+        """The study as one cell of its ablation has it, its data set as it is judged there.
+
+        Raises ValueError where the cell changes what all cells share.
+        """
+        return self._changed(self._overrides_of(name, TESTED))
+
+    def cell_clips(self, name: str = "") -> dict[str, ClipsBlock]:
+        """Part -> its clips in one cell, by default in the study: cells may train on other clips than judge them."""
+        tested = self.cell(name).dataset if name else self.dataset
+        trained = self._changed(self._overrides_of(name, TRAINED)).dataset if name else self.dataset
+        sides = self.dataset.splits.sides(0)
+        return {part: (trained if side == "train" else tested).clips_of(part) for part, side in sides.items()}
+
+    def weights_of(self, name: str = "") -> str:
+        """What the weights of one cell's adapters, by default the study's, depend on beside fold and seed."""
+        method = (self.cell(name) if name else self).train.method
+        sides, clips = self.dataset.splits.sides(0), self.cell_clips(name)
+        heard = [
+            block.model_dump_json()
+            for part, block in clips.items()
+            if self.dataset.splits.folds or sides[part] == "train"
+        ]
+        return "".join([method.model_dump_json(), *heard])
+
+    def _overrides_of(self, name: str, own: str) -> list[str]:
+        """A cell's overrides as --set has them, those of the clips of `own` sides as if of all. Raises ValueError."""
+        overrides = []
         for override in self.ablation[name]:
             key = override.partition("=")[0].strip()
-            if not key.startswith(("train.", "dataset.clips.")) or key.startswith(SHARED_BY_CELLS):
+            of_sides = key.startswith((TRAINED, TESTED))
+            if not of_sides and (not key.startswith(OF_CELLS) or key.startswith(SHARED_BY_CELLS)):
                 raise ValueError(
-                    f"{key} is the same for all cells, which share base, seeds, gate, groups and question; a cell changes "
-                    "other keys of train. and of dataset.clips."
+                    f"{key} is the same for all cells, which share base, seeds, gate and groups; a cell changes other keys "
+                    "of train., those of dataset.clips. (train.clips. and test.clips. where clips that train and clips that "
+                    "judge differ), or evaluate.prompt"
                 )
-        content = self.model_dump(mode="json", by_alias=True, exclude={"ablation"})
-        return StudyRecipe.model_validate(apply_overrides(content, self.ablation[name]))
+            if of_sides and self.dataset.splits.folds:
+                raise ValueError(f"{key}: in folds every part trains and is judged; give dataset.splits.fractions")
+            if key.startswith(own):
+                overrides.append(f"dataset.clips.{override.strip().removeprefix(own)}")
+            elif not of_sides:
+                overrides.append(override)
+        return overrides
+
+    def _changed(self, overrides: Sequence[str]) -> "StudyRecipe":
+        content = self.model_dump(mode="json", by_alias=True, exclude={"ablation", "goals", "then", "otherwise"})
+        return StudyRecipe.model_validate(apply_overrides(content, overrides))
 
     @model_validator(mode="after")
     def _cells_are_right(self) -> Self:
@@ -163,19 +199,42 @@ class StudyRecipe(Block):
             if name in {*OTHERS, *get_args(Baseline), *self.evaluate.ensembles}:
                 raise ValueError(f"ablation.{name} has the name of a detector; give it one of its own")
             try:
-                changed = self.cell(name)
+                changed, clips = self.cell(name), self.cell_clips(name)
             except ValidationError as error:
                 raise ValueError(f"ablation.{name}: {explain(error)}") from error
             except ValueError as error:
                 raise ValueError(f"ablation.{name}: {error}") from error
-            if (changed.train, changed.dataset) == (self.train, self.dataset):
+            if (changed.train, changed.evaluate, clips) == (self.train, self.evaluate, self.cell_clips()):
                 raise ValueError(f"ablation.{name} changes nothing: it would be the study itself once more")
         return self
 
     @model_validator(mode="after")
+    def _adapters_are_there(self) -> Self:
+        for name, block in self.evaluate.ensembles.items():
+            if SEEDS in block.of and len(self.train.seeds) < 2:
+                raise ValueError(
+                    f"evaluate.ensembles.{name}: seeds are {len(self.train.seeds)}; name two in train.seeds"
+                )
+        if self.train.seeds:
+            return self
+        if self.ablation or self.inflation:
+            raise ValueError("train.seeds=[] trains no adapter: leave out ablation and inflation, or name a seed")
+        if self.search and "adapter" in self.search.over:
+            raise ValueError("train.seeds=[] trains no adapter: set search.over=[base], or name a seed")
+        for name, block in self.evaluate.ensembles.items():
+            if "adapter" in block.of:
+                raise ValueError(f"evaluate.ensembles.{name}: train.seeds=[] trains no adapter; name a seed")
+        return self
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that are scored, the headline first."""
+        return ("adapter", "base") if self.train.seeds else ("base",)
+
+    @model_validator(mode="after")
     def _goals_can_be_judged(self) -> Self:
-        scored = ["adapter", "base", "no_audio", *self.evaluate.baselines, *self.evaluate.ensembles, *self.ablation]
-        scored += ["adapter_open", "base_open"] if self.evaluate.open else []
+        scored = [*self.models, "no_audio", *self.evaluate.baselines, *self.evaluate.ensembles, *self.ablation]
+        scored += [f"{model}_open" for model in self.models] if self.evaluate.open else []
         for at, goal in enumerate(self.goals):
             try:
                 goal.check(self.classes, scored)

@@ -228,7 +228,7 @@ class TrainRecipe(TrainMethod):
     name: str
     pretrain: PretrainBlock = PretrainBlock()  # read where base is tiny
     gate: GateBlock = GateBlock()
-    seeds: Annotated[tuple[int, ...], AfterValidator(distinct)] = Field((42,), min_length=1)  # the first is published
+    seeds: Annotated[tuple[int, ...], AfterValidator(distinct)] = (42,)  # the first is published; none: no adapter
     timeout_min: float = Field(240, gt=0)  # of one training
 
     @property

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from recipes.clips import clean_block
+from recipes.clips import ClipsBlock, clean_block
 from recipes.data import DatasetRecipe
 from recipes.schema import StudyRecipe
 from recipes.sources import Source
@@ -77,8 +77,8 @@ def train_steps(recipe: StudyRecipe) -> list[Step]:
     sides = [splits.sides(fold) for fold in range(splits.folds or 1)]
     on_train = [[part for part, side in its.items() if side == "train"] for its in sides]
     clean = {part: clean_block(train.pretrain, len(parts)).shards for parts in on_train for part in parts}
-    cells, kinds = cells_with_clips(recipe), 1 + len(recipe.ablation)
-    again = [block.clips_of(part).shards for block in cells for part in block.splits.parts]
+    cells, kinds = cells_with_clips(recipe), kinds_of(recipe)
+    again = [block.shards for clips in cells for block in clips.values()]
     return [
         Step("train", "plan_clips", "clean plans", (len(clean) if tiny else 0) + len(again)),
         Step("train", "render_clips", "clean clips", (sum(clean.values()) if tiny else 0) + sum(again)),
@@ -89,9 +89,14 @@ def train_steps(recipe: StudyRecipe) -> list[Step]:
     ]
 
 
-def cells_with_clips(recipe: StudyRecipe) -> list[DatasetRecipe]:
-    """The data sets of those cells of an ablation whose clips are others than the study's."""
-    return [cell.dataset for cell in map(recipe.cell, recipe.ablation) if cell.dataset != recipe.dataset]
+def cells_with_clips(recipe: StudyRecipe) -> list[dict[str, ClipsBlock]]:
+    """Part -> clips of those cells of an ablation whose clips are others than the study's."""
+    return [clips for clips in map(recipe.cell_clips, recipe.ablation) if clips != recipe.cell_clips()]
+
+
+def kinds_of(recipe: StudyRecipe) -> int:
+    """How many trainings a fold and seed has: of cells that differ in test clips or question only, one is enough."""
+    return len({recipe.weights_of(name) for name in ("", *recipe.ablation)})
 
 
 def evaluate_steps(recipe: StudyRecipe) -> list[Step]:
@@ -352,7 +357,7 @@ def describe_gpu(recipe: StudyRecipe) -> list[str]:
     seen = sum(rows) * float(train.training.get("num_train_epochs", 3))
     if steps > 0:
         seen = len(rows) * steps * float(train.batch_size or train.training.get("per_device_train_batch_size") or 16)
-    seen *= len(train.seeds) * (1 + len(recipe.ablation))
+    seen *= len(train.seeds) * kinds_of(recipe)
     work = seen * operations(size, asked, tokens)
     return [
         f"GPU, by arithmetic: {weights:.1f} GB of weights and {clip:.2f} GB a clip at once, {weights + 16 * clip:.0f} GB "

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from recipes.evaluation import EnsembleBlock, OpenBlock
+from recipes.evaluation import SEEDS, EnsembleBlock, OpenBlock
 from recipes.schema import CheckFailed
 from recipes.training import TrainMethod
 from tasks import detectors
@@ -177,14 +177,18 @@ def make_ensemble(
     scored: Sequence[Predictions],
     splits: Splits,
     classes: tuple[str, str],
-    seed: int,
+    seed: int | None,
     fold: int,
 ) -> Predictions:
-    """Several detectors' tables of one fold made into one; of the adapters the one of `seed`, which is published."""
+    """Several detectors' tables of one fold made into one; of the adapters the one of `seed`, which is published, or all."""
     tables = [pd.read_parquet(reference.path / "predictions.parquet") for reference in scored]
     rows = validate_predictions(pd.concat(tables, ignore_index=True), classes)
     protocol = rows["protocol"].iloc[0]
-    members = {its: headline_rows(rows, its, seed if its == "adapter" else None, protocol) for its in block.of}
+    seeds = rows.loc[rows["detector"] == "adapter", "seed"].dropna().unique().tolist()
+    named = {its: (its, seed if its == "adapter" else None) for its in block.of if its != SEEDS}
+    if SEEDS in block.of:
+        named |= {f"adapter, seed {one}": ("adapter", one) for one in seeds}
+    members = {its: headline_rows(rows, *which, protocol) for its, which in named.items()}
     together = ensemble(members, classes, block.how).assign(method=None, answer_mass=np.nan)
     return save(together, name, splits, fold, seed=None, prompt=None)
 

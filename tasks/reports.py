@@ -164,14 +164,14 @@ def record(
     predictions_sha256: str,
 ) -> dict[str, Any]:
     """What a report takes over from other stages: not derived from predictions, so recorded with its evidence."""
-    first = [adapter for adapter in adapters if adapter.seed == recipe.train.seeds[0]]
+    first = [adapter for adapter in adapters if adapter.seed == recipe.train.seeds[0]]  # none of a study without seeds
     audit = read_json(splits.path / "audit.json")
     return {
         "leakage": audit,
         "shortcuts": audit.get("shortcuts"),  # a data set that was pulled may be older than they are
         "balance": read_json(splits.path / "balance.json"),
-        "adapter": adapter_facts(first) | {"seeds": [seed_facts(adapter) for adapter in adapters]},
-        "gate": gate_facts(adapters, recipe),
+        "adapter": adapter_facts(first) | {"seeds": [seed_facts(adapter) for adapter in adapters]} if first else None,
+        "gate": gate_facts(adapters, recipe) if first else None,
         "looks": looks.model_dump() | {"ledger": "kept in this home, append-only, not tamper-proof"},
         "provenance": {
             **asked(recipe),
@@ -235,14 +235,16 @@ def parents(
     adapters: Sequence[Adapter], data: Publication, bases: Sequence[Publication], recipe: StudyRecipe
 ) -> dict[str, Any]:
     """Repositories and revisions that this one comes from, and its own name and licence."""
-    base, _, revision = adapters[0].base.rpartition("@")
+    named = adapters[0].base if adapters else f"{bases[0].repo}@{bases[0].sha}" if bases else recipe.train.base
+    base, _, revision = named.rpartition("@")
+    its = {"fingerprint": adapters[0].fingerprint, "seed": adapters[0].seed} if adapters else None
     return {
         "repo": f"{recipe.publish.namespace}/{recipe.publish.adapter}",
         "licence": recipe.publish.licence,
         "dataset": {"repo": data.repo, "sha": data.sha, "licence": recipe.dataset.licence},
         "base": {"repo": base, "revision": revision},
         "bases": [{"repo": published.repo, "sha": published.sha} for published in bases],
-        "adapter": {"fingerprint": adapters[0].fingerprint, "seed": adapters[0].seed},
+        "adapter": its,
     }
 
 
@@ -266,23 +268,27 @@ def heard(splits: Splits, recipe: StudyRecipe) -> dict[str, Any]:
 
 
 def environment(adapters: Sequence[Adapter]) -> dict[str, Any]:
-    """Code, libraries and what it was trained on."""
-    training = read_json(adapters[0].path / "training.json")
+    """Code and libraries, and where an adapter was trained."""
     return {
-        "dtype": training["dtype"],
-        "device": training["device"],
-        "made_again": AGAIN["cpu" if training["device"] == "cpu" else "gpu"],
+        **(trained_on(adapters[0]) if adapters else {}),
         "code": code_digest(("flows.run_study", *CHILDREN)),
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
+
+
+def trained_on(adapter: Adapter) -> dict[str, Any]:
+    """In which arithmetic and where an adapter was trained, and so how exactly it can be made again."""
+    facts = read_json(adapter.path / "training.json")
+    again = AGAIN["cpu" if facts["device"] == "cpu" else "gpu"]
+    return {"dtype": facts["dtype"], "device": facts["device"], "made_again": again}
 
 
 def settings(recipe: StudyRecipe) -> dict[str, Any]:
     """Arguments of `build_report`: with them and predictions.parquet anyone builds the same report."""
     return {
         "classes": list(recipe.classes),
-        "detector": "adapter",
-        "seed": recipe.train.seeds[0],
+        "detector": recipe.models[0],
+        "seed": recipe.train.seeds[0] if recipe.train.seeds else None,
         "threshold": recipe.evaluate.threshold,
         "n_boot": recipe.evaluate.n_boot,
         "bootstrap_seed": recipe.evaluate.seed,

@@ -179,6 +179,69 @@ CORPORA: Mapping[str, Callable[[Path], Extra]] = {
 }
 
 
+# --- large enough to deal ----------------------------------------------------------------------------------------
+
+GROUPS = 40  # of each class and family: three parts, or five folds, have some of each
+
+
+def many_voices(root: Path) -> None:
+    for k in range(GROUPS):
+        rttm(root / f"{('dev', 'test')[k % 2]}/f{k:02d}.rttm", (0.0, 2.2, "spk00"), (2.3, 2.2, "spk01"))
+        silent(root / f"audio/f{k:02d}.wav", 4.6)
+
+
+def many_sounds(root: Path) -> None:
+    rows, credits = ["filename,fold,target,category,esc10,src_file,take"], []
+    for k in range(2 * GROUPS):
+        target, category = ((0, "dog"), (10, "rain"))[k % 2]
+        rows.append(f"1-{k}-A-{target}.wav,1,{target},{category},True,{k},A")
+        credits.append(f"- [1-{k}-A.ogg]: clip derived from a by b.wav (http://x/sounds/{k}/) by user{k} [CC-BY]")
+        silent(root / f"audio/1-{k}-A-{target}.wav", 4.0)
+    text(root / "meta/esc50.csv", "\n".join(rows) + "\n")
+    text(root / "LICENSE", "\n".join(credits) + "\n")
+
+
+def many_freesounds(root: Path) -> None:
+    rows, about = ["fname,labels,mids,split"], {}
+    for k in range(4 * GROUPS):
+        labels = ("Speech,Human_voice", "Rain,Water")[k % 2]
+        rows.append(f'{k},"{labels}","/m/1",train')
+        about[str(k)] = {
+            "title": "t",
+            "uploader": f"user{k}",
+            "license": "http://creativecommons.org/licenses/by/3.0/",
+        }
+        silent(root / f"FSD50K.dev_audio/{k}.wav", 4.0)
+    text(root / "FSD50K.ground_truth/dev.csv", "\n".join(rows) + "\n")
+    text(root / "FSD50K.ground_truth/eval.csv", "fname,labels,mids\n")
+    text(root / "FSD50K.metadata/dev_clips_info_FSD50K.json", json.dumps(about))
+    text(root / "FSD50K.metadata/eval_clips_info_FSD50K.json", "{}")
+    (root / "FSD50K.eval_audio").mkdir()
+
+
+def many_songs(root: Path) -> None:
+    for k in range(GROUPS):
+        silent(root / f"genres_original/jazz/jazz.{k:05d}.wav", 4.0)
+
+
+def many_noises(root: Path) -> None:
+    for k in range(GROUPS):
+        silent(root / f"noise/free-sound/noise-free-sound-{k:04d}.wav", 4.0)
+    silent(root / "music/fma/music-fma-0000.wav", 4.0)
+    text(root / "music/fma/ANNOTATIONS", "music-fma-0000 pop N Some_Artist\n")
+
+
+def silent(file: Path, seconds: float) -> None:
+    """A WAV of zeros: what is planned reads its header alone."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(file, np.zeros(round(seconds * 100)), 100)
+
+
+LARGER: Mapping[str, Callable[[Path], None]] = {
+    "voxconverse": many_voices, "esc50": many_sounds, "fsd50k": many_freesounds, "gtzan": many_songs, "musan": many_noises,
+}  # fmt: skip
+
+
 def corpus(kind: str, root: Path, **changes: Any) -> FileSource:
     """The block of a miniature that is built under `root`."""
     block = KINDS[kind].model_validate({"kind": kind, "root": str(root), **CORPORA[kind](root), **changes})

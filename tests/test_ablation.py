@@ -9,6 +9,7 @@ from flows.evaluate_detectors import cell_names
 from recipes.schema import load_study
 from recipes.training import GateBlock
 from tasks.adapters import marked
+from tasks.planning import steps_of
 from tests.commands import Command
 
 
@@ -29,6 +30,38 @@ def test_the_matrix_of_the_original_questions():
         assert (cell.train.seeds, cell.train.gate, cell.train.pretrain) == (
             study.train.seeds, study.train.gate, study.train.pretrain
         )  # fmt: skip
+
+
+PADDED = "clips.context={kind: noise, total_ms: 400}"
+CROSSED = [
+    f"ablation.padded-padded=['dataset.{PADDED}']",
+    f"ablation.padded-clean=['train.{PADDED}']",
+    f"ablation.clean-padded=['test.{PADDED}']",
+    "ablation.asked=['evaluate.prompt=Is it A or B?']",
+]
+
+
+def test_cells_train_on_other_clips_than_judge_them_and_weights_are_made_once():
+    study = load_study("study/smoke", CROSSED)
+    padded = {name: {p for p, its in study.cell_clips(name).items() if its.context} for name in study.ablation}
+    every = {"train", "dev", "test"}
+    assert padded == {
+        "padded-padded": every,
+        "padded-clean": {"train"},
+        "clean-padded": every - {"train"},
+        "asked": set(),
+    }
+    assert study.weights_of("padded-padded") == study.weights_of("padded-clean") != study.weights_of()
+    assert study.weights_of("clean-padded") == study.weights_of("asked") == study.weights_of()
+    assert study.cell("asked").asked.text == "Is it A or B?"
+    assert study.longest_ms == 400, "the base is as long in every cell"
+    assert {step.name: step.calls for step in steps_of(study)}["adapters"] == 2
+
+
+def test_in_folds_every_part_trains_and_is_judged():
+    folds = ["inflation=false", f"ablation={{x: ['train.{PADDED.replace('400', '1400')}']}}"]
+    with pytest.raises(ValueError, match=r"in folds every part trains and is judged"):
+        load_study("study/inflation", folds)
 
 
 @pytest.mark.parametrize(
