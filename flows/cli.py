@@ -94,7 +94,18 @@ def fail(message: str, code: int) -> None:
 def run(
     study: Study, overrides: Overrides = None, refresh: Refresh = None, dry_run: DryRun = False, runner: On = "local"
 ) -> None:
-    """Run a whole study: data set, adapters, report, model card, published in the home's hub."""
+    """Run a whole study: data set, adapters, report, model card, published in the home's hub.
+
+    A recipe of `adapters`, such as study/compare-all, is a leaderboard: published detectors, paired on their test clips.
+    """
+    from recipes.leaderboard import is_leaderboard
+
+    if is_leaderboard(study) and not dry_run:
+        from recipes.leaderboard import load_leaderboard
+        from tasks.report_series import make_leaderboard
+
+        print("\n".join(make_leaderboard(load_leaderboard(study, overrides or []))))
+        return
     go(study, overrides, "publish", dry_run, refresh, runner)
 
 

@@ -15,6 +15,13 @@ def print_plan(
     study: str, overrides: list[str] | None, until: Stage = "publish", refresh: Stage | None = None
 ) -> None:
     """The plan, line by line."""
+    from recipes.leaderboard import is_leaderboard, load_leaderboard
+
+    if is_leaderboard(study):
+        from tasks.report_series import describe_leaderboard
+
+        print("\n".join(describe_leaderboard(load_leaderboard(study, overrides or []))))
+        return
     from flows.plan_study import plan_study
 
     print("\n".join(plan_study(study, overrides or [], until, refresh)))

@@ -294,6 +294,10 @@ def load_study(
     """
     content = dict(recipe) if isinstance(recipe, Mapping) else read_yaml(recipe)
     content = apply_overrides(content, overrides)
+    if "adapters" in content:
+        raise ValueError(
+            f"{recipe} compares what was published: `earshot run` and `earshot plan` take it, and no other"
+        )
     if isinstance(version := content.get("schema", SCHEMA), int) and version > SCHEMA:
         raise ValueError(f"the recipe has schema {version}, this Earshot reads up to {SCHEMA}: update Earshot")
     try:
@@ -306,8 +310,8 @@ def load_study(
     return study
 
 
-def explain(error: ValidationError) -> str:
-    """Pydantic's findings as sentences: key, value, what is wrong and what is accepted."""
+def explain(error: ValidationError, of: type[BaseModel] = StudyRecipe) -> str:
+    """Pydantic's findings about a recipe as sentences: key, value, what is wrong and what is accepted."""
     lines = []
     for found in error.errors():
         if found["type"] == "too_short" and len(found["input"]) >= found["ctx"]["min_length"]:
@@ -315,16 +319,15 @@ def explain(error: ValidationError) -> str:
         key = ".".join(str(part) for part in found["loc"]) or "recipe"
         message = found["msg"].removeprefix("Value error, ")
         if found["type"] == "extra_forbidden":
-            message = f"no such key; accepted here: {', '.join(_siblings(found['loc']))}"
+            message = f"no such key; accepted here: {', '.join(_siblings(found['loc'], of))}"
         elif found["type"] != "value_error":
             message = f"{message}, got {found['input']!r}" if found["type"] != "missing" else "is required and missing"
         lines.append(f"{key}: {message}")
     return "\n".join(lines)
 
 
-def _siblings(location: tuple[int | str, ...]) -> list[str]:
-    """Keys accepted beside the one at `location`."""
-    model: type[BaseModel] = StudyRecipe
+def _siblings(location: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
+    """Keys accepted beside the one at `location` of a recipe."""
     for part in location[:-1]:
         if isinstance(part, str) and part in KINDS:
             model = KINDS[part]

@@ -1,20 +1,28 @@
-"""Several reports compared: read from files, folders or the hub, written as a table, figures and a page."""
+"""Several reports compared, or the detectors of published adapters: read, written as tables, figures and a page."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
+import pyarrow as pa
 from pydantic import ValidationError
 
+from recipes.leaderboard import LeaderboardRecipe
 from tasks.functional.cards import fill
+from tasks.functional.leaderboard import Pair, leaderboard_remarks, pair_lines, pair_rows, paired, ranked, told_apart
+from tasks.functional.plot_leaderboard import leaderboard
 from tasks.functional.plots import figures_of_reports
+from tasks.functional.predictions import choose_detector, decide, headline_rows, validate_predictions
+from tasks.functional.report import build_report
 from tasks.functional.report_document import Report
 from tasks.functional.report_files import data_uri
+from tasks.functional.report_metrics import Rule
 from tasks.functional.report_series import series_lines, series_remarks, series_rows
 from tasks.functional.timing import Timing
 from tasks.hub import find
-from tasks.store import read_json, write_folder
+from tasks.store import home, read_json, write_folder
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "hub_cards" / "comparison.html.j2"
 PAGE, TABLE = "comparison.html", "tables/reports.csv"
@@ -38,16 +46,140 @@ def compare_reports(names: Sequence[str], out: Path) -> list[str]:
     reports = {labels[name]: read_report(file) for name, file in files.items()}
     timing = {labels[name]: read_timing(times_beside(file)) for name, file in files.items()}
     rows, remarks = series_rows(reports, timing), series_remarks(reports)
-    drawn = figures_of_reports(reports, timing)
-    context = {
-        "rows": rows,
-        "remarks": remarks,
-        "figures": {name: data_uri("image/png", png) for name, png in drawn.items()},
-    }
-    page = fill(TEMPLATE.read_text(encoding="utf-8"), context, html=True)
-    figures = {f"figures/{name}.png": png for name, png in drawn.items()}
-    write_folder({PAGE: page.encode(), TABLE: pd.DataFrame(rows).to_csv(index=False).encode(), **figures}, out)
+    heading = f"{len(rows)} reports, in the order given"
+    write_page(heading, rows, remarks, figures_of_reports(reports, timing), out)
     return [*series_lines(rows, remarks), "", f"comparison {out / PAGE}"]
+
+
+def write_page(
+    heading: str,
+    rows: Sequence[Mapping[str, Any]],
+    remarks: Sequence[str],
+    drawn: Mapping[str, bytes],
+    out: Path,
+    pairs: Sequence[Pair] = (),
+) -> None:
+    """The page with its tables and figures into the folder `out`, whole or not at all."""
+    context = {
+        "heading": heading, "rows": rows, "remarks": remarks, "pairs": {(its.first, its.second): its for its in pairs},
+        "figures": {name: data_uri("image/png", png) for name, png in drawn.items()}, "told_apart": told_apart,
+    }  # fmt: skip
+    page = fill(TEMPLATE.read_text(encoding="utf-8"), context, html=True)
+    files = {PAGE: page.encode(), TABLE: pd.DataFrame(rows).to_csv(index=False).encode()}
+    if pairs:
+        files["tables/pairs.csv"] = pd.DataFrame(pair_rows(pairs)).to_csv(index=False).encode()
+    write_folder({**files, **{f"figures/{name}.png": png for name, png in drawn.items()}}, out)
+
+
+# --- a leaderboard -----------------------------------------------------------------------------------------------
+
+
+class Entry(NamedTuple):
+    """One place on a leaderboard: what its report says of it, its answers to the test clips, what it takes."""
+
+    report: Report
+    rows: pd.DataFrame
+    timing: dict[str, Timing]
+
+
+def make_leaderboard(recipe: LeaderboardRecipe, out: Path | None = None) -> list[str]:
+    """Write the leaderboard of a recipe into the folder `out`, by default one of the home; return it, line by line.
+
+    Raises FileNotFoundError where something named was not published, ValueError where the test clips are not the same.
+    """
+    out = out or home() / "comparisons" / recipe.name
+    need_place(out)
+    entries = entries_of(recipe)
+    reports = ranked({name: entry.report for name, entry in entries.items()})
+    rule = Rule(next(iter(reports.values())).classes, recipe.n_boot, recipe.seed)
+    pairs = paired({name: entries[name].rows for name in reports}, rule)
+    timing = {name: entries[name].timing for name in reports}
+    rows = series_rows(reports, timing)
+    remarks = leaderboard_remarks([*reports], pairs, [name for name, one in reports.items() if is_leaky(one)])
+    drawn = {"leaderboard": leaderboard(reports, pairs), **figures_of_reports(reports, timing)}
+    del drawn["evolution"]  # detectors are no steps from one to the next
+    if len(recipe.adapters) < 2:
+        drawn.pop("accuracy_by_size", None)
+    write_page(f"{len(rows)} detectors on the same test clips", rows, remarks, drawn, out, pairs)
+    return [*series_lines(rows, remarks), "", *pair_lines(pairs), "", f"leaderboard {out / PAGE}"]
+
+
+def describe_leaderboard(recipe: LeaderboardRecipe) -> list[str]:
+    """What a leaderboard would compare, line by line; nothing is computed."""
+    entries = entries_of(recipe)
+    first = next(iter(entries.values())).report
+    return [
+        f"{recipe.name}: {len(entries)} detectors in {len(entries) * (len(entries) - 1) // 2} pairs on the "
+        f"{first.n.clips:,} test clips {first.test} of {first.n.groups} groups; nothing was compared",
+        *(f"  {name}" for name in entries),
+    ]
+
+
+def entries_of(recipe: LeaderboardRecipe) -> dict[str, Entry]:
+    """Name -> everything a recipe names, each on the test clips of the first adapter. Raises ValueError otherwise."""
+    files = {name: file_of(name) for name in recipe.adapters}
+    folders, label = {name: file.parent for name, file in files.items()}, labelled(files)
+    reports = {name: read_report(folder / "report.json") for name, folder in folders.items()}
+    found = {label[name]: entry_of(reports[name], folders[name], reports[name].detector) for name in folders}
+    for detector in recipe.detectors:
+        of = next(
+            (name for name, one in reports.items() if detector in one.detectors and detector != one.detector), None
+        )
+        if of is None:
+            there = sorted({name for one in reports.values() for name in one.detectors} - {"adapter"})
+            raise ValueError(
+                f"detectors: {detector!r} was scored with none of the adapters; there are {', '.join(there)}"
+            )
+        found[detector] = entry_of(reports[of], folders[of], detector)
+    first_name, first = next(iter(found.items()))
+    for file in map(Path, recipe.tables):
+        found[file.stem] = entry_of_table(file.expanduser(), first.report.classes, recipe)
+    for name, entry in found.items():
+        if (entry.report.test, entry.report.classes) != (first.report.test, first.report.classes):
+            raise ValueError(
+                f"{name} was judged on other test clips ({entry.report.test}) than {first_name} ({first.report.test}): "
+                "between sets a difference is one of clips; score both on one data set"
+            )
+    return found
+
+
+def entry_of(report: Report, folder: Path, detector: str) -> Entry:
+    """One detector of a published repository."""
+    table = validate_predictions(pd.read_parquet(folder / "predictions.parquet"), report.classes)
+    threshold = ((report.provenance or {}).get("settings") or {}).get("threshold", "fixed")
+    rows = headline_rows(table, detector, report.seed, report.protocol or "")
+    its = report.detectors[detector]
+    own: dict[str, Any] = {} if detector == report.detector else {"adapter": None, "beats": {}}
+    told = report.model_copy(
+        update={"detector": detector, "n": its.n, "metrics": its.metrics, "psychometric": its.psychometric, **own}
+    )
+    file = folder / "evidence" / "timing.json"
+    latency = read_json(file)["latency"] if file.is_file() else {}
+    return Entry(told, decide(rows, report.classes, threshold).rows, {k: Timing(**v) for k, v in latency.items()})
+
+
+def entry_of_table(file: Path, classes: tuple[str, str], recipe: LeaderboardRecipe) -> Entry:
+    """The detector of a predictions table that somebody else made. Raises ValueError or FileNotFoundError naming it."""
+    if not file.is_file():
+        raise FileNotFoundError(f"tables: there is no file {file}")
+    try:
+        table = validate_predictions(pd.read_parquet(file), classes)
+        detector = choose_detector(table.assign(detector=table["detector"].replace("", file.stem)), None)
+        table["detector"] = table["detector"].replace("", detector)
+        report = build_report(table, classes=classes, detector=detector, seed=None, n_boot=recipe.n_boot)
+    except (ValueError, pa.ArrowInvalid) as error:
+        raise ValueError(f"{file}: {error}") from error
+    return Entry(
+        report, decide(headline_rows(table, detector, None, report.protocol or ""), classes, "fixed").rows, {}
+    )
+
+
+def is_leaky(report: Report) -> bool:
+    """Whether its numbers are not of unheard recordings."""
+    return report.protocol == "random" or (report.leakage or {}).get("verdict", "clean") != "clean"
+
+
+# --- reports in --------------------------------------------------------------------------------------------------
 
 
 def file_of(name: str) -> Path:

@@ -1,9 +1,7 @@
-"""Every experiment of the original project is a study: it reads, leads on, can be planned on corpora as they lie, and runs."""
+"""Every experiment of the original project is a study: it reads, leads on, can be planned on corpora, and runs."""
 
-import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,7 +9,7 @@ from flows.plan_study import plan_study
 from recipes.reading import RECIPES
 from recipes.schema import load_study
 from tests import layouts
-from tests.commands import ROOT, earshot
+from tests.commands import ROOT
 
 STUDIES = sorted(file.stem for file in (RECIPES / "study").glob("[0-9]*.yaml"))
 CORPORA = ("voxconverse", "esc50", "fsd50k", "gtzan", "musan")

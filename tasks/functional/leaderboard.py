@@ -1,0 +1,94 @@
+"""Detectors on the same test clips in their order, each pair compared, Holm over all pairs."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from tasks.functional.comparisons import compare
+from tasks.functional.levels import stated_p
+from tasks.functional.report_document import Report
+from tasks.functional.report_metrics import Rule
+from tasks.functional.report_schema import Comparison
+from tasks.functional.significance import adjust_pvalues
+
+
+class Pair(NamedTuple):
+    """Two detectors, the better one first; `found` is of the first minus the second, its p_holm over all pairs."""
+
+    first: str
+    second: str
+    found: Comparison
+
+
+def ranked(reports: Mapping[str, Report]) -> dict[str, Report]:
+    """Best balanced accuracy first; those without a value last."""
+
+    def place(name: str) -> tuple[bool, float, str]:
+        value = reports[name].metrics["balanced_accuracy"].value
+        return value is None, -(value or 0.0), name
+
+    return {name: reports[name] for name in sorted(reports, key=place)}
+
+
+def paired(rows: Mapping[str, pd.DataFrame], rule: Rule) -> list[Pair]:
+    """Every pair of detectors on the clips of both. rows: name -> test rows with final predictions, the best first.
+
+    Raises ValueError where two share no clip, or disagree about a clip's label or group.
+    """
+    names = list(itertools.combinations(rows, 2))
+    found = [compare({a: rows[a], b: rows[b]}, [], rule)[b] for a, b in names]
+    tested = [one.p_exact for one in found if one.p_exact is not None]
+    adjusted = iter(adjust_pvalues(tested).tolist() if tested else [])
+    return [
+        Pair(*pair, one.model_copy(update={"p_holm": None if one.p_exact is None else next(adjusted)}))
+        for pair, one in zip(names, found, strict=True)
+    ]
+
+
+def told_apart(pair: Pair) -> bool:
+    """Whether a pair differs by its interval and, after Holm over all pairs, by its test."""
+    p = pair.found.p_holm
+    return pair.found.verdict != "not distinguishable" and (p is None or p <= 0.05)
+
+
+def pair_rows(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    """One row a pair, as pairs.csv has it."""
+    return [
+        {
+            "first": pair.first, "second": pair.second, "clips": pair.found.n, "difference": pair.found.difference,
+            "low": (pair.found.ci95 or (None, None))[0], "high": (pair.found.ci95 or (None, None))[1],
+            "b": pair.found.b, "c": pair.found.c, "p_exact": pair.found.p_exact, "p_holm": pair.found.p_holm,
+            "told_apart": told_apart(pair), "reason": pair.found.reason,
+        }
+        for pair in pairs
+    ]  # fmt: skip
+
+
+def pair_lines(pairs: Sequence[Pair]) -> list[str]:
+    """The pairs for a terminal."""
+    width = max(len(f"{pair.first} − {pair.second}") for pair in pairs) + 2
+    lines = [f"{'pair':<{width}}{'difference':<30}{'McNemar p, Holm':<18}"]
+    for pair in pairs:
+        one = pair.found
+        ends = "no interval" if one.ci95 is None else f"{one.ci95[0]:+.3f} to {one.ci95[1]:+.3f}"
+        p = stated_p(one.p_holm, "-")
+        said = "told apart" if told_apart(pair) else "not told apart"
+        lines.append(f"{f'{pair.first} − {pair.second}':<{width}}{f'{one.difference:+.3f} ({ends})':<30}{p:<18}{said}")
+    return lines
+
+
+def leaderboard_remarks(names: Sequence[str], pairs: Sequence[Pair], leaky: Sequence[str]) -> list[str]:
+    """What a reader must know before reading the order as a ranking."""
+    apart = [pair for pair in pairs if told_apart(pair)]
+    level = [pair.second for pair in pairs if pair.first == names[0] and not told_apart(pair)]
+    lines = [f"{name} was scored on a split that is not clean: its place is no result." for name in leaky]
+    if level:
+        lines.append(f"{names[0]} leads, and is not told apart from {', '.join(level)}.")
+    return [
+        *lines,
+        f"{len(apart)} of {len(pairs)} pairs are told apart: by a paired interval over groups that leaves out 0, and by "
+        "McNemar's exact test after Holm over all pairs.",
+        f"The order is by the test clips themselves: the best of {len(names)} on them looks a little better than it is.",
+    ]

@@ -1,0 +1,136 @@
+"""A leaderboard pairs published detectors on their test clips, corrects over all pairs, and says what its order is worth."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flows.cli import main
+from recipes.leaderboard import is_leaderboard, load_leaderboard
+from recipes.schema import load_study
+from tasks import report_series
+from tasks.functional.leaderboard import paired, ranked, told_apart
+from tasks.functional.report import Report
+from tasks.functional.report_metrics import Rule
+from tasks.functional.significance import adjust_pvalues
+from tests.test_report import CLASSES, build, make_predictions, studied, tiny
+
+
+def published(folder: Path, table: pd.DataFrame, report: Report) -> None:
+    folder.mkdir()
+    table.to_parquet(folder / "predictions.parquet", index=False)
+    (folder / "report.json").write_text(json.dumps(report.model_dump(mode="json")))
+
+
+@pytest.fixture(scope="module")
+def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two adapters that were judged on the same clips, one on others, and a table by somebody else."""
+    root = tmp_path_factory.mktemp("published")
+    table = make_predictions()
+    published(root / "first", table, studied())
+    worse = table[table["detector"].isin(["adapter"]) & (table["seed"] == 42) & (table["split"] == "test")].copy()
+    worse["p_speech"] = np.where(np.arange(len(worse)) % 2, worse["p_speech"], 1 - worse["p_speech"])
+    published(root / "second", worse, build(worse))
+    others = tiny({"adapter": [1, 0, 1, 1] * 24})
+    published(root / "elsewhere", others, build(others, seed=None))
+    worse[worse["method"] == "generate"].assign(detector="qwen3").to_parquet(root / "qwen3.parquet", index=False)
+    return root
+
+
+@pytest.fixture
+def run(repositories, tmp_path, monkeypatch, capsys):
+    """The command on a leaderboard of these, in a home of its own."""
+    monkeypatch.setenv("EARSHOT_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(repositories)
+    monkeypatch.setattr(report_series, "figures_of_reports", lambda *arguments: {"evolution": b"png"})
+
+    def command(verb: str, **keys: str) -> tuple[int, str, str]:
+        sets = [part for key, value in keys.items() for part in ("--set", f"{key}={value}")]
+        monkeypatch.setattr(sys, "argv", ["earshot", verb, "study/compare-all", "--set", "n_boot=100", *sets])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        said = capsys.readouterr()
+        return int(stop.value.code or 0), said.out, said.err
+
+    return command
+
+
+def test_adapters_detectors_and_tables_become_one_leaderboard(run, tmp_path):
+    code, said, err = run(
+        "run", adapters="[first, second]", detectors="[mel_statistics, base]", tables="[qwen3.parquet]"
+    )
+    assert code == 0, err
+    folder = tmp_path / "home" / "comparisons" / "compare-all"
+    rows = pd.read_csv(folder / "tables" / "reports.csv")
+    assert sorted(rows["report"]) == ["base", "first", "mel_statistics", "qwen3", "second"]
+    assert rows["balanced_accuracy"].is_monotonic_decreasing
+    pairs = pd.read_csv(folder / "tables" / "pairs.csv")
+    assert len(pairs) == 10
+    np.testing.assert_allclose(pairs["p_holm"], adjust_pvalues(pairs["p_exact"].to_numpy()))
+    same = pairs[(pairs[["first", "second"]].isin(["second", "qwen3"])).all(axis=1)].iloc[0]
+    assert (same["difference"], same["told_apart"]) == (0, False), "the same answers under two names"
+    page = (folder / "comparison.html").read_text()
+    assert (folder / "figures" / "leaderboard.png").stat().st_size > 10_000
+    assert not re.search(r'(?:src|href)="(?!data:)', page), "the page opens offline"
+    assert "of 10 pairs are told apart" in page
+    assert said.splitlines()[-1] == f"leaderboard {folder / 'comparison.html'}"
+
+
+def test_a_plan_names_what_would_be_compared_and_writes_nothing(run, tmp_path):
+    code, said, err = run("plan", adapters="[first]", detectors="[base]")
+    assert code == 0, err
+    assert said.splitlines()[0].startswith("compare-all: 2 detectors in 1 pairs on the 108 test clips")
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"adapters": "[first, elsewhere]", "detectors": "[]"}, "elsewhere was judged on other test clips"),
+        (
+            {"adapters": "[first]", "detectors": "[silero]"},
+            "'silero' was scored with none of the adapters; there are base",
+        ),
+        (
+            {"adapters": "[first]", "detectors": "[]", "tables": "[nowhere.parquet]"},
+            "there is no file nowhere.parquet",
+        ),
+        ({"adapters": "[first]", "detectors": "[]"}, "one adapter alone is no leaderboard"),
+        ({"adapter": "[first]"}, "adapter: no such key; accepted here: adapters"),
+    ],
+)
+def test_what_makes_no_leaderboard_is_refused(run, keys, said):
+    code, _, err = run("run", **keys)
+    assert code == 2
+    assert said in err
+
+
+def test_only_run_and_plan_take_a_leaderboard():
+    assert is_leaderboard("study/compare-all")
+    assert not is_leaderboard("study/demo")
+    assert load_leaderboard("study/compare-all").detectors
+    with pytest.raises(ValueError, match="compares what was published: `earshot run` and `earshot plan` take it"):
+        load_study("study/compare-all")
+
+
+def test_holm_over_all_pairs_may_leave_apart_less_than_single_tests_would():
+    right = {name: [1] * 96 for name in "abc"}
+    right["b"] = [0, 0, 0, 0, 0, 0] + [1] * 90
+    table = tiny(right)
+    rows = {name: table[table["detector"] == name].assign(seed=None) for name in right}
+    pairs = paired(rows, Rule(CLASSES, 200, 0))
+    by_name = {(pair.first, pair.second): pair for pair in pairs}
+    assert by_name["a", "b"].found.p_exact < 0.05 < by_name["a", "b"].found.p_holm
+    assert not told_apart(by_name["a", "b"])
+
+
+def test_the_best_stands_first_and_what_has_no_value_last():
+    report = studied()
+    unknown = report.metrics["balanced_accuracy"].model_copy(update={"value": None, "ci95": None})
+    without = report.model_copy(update={"metrics": {**report.metrics, "balanced_accuracy": unknown}})
+    base = report.model_copy(update={"metrics": report.detectors["base"].metrics})
+    assert [*ranked({"none": without, "base": base, "adapter": report})] == ["adapter", "base", "none"]
