@@ -67,7 +67,7 @@ def test_in_folds_every_part_trains_and_is_judged():
 @pytest.mark.parametrize(
     ("cell", "said"),
     [
-        ("seeds: ['train.seeds=[1]']", "ablation.seeds: train.seeds is the same for all cells"),
+        ("other: ['train.seeds=[1]']", "ablation.other: train.seeds is the same for all cells"),
         ("x: [prompt=other]", "ablation.x: prompt is the same for all cells"),
         ("x: ['dataset.splits.seed=1']", "ablation.x: dataset.splits.seed is the same for all cells"),
         ("x: ['train.lora.rank=8']", "ablation.x: train.lora: lora.rank is no such keyword"),

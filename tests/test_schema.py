@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from recipes.data import SplitsBlock
 from recipes.evaluation import Baseline
+from recipes.leaderboard import is_leaderboard, load_leaderboard
 from recipes.reading import RECIPES, apply_overrides, read_yaml
 from recipes.schema import SCHEMA, StudyRecipe, load_study
 from recipes.sources import KINDS
@@ -29,7 +30,8 @@ def refused(*overrides: str, study: str = "study/smoke") -> str:
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_shipped_study_is_valid(name):
-    assert load_study(name).name == name.removeprefix("study/")
+    study = load_leaderboard(name) if is_leaderboard(name) else load_study(name)
+    assert study.name == name.removeprefix("study/")
 
 
 @pytest.mark.parametrize("path", PARTS, ids=lambda path: str(path.relative_to(RECIPES)))
@@ -37,7 +39,10 @@ def test_every_shipped_block_is_valid_in_a_study_and_opens_with_its_cost(path):
     kind, name = path.parent.name, path.stem
     study = f"study/{name}" if kind == "study" else "study/smoke"
     key = "search" if kind == "prompt" else kind
-    load_study(study, () if kind == "study" else (f"{key}={kind}/{name}",))
+    if kind == "study" and is_leaderboard(study):
+        load_leaderboard(study)
+    else:
+        load_study(study, () if kind == "study" else (f"{key}={kind}/{name}",))
     opening = path.read_text().split("\nname:")[0]
     assert opening.startswith("# ")
     assert "Cost: " in opening
@@ -208,6 +213,36 @@ def test_set_opens_a_block_that_is_given_by_name_and_keeps_its_other_keys():
     before, after = load_study("study/smoke"), load_study("study/smoke", ["dataset.clips.seed=8"])
     assert after.dataset.clips == before.dataset.clips.model_copy(update={"seed": 8})
     assert after.dataset.sources == before.dataset.sources
+
+
+def test_a_block_like_another_has_its_keys_but_for_what_is_different():
+    block = "{like: train/smoke, seeds: [7], lora: {r: 8}, gate: {on_fail: stop}}"
+    like, plain = load_study("study/smoke", [f"train={block}"]).train, load_study("study/smoke").train
+    assert (like.seeds, like.lora, like.gate.on_fail) == ((7,), {**plain.lora, "r": 8}, "stop")
+    assert like.model_copy(update={"seeds": plain.seeds, "lora": plain.lora, "gate": plain.gate}) == plain
+    again = load_study("study/smoke", [f"train={block}", "train.lora.lora_alpha=1", "train.seeds=[9]"])
+    assert (again.train.seeds, again.train.lora) == ((9,), {**plain.lora, "r": 8, "lora_alpha": 1})
+    with pytest.raises(FileNotFoundError, match="no recipe 'train/smok'"):
+        load_study("study/smoke", ["train={like: train/smok}"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["inflation=true"], "trains no adapter: leave out ablation and inflation"),
+        (["ablation={x: [train.lora.r=8]}"], "trains no adapter: leave out ablation and inflation"),
+        (["search=prompt/demo"], "set search.over=[base]"),
+        (["evaluate.ensembles={x: {of: [adapter, base]}}"], "evaluate.ensembles.x: train.seeds=[] trains no adapter"),
+        (["evaluate.ensembles={x: {of: [seeds]}}"], "seeds are 0; name two in train.seeds"),
+        (["goals=[{detector: adapter, at_least: 0.7}]"], "'adapter' is not scored here; there are base, no_audio"),
+    ],
+)
+def test_a_study_without_seeds_asks_nothing_of_an_adapter(overrides, said):
+    folds = ["dataset=dataset/folds"] if "inflation" in overrides[0] else []
+    with pytest.raises(ValueError, match=r"^") as refused:
+        load_study("study/smoke", ["train.seeds=[]", *folds, *overrides])
+    assert said in str(refused.value)
+    assert load_study("study/smoke", ["train.seeds=[]"]).models == ("base",)
 
 
 def test_set_changes_one_place_of_a_list():

@@ -39,9 +39,10 @@ def next_study(goals: Sequence[Goal], then: str | None, otherwise: str | None) -
     study = otherwise if open_goals else then
     if not goals or study is None:
         return None
+    if len(goals) == 1:
+        return Next(study=study, because=f"the goal is {goals[0].verdict}")
     counts = [f"{open_goals.count(word)} {word}" for word in ("not met", "undecidable") if word in open_goals]
-    of = f"of {len(goals)} goals" if len(goals) > 1 else "the goal is"
-    because = f"{of} {' and '.join(counts)}" if open_goals else "every goal is met"
+    because = f"of {len(goals)} goals {' and '.join(counts)}" if open_goals else "every goal is met"
     return Next(study=study, because=because)
 
 

@@ -15,7 +15,7 @@ PLAIN_NAMES = {  # how the verdict speaks of a detector, in the verdict's order
     "silero_default": "Silero at its vendor's threshold",
     "majority": "always naming the majority class",
     "base": "the base model without the adapter",
-    "no_audio": "what the adapter answers without any sound",
+    "no_audio": "what the model answers without any sound",
 }
 WITH_ARTICLE = ("adapter", "base")
 DEV_FLAGS = {
