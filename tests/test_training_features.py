@@ -398,14 +398,33 @@ def test_a_training_that_the_kernel_kills_goes_on_to_the_same_bits(tiny_base, fi
         assert (tmp_path / "resumed" / part).read_bytes() == (tmp_path / "straight" / part).read_bytes()
 
 
-def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(tiny_base, file, tmp_path, home):
-    steps = {"max_steps": 30, "per_device_train_batch_size": 4, "logging_steps": 1, "learning_rate": 1e30, "save_steps": 1,
-             "max_grad_norm": 0.0, "save_strategy": "steps"}  # fmt: skip
-    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d+; lower training\.learning_rate"):
+@pytest.mark.parametrize(
+    ("logged", "said"),
+    [(1, r"the loss is (nan|inf) at step \d+"), (50, r"lora_A.* holds what is no number at step \d+")],
+    ids=["a loss tells", "no loss is logged in time"],
+)
+def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(tiny_base, file, tmp_path, home, logged, said):
+    steps = {"max_steps": 30, "per_device_train_batch_size": 4, "logging_steps": logged, "learning_rate": 1e30,
+             "save_steps": 1, "max_grad_norm": 0.0, "save_strategy": "steps"}  # fmt: skip
+    with pytest.raises(ValueError, match=rf"{said}; lower training\.learning_rate"):
         run(tmp_path / "out", file, tiny_base, training=steps, checkpoints=str(tmp_path / "kept"))
     kept = last_whole(tmp_path / "kept")
     assert kept is not None
     assert all(torch.isfinite(value).all() for value in load_file(Path(kept) / "adapter_model.safetensors").values())
+
+
+def test_a_last_step_that_ruins_the_weights_leaves_no_adapter(tiny_base, file, tmp_path, home, monkeypatch):
+    """Its own loss was still a number."""
+
+    def ruined(self, *arguments, **keywords):
+        known(self, *arguments, **keywords)
+        next(p for p in self.model.parameters() if p.requires_grad).data.fill_(float("nan"))
+
+    known = AnswerTrainer.train
+    monkeypatch.setattr(AnswerTrainer, "train", ruined)
+    with pytest.raises(ValueError, match="holds what is no number at step 1"):
+        run(tmp_path / "out", file, tiny_base, training={"max_steps": 1, "per_device_train_batch_size": 4})
+    assert not [*(tmp_path / "out").iterdir()]
 
 
 def test_no_card_of_trl_and_no_checkpoint_is_left_in_what_is_kept(tiny_base, file, tmp_path, home):

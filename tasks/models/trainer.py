@@ -113,10 +113,21 @@ class AnswerTrainer(SFTTrainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As Trainer does, without the card that SFTTrainer writes, and marked when it is whole."""
+        self.check_weights()
         Trainer._save_checkpoint(self, model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             mark_whole(Path(self.args.output_dir, f"checkpoint-{self.state.global_step}"))
+
+    def check_weights(self) -> None:
+        """Raise ValueError where a weight that is trained is no number: between two log lines no loss would tell, and
+        checkpoints of it would push out the last good one."""
+        for name, weight in self.model.named_parameters():
+            if weight.requires_grad and not torch.isfinite(weight).all():
+                raise ValueError(
+                    f"{name} holds what is no number at step {self.state.global_step}; lower training.learning_rate, and "
+                    "look at training.max_grad_norm and the levels of the clips"
+                )
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
         """None: Trainer's estimate walks through all parameters at every step."""
@@ -246,6 +257,7 @@ def fit(
     with packed_rows(plain.model.language_model), compiled:
         share_out(trainer, collate, batches, Path(checkpoints, "batch_size.json") if checkpoints else None)
         trainer.train(resume_from_checkpoint=last_whole(Path(checkpoints)) if checkpoints else None)
+        trainer.check_weights()
     return timeless(trainer.state.log_history)
 
 
