@@ -4,6 +4,7 @@ import io
 import math
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -13,7 +14,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from tasks.functional.audio import SAMPLE_RATE_HZ, rms
+from tasks.functional.audio import SAMPLE_RATE_HZ, pcm16, rms
 
 RATES_HZ = (4_000, 384_000)
 MAX_CHANNELS = 8
@@ -184,19 +185,23 @@ def _check_sound(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     return samples
 
 
-def encode_flac(samples: NDArray[np.floating]) -> bytes:
-    """16 kHz mono samples in [-1, 1] as 16-bit FLAC; the same samples give the same bytes.
+def encode_flac(samples: NDArray[np.floating] | NDArray[np.int16]) -> bytes:
+    """16 kHz mono samples, in [-1, 1] or 16-bit integers, as 16-bit FLAC; the same samples give the same bytes.
 
     Raises ValueError where samples are not one-dimensional, not finite or beyond full scale.
     """
-    if samples.ndim != 1 or not np.isfinite(samples).all() or np.abs(samples).max(initial=0) > 1:
-        raise ValueError(
-            f"cannot encode samples of shape {samples.shape}: one channel, finite and in [-1, 1], is needed"
-        )
-    pcm = np.clip(np.rint(samples * 32_768.0), -32_768, 32_767).astype(np.int16)
-    buffer = io.BytesIO()
-    soundfile.write(buffer, pcm, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
-    return buffer.getvalue()
+    pcm = pcm16(samples)
+    with _file_in_memory() as file:  # libsndfile writes it by itself; a BytesIO it would call back for every block
+        soundfile.write(file.fileno(), pcm, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16", closefd=False)
+        file.seek(0)
+        return file.read()
+
+
+def _file_in_memory() -> BinaryIO:
+    """A file without a name; in memory where the system has such files."""
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("flac"), "w+b", buffering=0)
+    return tempfile.TemporaryFile(buffering=0)
 
 
 def samples_of(flac: bytes) -> int:

@@ -2,19 +2,21 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from recipes.clips import SAMPLE_RATE_HZ, SHARD_CLIPS, ClipsBlock
 from tasks.audio_files import decode_flac, encode_flac
 from tasks.cache import cached, task
-from tasks.functional.audio import Frames, Waveform, activity, middle, n_samples, rms
+from tasks.functional.audio import Frames, Waveform, active_starts, activity, middle, n_samples, pcm16, rms
 from tasks.functional.conditions import Condition, Levels, even_margins, factorial, one_at_a_time
 from tasks.functional.design import cross_durations_and_snrs, design, refusal, unfilled
-from tasks.functional.leakage import pcm_hash
+from tasks.functional.leakage import hash_of_pcm
 from tasks.functional.mixing import render_clip
 from tasks.run_page import show_table
 from tasks.store import Clips, Plan, Recordings, Sides, draft
@@ -90,29 +92,42 @@ def conditions_of(block: ClipsBlock) -> Mapping[Condition, int]:
 )
 def render_clips(recordings: Sequence[Recordings], sides: Sides, plan: Plan, block: ClipsBlock, shard: int) -> Clips:
     """One shard of a part: room, band, crop by activity, ramp, mix at the exact SNR, normalise, encode."""
-    rows = pd.read_parquet(plan.path / "plan.parquet")[shard * SHARD_CLIPS : (shard + 1) * SHARD_CLIPS]
-    audio = read_audio(recordings, pd.read_parquet(sides.path / "sides.parquet"), rows)
-    seconds = 0.0
+    planned = pq.read_table(plan.path / "plan.parquet").slice(shard * SHARD_CLIPS, SHARD_CLIPS).to_pylist()
+    audio = read_audio(recordings, pd.read_parquet(sides.path / "sides.parquet"), planned)
+    samples = 0
     with draft(Clips) as folder, pq.ParquetWriter(folder / "clips.parquet", SCHEMA) as writer:
-        planned = rows.astype(object).where(rows.notna(), None).to_dict("records")
         for start in range(0, len(planned), ROWS_A_GROUP):
-            some = planned[start : start + ROWS_A_GROUP]
-            rendered = [render({str(name): value for name, value in row.items()}, block, audio) for row in some]
-            seconds += sum(row.pop("seconds") for row in rendered)
+            rendered = [render(row, block, audio) for row in planned[start : start + ROWS_A_GROUP]]
+            for row in (
+                rendered
+            ):  # encoded when all are rendered: in turns each would find the other's data in the CPU's cache
+                pcm = row.pop("pcm")
+                samples += len(pcm)
+                row["audio"] = {"bytes": encode_flac(pcm), "path": f"{row['clip_id']}.flac"}
             writer.write_table(pa.Table.from_pylist(rendered, schema=SCHEMA))
         writer.close()
-        return Clips.of(folder, part=plan.part, clips=len(rows), hours=round(seconds / 3600, 4))
+        hours = round(samples / SAMPLE_RATE_HZ / 3600, 4)
+        return Clips.of(folder, part=plan.part, clips=len(planned), hours=hours)
 
 
-class Sound(NamedTuple):
-    """A recording with its activity, found once for all clips that are cut from it."""
+class Sound:
+    """A recording, with what is found once for all clips that are cut from it."""
 
-    samples: Waveform
-    active: Frames
+    def __init__(self, samples: Waveform) -> None:
+        self.samples = samples
+        self._active: Frames | None = None
+        self._starts: dict[int, NDArray[np.intp]] = {}
+
+    def starts(self, n: int) -> NDArray[np.intp]:
+        """First samples of its active crops of `n` samples."""
+        if n not in self._starts:
+            self._active = activity(self.samples) if self._active is None else self._active
+            self._starts[n] = active_starts(self.samples, n, active=self._active)
+        return self._starts[n]
 
 
 def render(row: dict[str, Any], block: ClipsBlock, audio: dict[str, Sound]) -> dict[str, Any]:
-    """One planned clip, None where it has no such thing, as a row of the clips table."""
+    """One planned clip, None where it has no such thing, as a row of the clips table, with `pcm` instead of `audio`."""
     context = block.context
     content = audio[row["recording_id"]]
     noise, room = (None if row[name] is None else audio[row[name]] for name in ("noise_id", "room_id"))
@@ -122,28 +137,28 @@ def render(row: dict[str, Any], block: ClipsBlock, audio: dict[str, Sound]) -> d
         content.samples,
         n=n,
         crop_seed=row["crop_seed"],
-        noise=noise and noise.samples,
+        noise=noise.samples if noise else None,
         snr_db=row["snr_db"],
         noise_seed=row["noise_seed"],
-        rir=room and room.samples,
+        rir=room.samples if room else None,
         band=row["band"],
         cut_from=around,
         context=context.kind if context else None,
         n_total=n_samples(context.total_ms) if context else None,
         normalise_to=block.normalise,
-        active=content.active,
-        noise_active=noise and noise.active,
+        starts=content.starts,
+        noise_starts=noise.starts if noise else None,
     )
+    pcm = pcm16(clip.samples)
     return {
         **{name: row[name] for name in (*TEXT, *NUMBERS) if name in row},
-        "audio": {"bytes": encode_flac(clip.samples), "path": f"{row['clip_id']}.flac"},
+        "pcm": pcm,
         "base_clip_id": f"{row['recording_id']}@{clip.content_start - middle(n, around).start}",
         "room": room_name(row["room"]),
         "context": f"{context.kind} to {context.total_ms:g} ms" if context else "none",
         "snr_measured_db": None if row["snr_db"] is None else clip.snr_db,
         "rms_dbfs": 20 * math.log10(rms(clip.samples)),
-        "pcm_hash": pcm_hash(clip.samples),
-        "seconds": len(clip.samples) / SAMPLE_RATE_HZ,
+        "pcm_hash": hash_of_pcm(pcm),
     }
 
 
@@ -157,9 +172,11 @@ def room_name(category: Any) -> str:
         return str(category)
 
 
-def read_audio(recordings: Sequence[Recordings], table: pd.DataFrame, plan: pd.DataFrame) -> dict[str, Sound]:
-    """The recordings, noises and rooms that a plan names."""
-    wanted = {name for column in ("recording_id", "noise_id", "room_id") for name in plan[column].dropna()}
+def read_audio(
+    recordings: Sequence[Recordings], table: pd.DataFrame, planned: Sequence[Mapping[str, Any]]
+) -> dict[str, Sound]:
+    """The recordings, noises and rooms that planned clips name."""
+    wanted = {row[column] for row in planned for column in ("recording_id", "noise_id", "room_id")} - {None}
     shelves = set(table.loc[table["recording_id"].isin(wanted), "shelf"])
     audio: dict[str, Sound] = {}
     for reference in recordings:
@@ -170,6 +187,5 @@ def read_audio(recordings: Sequence[Recordings], table: pd.DataFrame, plan: pd.D
                 filters=[("recording_id", "in", sorted(wanted))],
             )
             for row in rows.to_pylist():
-                samples = decode_flac(row["flac"])
-                audio[row["recording_id"]] = Sound(samples, activity(samples))
+                audio[row["recording_id"]] = Sound(decode_flac(row["flac"]))
     return audio

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tasks.audio_files import decode_flac, encode_flac, read_clip
+from tasks.functional.audio import pcm16
 
 
 def tone(seconds: float = 0.5, rate: int = 16_000, hz: float = 440.0) -> np.ndarray:
@@ -126,10 +127,11 @@ def test_flac_keeps_every_16_bit_sample(pcm: np.ndarray) -> None:
 
 def test_the_same_samples_give_the_same_bytes() -> None:
     assert encode_flac(tone()) == encode_flac(tone().astype(np.float64))
+    assert encode_flac(tone()) == encode_flac(pcm16(tone())), "16-bit samples are taken as they are"
     assert encode_flac(tone()) != encode_flac(-tone())
 
 
-@pytest.mark.parametrize("bad", [np.full(9, 1.5), np.full(9, np.nan), np.zeros((9, 2))])
+@pytest.mark.parametrize("bad", [np.full(9, 1.5), np.full(9, np.nan), np.zeros((9, 2)), np.zeros((9, 2), np.int16)])
 def test_flac_refuses_what_it_would_have_to_bend(bad: np.ndarray) -> None:
     with pytest.raises(ValueError, match="cannot encode"):
         encode_flac(bad)

@@ -31,6 +31,21 @@ def rms(samples: Waveform) -> float:
     return math.sqrt(np.add.reduce(np.square(samples, dtype=np.float64)) / samples.size)
 
 
+def pcm16(samples: Waveform | NDArray[np.int16]) -> NDArray[np.int16]:
+    """`samples` in [-1, 1] as 16-bit integers, full scale as 32767; what is 16-bit already stays as it is.
+
+    Raises ValueError where samples are not one-dimensional, not finite or beyond full scale.
+    """
+    if samples.dtype == np.int16 and samples.ndim == 1:
+        return np.asarray(samples, np.int16)
+    if samples.ndim != 1 or not np.abs(samples).max(initial=0) <= 1:  # NaN is not <= 1 either
+        raise ValueError(
+            f"cannot encode samples of shape {samples.shape}: one channel, finite and in [-1, 1], is needed"
+        )
+    steps = samples * 32_768.0
+    return np.minimum(np.rint(steps, out=steps), 32_767).astype(np.int16)
+
+
 # --- where to cut ------------------------------------------------------------------------------------------------
 
 
@@ -72,9 +87,10 @@ def active_starts(
     return starts[share >= min(min_active, 0.9 * best)]
 
 
-def choose_crop(samples: Waveform, n: int, seed: int, active: Frames | None = None) -> int:
-    """First sample of one active crop of `n` samples, drawn evenly from `active_starts`."""
-    return int(np.random.default_rng(seed).choice(active_starts(samples, n, active=active)))
+def choose_crop(samples: Waveform, n: int, seed: int, starts: NDArray[np.intp] | None = None) -> int:
+    """First sample of one active crop of `n` samples, drawn evenly from `starts`, by default `active_starts`."""
+    starts = active_starts(samples, n) if starts is None else starts
+    return int(starts[np.random.default_rng(seed).integers(starts.size)])
 
 
 # --- shaping -----------------------------------------------------------------------------------------------------
@@ -121,6 +137,8 @@ def embed(clip: Waveform, n: int, background: Waveform | None = None) -> Wavefor
         raise ValueError(f"a clip of {clip.size} samples does not fit into {n}")
     if background is not None and background.size != n:
         raise ValueError(f"the background has {background.size} samples instead of {n}")
+    if clip.size == n:
+        return clip
     whole = np.zeros(n) if background is None else background.astype(np.float64)
     whole[middle(clip.size, n)] = clip
     return whole
@@ -155,12 +173,18 @@ def band_limit(samples: Waveform, band: str) -> NDArray[np.float64]:
     low, high = BANDS[band]
     if low is None and high is None:
         return samples.astype(np.float64)
-    from scipy.signal import butter, sosfiltfilt
+    from scipy.signal import sosfiltfilt
+
+    return np.asarray(sosfiltfilt(_sections(low, high), samples.astype(np.float64)))
+
+
+@lru_cache(maxsize=8)
+def _sections(low: float | None, high: float | None) -> NDArray[np.float64]:
+    from scipy.signal import butter
 
     kind = "bandpass" if low and high else "lowpass" if high else "highpass"
     corners = [corner for corner in (low, high) if corner]
-    sections = butter(4, corners if len(corners) == 2 else corners[0], kind, fs=SAMPLE_RATE_HZ, output="sos")
-    return np.asarray(sosfiltfilt(sections, samples.astype(np.float64)))
+    return np.asarray(butter(4, corners if len(corners) == 2 else corners[0], kind, fs=SAMPLE_RATE_HZ, output="sos"))
 
 
 # --- rooms -------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tasks.functional.duplicates import find_duplicates
 
-__all__ = ["CHECKS", "Audit", "audit", "find_duplicates", "pcm_hash"]
+__all__ = ["CHECKS", "Audit", "audit", "find_duplicates", "hash_of_pcm", "pcm_hash"]
 
 # check -> (the column that is looked at, columns of other roles in which the same identity counts as well)
 CHECKS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -43,10 +43,15 @@ def pcm_hash(samples: NDArray[np.floating]) -> str:
     """
     if samples.ndim != 1 or not np.isfinite(samples).all():
         raise ValueError(f"samples of shape {samples.shape} have no hash: one channel of finite values is needed")
-    pcm = np.clip(np.rint(samples * 32_768.0), -32_767, 32_767).astype("<i2")  # symmetric, so that a sign can turn
-    there = np.flatnonzero(pcm)
-    pcm = pcm[there[0] : there[-1] + 1] if there.size else pcm[:0]
-    return hashlib.sha256((-pcm if pcm.size and pcm[0] < 0 else pcm).tobytes()).hexdigest()
+    return hash_of_pcm(np.clip(np.rint(samples * 32_768.0), -32_768, 32_767).astype(np.int16))
+
+
+def hash_of_pcm(pcm: NDArray[np.int16]) -> str:
+    """`pcm_hash` of samples that are 16-bit integers already."""
+    there = pcm != 0
+    kept = pcm[there.argmax() : pcm.size - there[::-1].argmax()] if there.any() else pcm[:0]
+    kept = np.maximum(kept, -32_767)  # symmetric, so that a sign can turn
+    return hashlib.sha256((-kept if kept.size and kept[0] < 0 else kept).astype("<i2").tobytes()).hexdigest()
 
 
 def audit(table: pd.DataFrame, part_column: str = "part", groups: Sequence[str] = ("group_id",)) -> Audit:

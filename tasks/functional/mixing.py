@@ -1,5 +1,6 @@
 """Clips from arrays: noise added at an exact SNR, and the order in which a recording becomes a clip."""
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -7,7 +8,6 @@ from numpy.typing import NDArray
 
 from tasks.functional.audio import (
     BAND_MARGIN_MS,
-    Frames,
     Waveform,
     aligned,
     band_limit,
@@ -20,6 +20,8 @@ from tasks.functional.audio import (
     reverb,
     rms,
 )
+
+Starts = Callable[[int], NDArray[np.intp]]  # samples of a crop -> where such crops may begin
 
 
 class Mixture(NamedTuple):
@@ -43,8 +45,8 @@ def mix(content: Waveform, noise: Waveform, snr_db: float) -> Mixture:
         if not value > 0:
             raise ValueError(f"the {name} slice is silent: an SNR has no value")
     gain = level / noise_level * 10 ** (-snr_db / 20)
-    scaled = noise.astype(np.float64) * gain
-    return Mixture(content + scaled, 20 * float(np.log10(level / rms(scaled))), gain)
+    scaled = np.multiply(noise, gain, dtype=np.float64)
+    return Mixture(np.add(content, scaled, dtype=np.float64), 20 * float(np.log10(level / rms(scaled))), gain)
 
 
 class RenderedClip(NamedTuple):
@@ -70,8 +72,8 @@ def render_clip(
     context: Literal["silence", "noise"] | None = None,
     n_total: int | None = None,
     normalise_to: Literal["peak", "rms"] = "peak",
-    active: Frames | None = None,
-    noise_active: Frames | None = None,
+    starts: Starts | None = None,
+    noise_starts: Starts | None = None,
 ) -> RenderedClip:
     """`n` samples of `content`: reverb -> band -> crop -> ramp -> mix with noise in the same band -> context -> normalise.
 
@@ -79,9 +81,9 @@ def render_clip(
     the crop of `cut_from` samples, so that conditions of other lengths hear the same event. A band limits content and
     noise before the SNR is set: behind the mixture it would shift it. `context` puts the clip into the middle of
     `n_total` samples: of silence, or of the same noise running on at the level it is mixed with; where no noise is
-    added (`snr_db` None) the context is silent. `active` and `noise_active` are `activity` of content and noise where
-    it is known already: many clips are cut from one recording. Raises ValueError where noise and SNR do not come
-    together, or the content or the noise is too short or silent.
+    added (`snr_db` None) the context is silent. `starts` and `noise_starts` give `active_starts` of content and noise
+    for a length, where a caller remembers them: many clips are cut from one recording. Raises ValueError where noise
+    and SNR do not come together, or the content or the noise is too short or silent.
     """
     if (noise is None) != (snr_db is None):
         raise ValueError("noise and snr_db come together: give both or neither")
@@ -89,12 +91,12 @@ def render_clip(
         raise ValueError("context and n_total come together: give both or neither")
     n_total = n if n_total is None else n_total
     around = n if cut_from is None else cut_from
-    start = choose_crop(content, around, crop_seed, active) + middle(n, around).start
+    start = choose_crop(content, around, crop_seed, starts and starts(around)) + middle(n, around).start
     clip = ramp(_shaped(content, start, n, rir, band))
     if noise is None or snr_db is None:
         return RenderedClip(_finish(embed(clip, n_total), normalise_to), float("nan"), start, None)
     n_noise = n_total if context == "noise" else n
-    noise_start = choose_crop(noise, n_noise, noise_seed, noise_active)
+    noise_start = choose_crop(noise, n_noise, noise_seed, noise_starts and noise_starts(n_noise))
     background = ramp(_shaped(noise, noise_start, n_noise, None, band))
     mixture = mix(clip, background[middle(n, n_noise)], snr_db)
     whole = embed(mixture.samples, n_total, background * mixture.noise_gain if context == "noise" else None)
