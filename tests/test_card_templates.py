@@ -13,6 +13,7 @@ from tasks.functional.content_audit import describe_comparison
 from tasks.functional.levels import stated_end, stated_level
 from tasks.functional.report import Report
 from tasks.functional.report_schema import Inflation
+from tasks.functional.shortcuts import SHORTCUTS
 from tests.test_report import recorded, studied
 
 TEMPLATES = Path(__file__).parents[1] / "hub_cards"
@@ -258,6 +259,30 @@ def test_where_content_was_not_compared_cards_and_page_say_so(report: Report, au
     unheard = report.model_copy(update={"leakage": audit})
     for text in (render_model_card(read("model_card.md.j2"), unheard), data_card(audit=audit), page(unheard)):
         assert NOT_LOOKED_FOR in text
+
+
+QUIET = {name: {"auc": 0.5, "called_out": False} for name in (*SHORTCUTS, "all together")}
+LOUD = QUIET | {"zero_share": {"auc": 0.6992, "called_out": True}}
+
+
+@pytest.mark.parametrize(
+    ("shortcuts", "said"),
+    [
+        (None, "without anybody listening was not looked at."),
+        (QUIET, "No single cue (level_db, "),
+        (QUIET, "over 0.65 on test; a small model over all of them reaches 0.500."),
+        (LOUD, "**Some cues tell the classes apart without anybody listening**"),
+        (LOUD, "AUC on test over 0.65: zero_share 0.699."),
+    ],
+)
+def test_cards_say_what_tells_the_classes_apart_without_listening(report: Report, shortcuts: Any, said: str) -> None:
+    told = report.model_copy(update={"shortcuts": shortcuts})
+    for text in (
+        render_model_card(read("model_card.md.j2"), told),
+        data_card(audit=LEAKAGE | {"shortcuts": shortcuts}),
+    ):
+        assert said in text
+        assert "\n\n\n\n" not in text
 
 
 def test_card_says_how_it_was_measured_beside_how_it_is_used(report: Report) -> None:

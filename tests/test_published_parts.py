@@ -1,5 +1,6 @@
 """A study that starts from published parts in an empty home: pulled to the byte, audited again, nothing built."""
 
+import contextlib
 import io
 import re
 import shutil
@@ -90,6 +91,24 @@ def test_the_published_data_set_is_one_to_hugging_faces_own_libraries_streamed_t
     assert sizes == {"train": 32, "dev": 16, "test": 32}
     assert len({*streamed}) == sizes["test"]
     assert (licence, categories) == ("mit", ["audio-classification"])
+
+
+def used(sha: str) -> str:
+    """What the lines print that the published card shows, with the sha in them."""
+    from huggingface_hub import DatasetCard
+
+    card = DatasetCard.load("alice/smoke-clips").text
+    found = re.search(r"```python\n(.*?)```", card, re.DOTALL)
+    assert found
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(found[1].replace("<40 hex digits>", sha), {})
+    return said.getvalue()
+
+
+def test_the_use_that_the_data_sets_card_shows_reads_a_clip(built, tmp_path):
+    with clients(built.hub, tmp_path) as client:
+        assert re.fullmatch(r"(NON)?SPEECH 0\.(06|2)\n", client.call(used, built.sha))
 
 
 def test_the_same_study_again_makes_no_second_commit(built):

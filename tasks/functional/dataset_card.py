@@ -10,6 +10,7 @@ from tasks.functional.card_heads import as_yaml, dataset_head
 from tasks.functional.card_tables import Json, Table
 from tasks.functional.content_audit import describe_comparison
 from tasks.functional.design import cross_durations_and_snrs
+from tasks.functional.shortcuts import state_shortcuts
 
 LICENCES = {"content": "licence", "noise": "noise_licence", "rooms": "room_licence"}  # what is heard -> its column
 COUNTED = ("part", "label", "clip_id", "group_id", "supergroup_id", *CONDITIONS, *LICENCES.values())
@@ -24,10 +25,11 @@ def dataset_card(data: Json) -> dict[str, Any]:
     asked, random = data["clips_recipe"], data["splits_recipe"]["protocol"] == "random"
     return {
         "head": as_yaml(dataset_head(data)), "repo": data["repo"], "licence": data["licence"],
-        "fingerprint": data["fingerprint"],
+        "fingerprint": data["fingerprint"], "first_part": data["parts"][0]["name"],
         "opening": list(_opening(data)), "counts": _counts(data), "folds": list(_folds(data)),
         "verdict": data["audit"]["verdict"], "protocol": data["audit"]["protocol"],
         "compared": describe_comparison(data["audit"]), "checks": _checks(data["audit"]),
+        "shortcuts": state_shortcuts(data["audit"].get("shortcuts")),
         "balance": list(_balance(data["balance"])), "factors": _factors(data), "factor_notes": list(_factor_notes(data)),
         "design": list(_design(data, asked)), "cells": [Table(its["columns"], its["data"]) for its in data["cells"]],
         "families": list(_families(data, asked)), "context": _context(asked["context"]),

@@ -8,6 +8,7 @@ from tasks.functional.card_heads import as_yaml, base_of, groups_of, model_head
 from tasks.functional.card_tables import Json, Part, Table, level, number, recalls, signed, stated
 from tasks.functional.content_audit import describe_comparison
 from tasks.functional.levels import stated_p
+from tasks.functional.shortcuts import state_shortcuts
 
 
 def model_card(report: Json, timing: Json) -> dict[str, Any]:
@@ -24,6 +25,7 @@ def model_card(report: Json, timing: Json) -> dict[str, Any]:
         "comparisons": list(_comparisons(report)),
         "audit": report["leakage"]["verdict"], "compared": describe_comparison(report["leakage"]),
         "checks": list(_checks(report["leakage"])),
+        "shortcuts": state_shortcuts(report["shortcuts"]),
         "inflation": list(_inflation(report)),
         "listening": list(_listening(report["listening"])), "seeds": _seeds(report), "spread": _spread(report),
         "factors": list(_by_factor(report)),

@@ -70,3 +70,19 @@ def folds_of(part: pd.Series) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]
     if {"train", "test"} <= set(part):
         return [((part == "train").to_numpy(), (part == "test").to_numpy())]
     return [((part != name).to_numpy(), (part == name).to_numpy()) for name in sorted(part.unique())]
+
+
+def state_shortcuts(scored: Mapping[str, Mapping[str, Any]] | None) -> str:
+    """The same as a sentence of a card or report; `scored` is None where nobody looked."""
+    if not scored:
+        return "Whether single cues tell the classes apart without anybody listening was not looked at."
+    loud = [f"{name} {its['auc']:.3f}" for name, its in scored.items() if its["called_out"]]
+    if not loud:
+        return (
+            f"No single cue ({', '.join(SHORTCUTS)}) tells the classes apart with an AUC over {CALLED_OUT:g} on test; a "
+            f"small model over all of them reaches {scored[MODEL]['auc']:.3f}."
+        )
+    return (
+        f"**Some cues tell the classes apart without anybody listening**, fitted on train, AUC on test over {CALLED_OUT:g}: "
+        f"{', '.join(loud)}."
+    )
