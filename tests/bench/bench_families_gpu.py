@@ -139,7 +139,7 @@ def train(processor: Any, flacs: Sequence[bytes], rows: Sequence[str], home: Pat
             mock.patch.object(bench_train_gpu, "make_model", make_model),
             mock.patch.object(bench_train_gpu, "make_config", make_config),
         ):
-            found = bench_train_gpu.ours(bench_train_gpu.ROWS[row], processor, clips, folder)
+            found = bench_train_gpu.ours(bench_train_gpu.ROWS[row], processor, clips, folder, watched=False)
         print(f"training, {found.name}: {found.clips_per_s:.1f} clips/s, batches of {found.at_once}, "
               f"{found.bytes_peak / 1e9:.1f} GB", flush=True)  # fmt: skip
         gc.collect()

@@ -20,8 +20,7 @@ import torch
 from recipes.prompts import default_search
 from tasks.functional.prompt_grammar import propose
 from tasks.functional.prompt_meta import Scored, meta_prompt
-from tasks.models import proposing, tiny
-from tasks.models import qwen2_audio as family
+from tasks.models import family, proposing, tiny
 from tasks.models.encoding import kept_encodings
 from tasks.models.prompt_jobs import ProposingJob
 from tasks.models.scoring import Question, Scorer, questions
