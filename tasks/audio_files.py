@@ -215,10 +215,14 @@ def samples_of(flac: bytes) -> int:
 def decode_flac(flac: bytes) -> NDArray[np.float32]:
     """What `encode_flac` encoded, to 16 bits: float32 samples in [-1, 1).
 
-    Raises ValueError on other bytes, and on audio that is not 16 kHz mono.
+    Raises ValueError on other bytes, on audio that is not 16 kHz mono, and, before room is made for them, on more samples
+    than are read at once.
     """
     try:
-        samples, rate_hz = soundfile.read(io.BytesIO(flac), dtype="float32")
+        with soundfile.SoundFile(io.BytesIO(flac)) as file:
+            if file.frames > LONGEST_S * SAMPLE_RATE_HZ:
+                raise ValueError(f"the FLAC claims {file.frames:,} samples; at most {LONGEST_S:g} s are read")
+            samples, rate_hz = file.read(dtype="float32"), file.samplerate
     except soundfile.LibsndfileError as error:
         raise ValueError(f"{len(flac)} bytes that are no FLAC ({error.error_string})") from error
     if rate_hz != SAMPLE_RATE_HZ or samples.ndim != 1:

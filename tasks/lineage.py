@@ -24,9 +24,18 @@ class Link(NamedTuple):
 def lineage(name: str) -> list[Link]:
     """The links of an adapter, a base or a data set (a folder, or NAMESPACE/NAME[@sha] at home or on the Hub), oldest first.
 
-    Raises FileNotFoundError where it is nowhere, or holds nothing that Earshot published.
+    Raises FileNotFoundError where it is nowhere, or holds nothing that Earshot published, ValueError where what it holds
+    does not name its parents as Earshot does.
     """
     folder, sha = (Path(name), "") if Path(name).is_dir() else find(name)
+    try:
+        return links(folder, sha)
+    except (LookupError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise ValueError(f"{folder} does not name what it was made from: {type(error).__name__}, {error}") from error
+
+
+def links(folder: Path, sha: str) -> list[Link]:
+    """Those of a folder, by what lies in it; its sha where it is a commit."""
     if (folder / "report.json").is_file():
         return list(links_of_adapter(folder))
     if (folder / "base.json").is_file():

@@ -73,8 +73,10 @@ def as_far_as_readable(findings: Iterator[Finding]) -> Iterator[Finding]:
         yield from findings
     except FileNotFoundError as error:
         yield Finding("differs", f"{error.filename or error}: is missing")
-    except (OSError, LookupError, TypeError, ValueError) as error:
-        yield Finding("differs", f"what follows cannot be read: {type(error).__name__}, {error}")
+    except Exception as error:  # whatever a stranger's file makes of our own code
+        yield Finding(
+            "differs", f"what follows cannot be read: {type(error).__name__}, {' '.join(str(error).split())}"
+        )
 
 
 def verify_files(folder: Path, sha: str | None) -> Iterator[Finding]:

@@ -137,6 +137,22 @@ def test_flac_refuses_what_it_would_have_to_bend(bad: np.ndarray) -> None:
         encode_flac(bad)
 
 
+@pytest.mark.parametrize("samples", [0, 2**36 - 1])
+@pytest.mark.parametrize("second", [False, True], ids=["in its header", "in a second header"])
+def test_a_flac_that_claims_more_than_is_read_is_refused_before_room_is_made_for_it(
+    samples: int, second: bool
+) -> None:
+    flac = encode_flac(tone())
+    header = flac[8:42]
+    forged = (
+        header[:10] + (int.from_bytes(header[10:18], "big") >> 36 << 36 | samples).to_bytes(8, "big") + header[18:]
+    )
+    block = bytes([flac[4], 0, 0, 34])
+    whole = flac[:4] + bytes([0, 0, 0, 34]) + (header + block + forged if second else forged) + flac[42:]
+    with pytest.raises(ValueError, match=r"the FLAC claims [0-9,]{14,} samples; at most 1800 s are read"):
+        decode_flac(whole)
+
+
 def test_bytes_that_are_no_16_khz_flac_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no FLAC"):
         decode_flac(b"not audio at all")

@@ -117,6 +117,16 @@ def test_a_repository_that_is_nowhere_is_a_sentence(published, monkeypatch, caps
     assert "me/nothing is neither a folder nor in" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("name", "content"), [("report.json", "{}"), ("report.json", "[]"), ("recipe.yaml", "a: [")])
+def test_what_names_no_parents_is_a_sentence(published, tmp_path, monkeypatch, capsys, name, content):
+    folder = shutil.copytree(find(ADAPTER)[0], tmp_path / "adapter")
+    (folder / name).write_text(content, encoding="utf-8")
+    assert command(monkeypatch, "lineage", str(folder)) == 2
+    said = capsys.readouterr().err
+    assert f"earshot: {folder} does not name what it was made from: " in said
+    assert "Traceback" not in said
+
+
 def test_lineage_says_that_a_data_set_was_superseded(published):
     sha = find(CLIPS)[1]
     later = again().sha

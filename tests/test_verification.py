@@ -215,6 +215,23 @@ def test_any_digit_of_report_and_card_is_found_by_the_hashes(published, tmp_path
     shutil.rmtree(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("recipe.yaml", "a: [", "cannot be read: ParserError, while parsing"),
+        ("evidence/audit.json", "[]", "cannot be read: AttributeError, 'list'"),
+        ("training.json", "{}", "cannot be read: KeyError, 'parameters'"),
+        ("adapter_config.json", "[" * 100_000, "cannot be read: "),
+    ],
+)
+def test_a_file_that_is_of_another_kind_is_a_difference_and_no_traceback(adapter, name, content, said):
+    stated = read_json(adapter / "report.json")
+    (adapter / name).write_text(content, encoding="utf-8")
+    stages = (verify_contents(adapter, adapter), verify_evidence(adapter, stated), verify_adapters(adapter, stated))
+    found = [its for stage in stages for its in as_far_as_readable(stage)]
+    assert any(its.verdict == "differs" and said in its.what and "\n" not in its.what for its in found), found
+
+
 def test_a_table_that_cannot_be_read_is_a_difference(adapter):
     (adapter / "predictions.parquet").write_bytes(b"PAR1 nothing PAR1")
     cover_up(adapter)
@@ -293,6 +310,19 @@ def test_a_clip_with_other_audio_is_found(data):
     cover_up(data)
     (found,) = differing(data)
     assert re.search(r"^data: audio of 80 clips, by its hash; another: ", found)
+
+
+def test_audio_that_claims_more_than_the_memory_is_a_difference_and_is_not_decoded(data):
+    file = data / "data" / "dev.parquet"
+    table = pq.read_table(file)
+    audio = table["audio"].to_pylist()
+    flac = audio[0]["bytes"]
+    claimed = int.from_bytes(flac[18:26], "big") >> 36 << 36 | 2**36 - 1
+    audio[0]["bytes"] = flac[:18] + claimed.to_bytes(8, "big") + flac[26:]
+    pq.write_table(table.set_column(table.column_names.index("audio"), table.schema.field("audio"), [audio]), file)
+    cover_up(data)
+    (found,) = differing(data)
+    assert "the FLAC claims 68,719,476,735 samples; at most 1800 s are read" in found
 
 
 # --- the base's repository ---------------------------------------------------------------------------------------
