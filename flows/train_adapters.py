@@ -68,7 +68,7 @@ def start_cell(
     for its in training:
         key = (recipe.weights_of(name), its.fold)
         if key not in started:
-            adapters = submitted(cell, question_of(recipe), splits, its.fold, its.tiny, its.published)
+            adapters = submitted(cell, question_of(recipe), splits, its.fold, its.tiny, its.published, name)
             started[key] = its._replace(adapters=adapters)
         yield its._replace(splits=splits, adapters=started[key].adapters, cell=name)
 
@@ -114,6 +114,7 @@ def submitted(
     fold: int,
     tiny: Base | None,
     published: Publication | None,
+    shown_as: str = "adapter",
 ) -> list[Any]:
     """The futures of a fold's adapters, one a seed."""
     train, parts = recipe.train, train_parts(recipe, fold)
@@ -121,7 +122,7 @@ def submitted(
     dev = [part for part, side in sides if side == "dev" and train.method.hears_dev]
     return [
         train_adapter.submit(
-            splits, parts, train.method, question, tiny, published, seed, fold, train.timeout_min, dev
+            splits, parts, train.method, question, tiny, published, seed, fold, train.timeout_min, dev, shown_as
         )
         for seed in train.seeds
     ]

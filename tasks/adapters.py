@@ -57,7 +57,8 @@ def count_parameters(file: Path) -> int:
 
 
 @task(
-    task_run_name="adapter, seed {seed}, fold {fold}", **cached(libraries=LIBRARIES, runs=("tasks.models.training",))
+    task_run_name="{shown_as}, seed {seed}, fold {fold}",
+    **cached(libraries=LIBRARIES, runs=("tasks.models.training",)),
 )
 def train_adapter(
     splits: Splits,
@@ -70,13 +71,14 @@ def train_adapter(
     fold: int,
     timeout_min: float,
     dev: Sequence[str] = (),
+    shown_as: str = "adapter",
 ) -> Adapter:
     """One adapter by SFTTrainer on the clips of `parts`; under `accelerate launch` unless the recipe says `device: cpu`.
 
-    The loss on the parts `dev` is watched where the method asks for it. A run that was killed goes on from its last whole
-    checkpoint, where code and libraries are still the same.
+    The loss on the parts `dev` is watched where the method asks for it. `shown_as` is its name while it is trained. A run
+    that was killed goes on from its last whole checkpoint, where code and libraries are still the same.
     """
-    at, page = base_at(method.base, tiny, published), Curve(seed, fold)
+    at, page = base_at(method.base, tiny, published), Curve(seed, fold, shown_as)
     files = [[str(splits.path / "data" / f"{part}.parquet") for part in its] for its in (parts, dev)]
     with draft(Adapter) as folder:
         job = TrainingJob(

@@ -29,7 +29,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 # Arguments that bound or steer a task without touching its result.
-IGNORED = ("timeout_min",)
+IGNORED = ("timeout_min", "shown_as")
 
 when_not_served: list[Callable[[], None]] = []  # called whenever a task finds no record and will run
 _read: dict[tuple[Callable[..., Any], Path | None, bytes], Any] = {}

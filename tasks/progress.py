@@ -13,16 +13,17 @@ STEP = re.compile(r"^step (\d+)/\d+: loss (\d+\.\d+)(?:, answers right (\d+\.\d+
 
 
 class Bar:
-    """A bar on the page that follows lines such as "step 20/405: ..."; every line is said as well."""
+    """A bar on the page that follows lines such as "step 20/405: ..."; every line is said as well, behind `prefix`, for
+    several tasks speak at once."""
 
-    def __init__(self, key: str, what: str) -> None:
-        self.what, self.living = what, Living("progress", f"progress-{key}")
+    def __init__(self, key: str, what: str, prefix: str = "") -> None:
+        self.what, self.prefix, self.living = what, prefix, Living("progress", f"progress-{key}")
         self.counted = ""  # what stands before the count of a line; another one has a pace of its own
         self.first = (0.0, 0)
 
     def __call__(self, line: str) -> None:
         """Follow one line of the task."""
-        say(line)
+        say(self.prefix + line)
         if found := COUNT.search(line):
             done, of, counted = int(found[1]), int(found[2]), line[: found.start()]
             if counted != self.counted:
@@ -50,10 +51,15 @@ def told(left_s: float | None) -> str:
 class Curve(Bar):
     """The bar of a training and, below it, its loss and accuracy so far, drawn anew while it goes on."""
 
-    def __init__(self, seed: int, fold: int) -> None:
-        self.title = f"Training, seed {seed}, fold {fold}"
-        super().__init__(f"training-{seed}-{fold}", self.title)
-        self.drawn = Living("markdown", f"training-{seed}-{fold}")
+    def __init__(self, seed: int, fold: int, shown_as: str = "adapter") -> None:
+        place = f"seed {seed}, fold {fold}"
+        key = f"training-{seed}-{fold}"
+        self.title = f"Training, {place}"
+        if shown_as != "adapter":  # a cell of an ablation
+            self.title = f"Training of {shown_as}, {place}"
+            key += "-" + re.sub("[^a-z0-9]+", "-", shown_as.lower()).strip("-")
+        super().__init__(key, self.title, f"{shown_as}, {place}: ")
+        self.drawn = Living("markdown", key)
         self.history: list[dict[str, float]] = []
 
     def __call__(self, line: str) -> None:

@@ -197,7 +197,7 @@ def test_an_input_of_other_content_changes_the_key():
     assert key(plan_clips, sides=SIDES, **arguments) != key(plan_clips, sides=other, **arguments)
 
 
-def test_a_time_limit_does_not_change_the_key_and_the_seed_does():
+def test_neither_a_time_limit_nor_a_name_on_the_page_changes_the_key_and_the_seed_does():
     study = load_study("study/smoke")
     question = Question(classes=study.classes, answers=study.answers, prompt=study.prompt, longest_ms=200)
     splits = Splits(fingerprint="4" * 16, clips={}, groups={}, verdict="clean", folds=1)
@@ -205,6 +205,7 @@ def test_a_time_limit_does_not_change_the_key_and_the_seed_does():
                  "published": None, "seed": 42, "fold": 0, "timeout_min": 1}  # fmt: skip
     before = key(train_adapter, **arguments)
     assert key(train_adapter, **{**arguments, "timeout_min": 2}) == before
+    assert key(train_adapter, **{**arguments, "shown_as": "rank-8"}) == before
     assert key(train_adapter, **{**arguments, "seed": 43}) != before
 
 

@@ -149,7 +149,7 @@ def test_an_interval_schedule_makes_runs_and_two_workers_share_one_home(served, 
 @pytest.mark.slow
 def test_a_cancelled_run_ends_with_its_child_processes(served, served_study):
     flow_run = served.run("study", **SMOKE, overrides=["train.training.max_steps=100000", "train.seeds=[1]"])
-    assert wait_for(lambda: any(line.startswith("step ") for line in served.logs(flow_run)), 240, 1)
+    assert wait_for(lambda: any(": step " in line for line in served.logs(flow_run)), 240, 1)
     assert served.processes()
     served.prefect("flow-run", "cancel", flow_run)
     begin = time.monotonic()

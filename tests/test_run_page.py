@@ -114,12 +114,12 @@ def test_a_bar_tells_the_time_that_is_left(page, monkeypatch):
 
 
 def test_the_curve_follows_the_lines_that_training_prints(page):
-    curve = progress.Curve(42, 0)
+    curve = progress.Curve(42, 0, "attention+mlp")
     curve("step 2/4: loss 0.691, answers right 0.50")
     curve("32 training clips encoded once")
     curve("step 4/4: loss 0.500")
     assert curve.history == [{"step": 2, "loss": 0.691, "mean_token_accuracy": 0.5}, {"step": 4, "loss": 0.5}]
-    assert any("data:image/png;base64," in str(entry) for entry in page)
+    assert any("![Training of attention+mlp, seed 42, fold 0](data:image/png;base64," in str(entry) for entry in page)
 
 
 @pytest.mark.parametrize(
