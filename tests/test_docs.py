@@ -17,6 +17,8 @@ from flows.cli import app
 from recipes.leaderboard import is_leaderboard
 from recipes.reading import RECIPES, read_yaml
 from recipes.schema import load_study
+from tasks.functional.predictions import KEY, REQUIRED
+from tasks.predictions import CLIP_COLUMNS
 from tests import write_reference
 from tests.commands import ROOT
 from tests.conftest import Smoke
@@ -177,6 +179,11 @@ def test_a_key_of_the_reference_says_what_it_takes_and_means():
     assert "| `total_ms` | number from 25 to 30000 | required |" in page
     assert "| `draws` | whole number from 1 to 200 | `6` | per RT60 |" in page
     assert "[spec_augment](#trainaugmentspec_augment) or null" in page
+
+
+def test_every_column_of_a_predictions_table_is_in_the_reference():
+    told = set(re.findall(r"`(\w+)`", "".join(row[0] for row in rows_of("tasks/README.md"))))
+    assert {*REQUIRED, *KEY, *CLIP_COLUMNS, "p_speech", "prediction", "fold", "answer_mass", "latency_ms"} <= told
 
 
 # --- versions and citations --------------------------------------------------------------------------------------
