@@ -57,7 +57,7 @@ def find_waste() -> Iterator[Waste]:
     """Drafts of the dead, records without their folders, folders without a record, snapshots that nothing points at."""
     for path in dead_drafts():
         yield measured(path, "draft of a process that is gone")
-    for path in (*home().glob(".publish-*"), *home().glob("store/*/.gone-*"), *hub().glob("*/snapshots/.draft-*")):
+    for path in (*home().glob(".publish-*"), *home().glob("store/*/.gone-*"), *unfinished_in_the_hub()):
         if settled(path):
             yield measured(path, "left behind by a process that was killed")
     needed, broken = read_records()
@@ -79,8 +79,11 @@ def find_waste() -> Iterator[Waste]:
     for path in home().glob("pages/*.json"):
         if not (cache.results() / path.stem).exists():
             yield measured(path, "what a run showed, whose record is gone")
-    for path in unpinned_snapshots():
+    unpinned = unpinned_snapshots()
+    for path in unpinned:
         yield measured(path, "no ref points at it and nothing published names it")
+    for path in unlinked_blobs(unpinned):
+        yield measured(path, "pulled, and no snapshot that stays has it")
 
 
 def measured(path: Path, why: str) -> Waste:
@@ -104,6 +107,20 @@ def read_records() -> tuple[set[Path], list[Waste]]:
         except LookupError as error:
             broken.append(measured(record, str(error)))
     return needed, broken
+
+
+def unfinished_in_the_hub() -> Iterator[Path]:
+    """What publications and pulls were writing; no later pull goes on with a file that another process began."""
+    for pattern in ("*/snapshots/.draft-*", "*/refs/.*", "*/blobs/*.incomplete"):
+        yield from hub().glob(pattern)
+
+
+def unlinked_blobs(unpinned: Iterable[Path]) -> list[Path]:
+    """Files that were pulled and that no snapshot leads to, those left out that nothing needs."""
+    staying = {*hub().glob("*/snapshots/*")} - {*unpinned}
+    linked = {file.resolve() for snapshot in staying for file in snapshot.rglob("*") if file.is_symlink()}
+    blobs = (path for path in sorted(hub().glob("*/blobs/*")) if path.suffix != ".incomplete")
+    return [path for path in blobs if path.resolve() not in linked and settled(path)]
 
 
 def unpinned_snapshots() -> list[Path]:

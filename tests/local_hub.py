@@ -54,7 +54,8 @@ class Fault:
     """What goes wrong with requests that match: an error status, or no answer at all (`status` None).
 
     `done`: the work is done and only the answer is lost. `cut`: so many bytes of the body come, then the connection ends.
-    `hold`: called before the body of the request is read, or after the work with `done`; then the connection ends.
+    `hold`: called before the body of the request is read, after the work with `done`, or after the `cut` bytes; then the
+    connection ends.
     """
 
     matches: str  # a regular expression over "METHOD /path"
@@ -495,7 +496,7 @@ class Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         path = urlsplit(self.path).path
         fault = self.hub.fault(self.command, path)
-        if fault and fault.hold and not fault.done:
+        if fault and fault.hold and not fault.done and fault.cut is None:
             fault.hold()
             self._note(headers, b"", path, 0)
             self.close_connection = True
@@ -515,6 +516,8 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         else:
             self._send(answer, headers.get("range"), fault.cut if fault else None)
+            if fault and fault.cut is not None and fault.hold:
+                fault.hold()
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do
 

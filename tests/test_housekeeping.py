@@ -143,6 +143,25 @@ def test_encodings_and_scores_stay_while_they_are_used_and_go_after_a_month(home
     assert (used.exists(), unused.exists()) == (True, False)
 
 
+def test_of_what_was_pulled_goes_what_a_killed_process_left_and_what_no_snapshot_has(home):
+    shelf = publish("us/adapter", f"stands on you/base@{'b' * 40}").parent.parent.parent / "models--you--base"
+    (shelf / "blobs").mkdir(parents=True)
+    blobs = {name: shelf / "blobs" / name for name in ("named", "unnamed", "unlinked", "half.1234abcd.incomplete")}
+    for path in blobs.values():
+        path.write_text("x")
+    for name, sha in (("named", "b" * 40), ("unnamed", "c" * 40)):
+        (shelf / "snapshots" / sha).mkdir(parents=True)
+        (shelf / "snapshots" / sha / "weights").symlink_to(blobs[name])
+    clean_home(remove=True)
+    assert {name for name, path in blobs.items() if path.exists()} == {*blobs}, "a pull may be at work on them"
+    for path in (*blobs.values(), *(shelf / "snapshots").iterdir()):
+        age(path)
+    clean_home(remove=True)
+    assert {name for name, path in blobs.items() if path.exists()} == {"named"}
+    assert [path.name for path in (shelf / "snapshots").iterdir()] == ["b" * 40]
+    assert (shelf / "snapshots" / ("b" * 40) / "weights").read_text() == "x"
+
+
 def test_a_link_goes_and_what_it_leads_to_stays(home, tmp_path):
     outside = tmp_path / "precious"
     outside.mkdir()
