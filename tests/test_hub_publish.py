@@ -350,9 +350,49 @@ def test_an_endpoint_that_is_https_or_this_machine_is_taken(url, monkeypatch):
     assert endpoint() == url.rstrip("/")
 
 
-def test_a_refused_endpoint_is_never_called(hub, client, folder):
+def test_a_refused_endpoint_is_never_called(hub, client, folder, tmp_path):
     refused = client.call(push, folder, HF_ENDPOINT="http://huggingface.co")
     assert "a token goes to https only" in refused.said
+    read = client.call(pull, "dataset", "alice/clips", "0" * 40, HF_ENDPOINT=hub.url.replace("127.0.0.1", "10.0.0.1"))
+    assert "a token goes to https only" in read.said
+    assert hub.seen == []
+
+
+def load_base() -> None:
+    """A base by its name: transformers would ask for it."""
+    from tasks.models.jobs import ModelJob, Question
+
+    question = Question(classes=("A", "B"), answers=("A", "B"), prompt="?", longest_ms=100)
+    job = ModelJob(question=question, device="cpu", output="x", base="me/base", revision="0" * 40, quantization=None)
+    job.run("no.such.module", what="x", on_line=print, timeout_min=1)
+
+
+def propose_prompts() -> None:
+    from tasks.models.prompt_jobs import ProposingJob
+    from tasks.models.proposals import ask_child
+
+    ask_child(ProposingJob.model_construct(), Path("x"))
+
+
+def read_source() -> None:
+    from recipes.sources import DatasetsSource
+    from tasks import sources
+
+    block = {
+        "kind": "datasets",
+        "repo": f"me/mine@{'0' * 40}",
+        "columns": {"group": "a", "label": "b"},
+        "labels": {"x": "SPEECH"},
+    }
+    sources.recordings(DatasetsSource.model_validate(block))
+
+
+@pytest.mark.parametrize("asking", [load_base, propose_prompts, read_source])
+def test_no_library_is_let_at_an_endpoint_that_is_refused(asking, monkeypatch):
+    """They send the token along by themselves."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://10.0.0.1")
+    with pytest.raises(ValueError, match=r"HF_ENDPOINT http://10\.0\.0\.1 is refused"):
+        asking()
 
 
 def test_what_a_server_says_is_one_short_line_without_the_token():

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from recipes.training import AugmentBlock, EarlyStoppingBlock, LossBlock
 from tasks import child, forkserver
 from tasks.hub import content_sha
+from tasks.hub_client import endpoint
 from tasks.models.families import refuse_others, type_of
 from tasks.models.frames import SAMPLE_RATE_HZ, trimmed_frames
 from tasks.slots import slot
@@ -116,7 +117,11 @@ class Job(BaseModel):
         timeout_min: float,
         launcher: Sequence[str] = (),
     ) -> float:
-        """Let `main` of a module do this job in a child, each line it prints handed to `on_line`; the seconds it took."""
+        """Let `main` of a module do this job in a child, each line it prints handed to `on_line`; the seconds it took.
+
+        Raises ValueError where HF_ENDPOINT may not have the token that libraries would send there.
+        """
+        endpoint()
         file = Path(f"{self.output}.job.json")
         file.write_text(self.model_dump_json(), encoding="utf-8")
         try:

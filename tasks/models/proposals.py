@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from recipes.prompts import ProposerBlock
 from tasks import child
 from tasks.functional.prompt_meta import Mistake, Scored, meta_prompt, read_proposals
+from tasks.hub_client import endpoint
 from tasks.models.prompt_jobs import ProposingJob
 from tasks.store import home, make_home
 
@@ -66,7 +67,11 @@ def answers_of(asked: Asked) -> list[str]:
 
 
 def ask_child(job: ProposingJob, file: Path) -> None:
-    """Let `tasks.models.proposing` do a job in a process that gives its memory back."""
+    """Let `tasks.models.proposing` do a job in a process that gives its memory back.
+
+    Raises ValueError where HF_ENDPOINT may not have the token that libraries would send there.
+    """
+    endpoint()
     file.write_text(job.model_dump_json(), encoding="utf-8")
     starting = child.started(child.python("-m", "tasks.child", "tasks.models.proposing", str(file)))
     child.run(starting, what="the proposer", on_line=lambda line: print(line, flush=True), timeout_min=TIMEOUT_MIN)

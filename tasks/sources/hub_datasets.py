@@ -10,18 +10,18 @@ import io
 import math
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import soundfile
-import yaml
 from numpy.typing import NDArray
 
 from recipes.sources import DatasetsSource, is_folder
 from tasks.audio_files import read_clip
+from tasks.hub_client import endpoint
+from tasks.repo_checks import check_readme
 from tasks.sources.columns import read_columns
 from tasks.sources.files import SUFFIXES, file_seconds, root_of, spans
 
@@ -134,6 +134,7 @@ def _folder(block: DatasetsSource) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     repo, _, sha = block.repo.partition("@")
+    endpoint()
     try:
         return Path(snapshot_download(repo, repo_type="dataset", revision=sha, allow_patterns=ALLOWED))
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
@@ -143,24 +144,10 @@ def _folder(block: DatasetsSource) -> Path:
 def _refuse_outside(folder: Path) -> None:
     """Raise ValueError where the README of a repository names data files that do not lie in it."""
     readme = folder / "README.md"
-    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-    if not text.startswith("---\n"):
-        return
     try:
-        about = yaml.safe_load(text.split("---\n")[1])
-    except yaml.YAMLError as error:
-        raise ValueError(f"{readme}: its head is not YAML: {error}") from error
-    for name in _texts(about.get("configs") if isinstance(about, dict) else None):
-        if "://" in name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise ValueError(f"{readme} names data files outside the repository: {name!r}")
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _texts(inner)
+        check_readme(readme.read_text(encoding="utf-8") if readme.is_file() else "")
+    except ValueError as error:
+        raise ValueError(f"{readme} {error}") from error
 
 
 def _inside(path: str, folder: Path) -> Path:
