@@ -228,6 +228,7 @@ def asked(recipe: StudyRecipe) -> dict[str, Any]:
         "answers": list(recipe.asked.answers or recipe.answers),
         "protocol": recipe.dataset.splits.protocol, "seeds": list(train.seeds), "quantization": train.quantization,
         "lora": train.lora, "scope": train.scope, "loss_on": train.loss_on, "quick_look": recipe.evaluate.limit,
+        "cells": [*recipe.ablation],
     }  # fmt: skip
 
 

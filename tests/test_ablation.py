@@ -9,6 +9,7 @@ from flows.evaluate_detectors import cell_names
 from recipes.schema import load_study
 from recipes.training import GateBlock
 from tasks.adapters import marked
+from tasks.functional.verdict import verdict_lines
 from tasks.planning import steps_of
 from tests.commands import Command
 
@@ -104,6 +105,26 @@ def test_a_cell_that_fails_in_one_fold_has_one_name_in_all():
         for (cell, fold), accuracy in reached.items()
     ]
     assert cell_names(study, folds) == {"a": "a (gate failed)", "b": "b"}
+
+
+def test_cells_are_told_in_one_sentence_and_are_no_rivals_to_be_beaten():
+    told = {"loudness": "worse", "rank-8": "not distinguishable", "rank-64": "worse", "focal (gate failed)": "better",
+            "turn": "not distinguishable"}  # fmt: skip
+    numbers = {"n": 9, "n_this": 9, "n_other": 9, "ci95": (-0.1, 0.1), "reason": None, "statistic": "balanced_accuracy",
+               "value": 0.7, "other": 0.6, "difference": 0.1}  # fmt: skip
+    comparisons = {name: SimpleNamespace(verdict=verdict, **numbers) for name, verdict in told.items()}
+    detector = SimpleNamespace(
+        metrics={"balanced_accuracy": SimpleNamespace(reason=None, method="bootstrap", ci95=(0.6, 0.8), value=0.7)},
+        threshold=SimpleNamespace(flags={}),
+    )
+    recorded = {"provenance": {"cells": ["rank-8", "rank-64", "focal", "turn"]}}
+    unbeaten, cells, several = verdict_lines("adapter", detector, comparisons, recorded)
+    assert unbeaten.startswith("The adapter does not beat a loudness threshold")
+    assert cells == (
+        "Of 4 cells, the same with one thing changed, against the adapter: better: rank-64; worse: focal; not "
+        "distinguishable: rank-8, turn; failed the training gate: focal."
+    )
+    assert several.startswith("5 comparisons are shown")
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from tasks.functional.goals import FAILED
 from tasks.functional.intervals import only_short
 from tasks.functional.report_schema import Comparison, Detector, Metric
 
@@ -31,10 +32,13 @@ def verdict_lines(
     headline: str, detector: Detector, comparisons: Mapping[str, Comparison], recorded: Mapping[str, Any]
 ) -> list[str]:
     """Sentences that open report and card: what is wrong with the numbers, what they do not beat, what to mind."""
+    cells = (recorded.get("provenance") or {}).get("cells") or ()
+    rivals = {name: one for name, one in comparisons.items() if name.removesuffix(FAILED) not in cells}
     return [
         *_warnings(headline, detector, recorded),
         *_pairing(headline, comparisons),
-        *_unbeaten(headline, comparisons),
+        *_unbeaten(headline, rivals),
+        *_of_cells(headline, {name: one for name, one in comparisons.items() if name not in rivals}),
         *_several(comparisons),
         *_remarks(detector),
     ]
@@ -112,6 +116,20 @@ def _unbeaten(headline: str, comparisons: Mapping[str, Comparison]) -> list[str]
             f"(difference {one.difference:+.3f}, {between})."
         )
     return lines
+
+
+def _of_cells(headline: str, cells: Mapping[str, Comparison]) -> list[str]:
+    """One sentence on all cells of an ablation, which are other settings and no rivals; which of them failed the gate."""
+    if not cells:
+        return []
+    better, worse, alike = (
+        [name.removesuffix(FAILED) for name, one in cells.items() if one.verdict == verdict]
+        for verdict in ("worse", "better", "not distinguishable")
+    )
+    failed = [name.removesuffix(FAILED) for name in cells if name.endswith(FAILED)]
+    found = {"better": better, "worse": worse, "not distinguishable": alike, "failed the training gate": failed}
+    said = "; ".join(f"{what}: {', '.join(names)}" for what, names in found.items() if names)
+    return [f"Of {len(cells)} cells, the same with one thing changed, against {_subject(headline).lower()}: {said}."]
 
 
 def _several(comparisons: Mapping[str, Comparison]) -> list[str]:
