@@ -1,6 +1,7 @@
 """A report as files: the document and its schema, figures, tables, and one page that opens offline."""
 
 import base64
+import functools
 import itertools
 import json
 from collections.abc import Mapping
@@ -50,11 +51,17 @@ def report_files(
     return {
         **measured,
         "report.json": _json(report.model_dump(mode="json")),
-        "report.schema.json": _json(Report.model_json_schema()),
+        "report.schema.json": _schema(),
         "report.html": html.encode(),
         **{f"figures/{name}.png": png for name, png in drawn.items()},
         **{f"tables/{name}.csv": table.to_csv(index=False).encode() for name, table in csv_tables(report).items()},
     }
+
+
+@functools.cache
+def _schema() -> bytes:
+    """What report.json may hold, the same for every report."""
+    return _json(Report.model_json_schema())
 
 
 def _json(content: Any) -> bytes:
