@@ -202,6 +202,7 @@ def test_a_part_is_never_left_without_a_class(home: Any) -> None:
         deal_sides.fn(recordings, splits, hygiene)
 
 
+@pytest.mark.slow
 def test_a_data_set_holds_nothing_that_was_dropped_and_says_what_was(home: Any, vad: None) -> None:
     plan = "\n".join(plan_study("study/smoke", BY_WEBRTC))
     assert (

@@ -162,6 +162,7 @@ def test_other_times_are_another_commit_of_the_same_weights_predictions_and_repo
     }
 
 
+@pytest.mark.slow
 def test_a_card_rendered_again_says_that_its_data_set_was_superseded_and_still_verifies(published):
     before = find(ADAPTER)[1]
     assert publish_again(published).sha == before, "nothing was superseded: the same card"

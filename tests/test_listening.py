@@ -77,6 +77,7 @@ def test_a_report_has_a_row_for_every_check_with_the_worst_of_all_models(model, 
     assert section["models"]["base, fold 0"] == found
 
 
+@pytest.mark.slow
 def test_adapters_are_listened_to_as_well(model, processor, question):
     adapted = with_lora(copy.deepcopy(model), "language_model+encoder")
     assert checked(adapted, processor, question)["left_padding"]["largest_difference"] <= 1e-5

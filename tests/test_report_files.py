@@ -135,6 +135,7 @@ def test_clips_are_played_until_the_page_is_full(template):
     assert f"spectrogram of {order[7]}" not in html
 
 
+@pytest.mark.slow
 def test_files_are_the_same_after_a_file_that_sorts_its_keys(template, monkeypatch):
     monkeypatch.setattr(plot_canvas, "DPI", 50)
     report = studied()

@@ -58,6 +58,7 @@ def clips_of(overrides: list[str]) -> pd.DataFrame:
 # --- measured rooms ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_folder_of_impulse_responses_gives_rooms_by_their_kind(home: Path, tmp_path: Path) -> None:
     write_rooms(tmp_path / "rirs", {"stairwell": 0.4, "hall": 1.5})
     clips = clips_of(with_rooms({"kind": "folder", "root": str(tmp_path / "rirs"), "licence": "CC BY 4.0"}))
@@ -186,7 +187,8 @@ def test_real_impulse_responses_reverberate_without_delay() -> None:
 # --- contexts ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [pytest.param("silence", marks=pytest.mark.slow), "noise"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["silence", "noise"])
 def test_20_ms_stand_in_the_middle_of_their_context_and_are_heard(home: Path, kind: str) -> None:
     context = [f"dataset.clips.context={{kind: {kind}, total_ms: 400}}"]
     clips = clips_of([*SMALL, *context, "dataset.clips.duration_ms=[20,100]"])
@@ -204,9 +206,13 @@ def test_20_ms_stand_in_the_middle_of_their_context_and_are_heard(home: Path, ki
             assert clip.snr_measured_db == pytest.approx(clip.snr_db, abs=0.01)
 
 
-def test_without_a_context_the_waveform_is_the_clip_and_20_ms_are_refused(home: Path) -> None:
+@pytest.mark.slow
+def test_without_a_context_the_waveform_is_the_clip(home: Path) -> None:
     clips = clips_of(SMALL)
     assert set(clips["context"]) == {"none"}
     assert [len(samples) for samples in clips["samples"]] == [n_samples(ms) for ms in clips["duration_ms"]]
+
+
+def test_without_a_context_20_ms_are_refused() -> None:
     with pytest.raises(ValueError, match=r"gives the model no audio token .* declare a context"):
         load_study("study/smoke", ["dataset.clips.duration_ms=[20]"])

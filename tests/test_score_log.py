@@ -219,6 +219,7 @@ def kill_when(home, lines: int) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_gpu_that_stops_in_the_middle_is_a_sentence(tiny_base, home, tmp_path, monkeypatch, asked):
     import pyarrow as pa
     import pyarrow.parquet as pq
