@@ -58,6 +58,7 @@ class ClipMetric(evaluate.Metric):
     """One value over clips, kept in memory. references: 1 for the positive class, 0 for the other."""
 
     reads: tuple[str, ...] = ()
+    writer: Any
 
     def __init__(self, name: str, measure: Measure, **settings: Any) -> None:
         self.metric, self.measure = name, measure
