@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tasks.functional import coherence
 from tasks.functional.candidates import patches_of
 from tasks.functional.coherence import compress, confirm, correlate, fft_size, whiten
 from tasks.functional.duplicates import FAMILY_WISE, expected, find_duplicates, least_score, search
@@ -65,6 +66,23 @@ def test_plain_correlation_would_miss_what_is_found():
     assert abs(int(np.abs(plain).argmax()) - 3_000) > 10
     table = find_duplicates([a], [b], sample_rate=RATE)
     assert table["lag_s"].tolist() == [3_000 / RATE]
+
+
+def test_a_copy_through_a_telephone_stands_out_within_its_band_and_not_in_the_whole(monkeypatch):
+    """The whole band is mostly the noise beside the telephone's: looked at alone it would miss copies of 200 ms."""
+    sounds, rng = generated(8, 0.3, seed=21), np.random.default_rng(22)
+    copies = [copy_of(sound, rng, seconds=0.2, snr_db=5, band="phone") for sound in sounds]
+    heard = [one.samples + 0.05 * one.samples.std() * rng.standard_normal(one.samples.size) for one in copies]
+    lags = [round(one.lag_s * RATE) for one in copies]
+
+    def scores(others: list[Wave]) -> list[float]:
+        return [confirm(*pair)[0] for pair in zip(others, heard, lags, strict=True)]
+
+    judged_from = least_score(1e9)  # in a search of some hundred clips
+    assert min(scores(sounds)) > judged_from
+    assert max(scores(sounds[1:] + sounds[:1])) < 0.8 * judged_from
+    monkeypatch.setattr(coherence, "OTHER_LOOKS", (coherence.WHOLE,))
+    assert min(scores(sounds)) < judged_from
 
 
 def test_b_at_t_is_a_at_t_plus_lag():

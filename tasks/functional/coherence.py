@@ -15,7 +15,6 @@ from tasks.functional.audio import SAMPLE_RATE_HZ, Waveform, rms
 from tasks.functional.residuals import excess_db
 
 BAND_HZ = (80.0, SAMPLE_RATE_HZ / 2)  # under it lie hum and rumble, which are alike everywhere
-PARTS_HZ = ((300.0, 3400.0), (80.0, 2000.0))  # where a telephone or noise has left something
 RESOLUTION_HZ = 20.0
 LOUDEST = 0.99  # quantile of the spectrum: a hum of one line is no measure of the rest
 FLOOR = 1.5e-2  # of that magnitude: what lies deeper is the codec's or the converter's
@@ -26,10 +25,7 @@ SHORTEST_OVERLAP_S = 0.1
 SHORTEST_SHARE = 0.75  # of the shorter waveform, where that is less
 SIDE_MS, GUARD_MS = 30.0, 1.0  # lags beside a peak that tell how high it is by chance
 HIGHEST_SIDE = 3.8  # what the highest of so many normal deviates seldom passes
-WORTH, CLEAR = (
-    6.0,
-    15.0,
-)  # the least peak that is looked at more closely, and the one that no part of the band must help
+WORTH, CLEAR = 6.0, 15.0  # the least peak that is looked at in other ways too, and the one that needs no other
 ALLOWED_DB, HALVED_DB = 3.5, 3.0  # excess of the difference that copies have; and beyond that, what halves a peak
 FFT_SIZES = tuple(BLOCK * n * 2**k for k in range(8) for n in (8, 9, 10, 12))
 BATCH = 2**19  # correlation samples in memory at a time
@@ -37,11 +33,27 @@ BATCH = 2**19  # correlation samples in memory at a time
 Signal = NDArray[np.int8]
 
 
-def whiten(
-    samples: Waveform, *, resolution_hz: float = RESOLUTION_HZ, band_hz: tuple[float, float] = BAND_HZ
-) -> NDArray[np.float32]:
-    """`samples` (16 kHz) with a flat spectrum within a band and none beside it, in robust standard deviations and
-    clipped. Shape (n,)."""
+class Look(NamedTuple):
+    """One way to correlate two aligned waveforms: the band, how flat their spectra are made (1: fully), and what a height
+    is worth, as chance does not reach equally high in all ways."""
+
+    band_hz: tuple[float, float]
+    flatness: float = 1.0
+    weight: float = 1.0
+
+
+WHOLE = Look(BAND_HZ)
+OTHER_LOOKS = (
+    Look((300.0, 3400.0), weight=1.25),  # what a telephone has left, without the hum and pitch that voices share
+    Look((1500.0, BAND_HZ[1]), weight=1.25),  # likewise, and where filters of a telephone's band delay nothing
+    Look((80.0, 2000.0)),  # what noise has left of a voice
+    Look(BAND_HZ, flatness=0.85),  # the loud partials, which noise hides last, say more
+)
+
+
+def whiten(samples: Waveform, *, resolution_hz: float = RESOLUTION_HZ, look: Look = WHOLE) -> NDArray[np.float32]:
+    """`samples` (16 kHz) with a flat spectrum within the look's band and none beside it, in robust standard deviations
+    and clipped. Shape (n,)."""
     from scipy.fft import irfft, next_fast_len, rfft
     from scipy.ndimage import uniform_filter1d
 
@@ -52,8 +64,8 @@ def whiten(
     smooth = np.maximum(uniform_filter1d(power, max(3, round(resolution_hz * n / SAMPLE_RATE_HZ))), 0)
     if not (top := np.quantile(smooth, LOUDEST)) > 0:
         return np.zeros(samples.size, np.float32)
-    flat = spectrum / np.sqrt(smooth + FLOOR**2 * top).astype(np.float32)
-    low, high = (round(edge * n / SAMPLE_RATE_HZ) for edge in band_hz)
+    flat = spectrum / ((smooth + FLOOR**2 * top) ** (look.flatness / 2)).astype(np.float32)
+    low, high = (round(edge * n / SAMPLE_RATE_HZ) for edge in look.band_hz)
     flat[:low] = flat[high + 1 :] = 0
     white = irfft(flat, n)[: samples.size]
     deviation = np.median(np.abs(white)) / 0.6745 or np.sqrt(np.mean(np.square(white)))
@@ -130,24 +142,24 @@ def _unwrap(lag: NDArray[np.intp], sizes: NDArray[np.intp], n_fft: int) -> NDArr
 def confirm(a: Waveform, b: Waveform, lag: int) -> tuple[float, int]:
     """How far the peak at `lag` stands out if only the overlap is looked at, and its exact lag.
 
-    Of all frequencies, or of some alone where it stands out further. It is lowered where the two differ most where they are
-    loudest: by half at 6.5 dB (a word said twice). 0.0 where the overlap is too short.
+    Looked at in that of several ways (OTHER_LOOKS) in which it stands out furthest. It is lowered where the two differ
+    most where they are loudest: by half at 6.5 dB (a word said twice). 0.0 where the overlap is too short.
     """
     start, stop = max(0, lag), min(a.size, b.size + lag)
     if stop - start < least_overlap(a.size, b.size):
         return 0.0, lag
     here, there = a[start:stop], b[start - lag : stop - lag]
-    height, shift = _stand_out(here, there, BAND_HZ)
+    height, shift = _stand_out(here, there, WHOLE)
     if height <= WORTH:
         return height, lag + shift
     if height < CLEAR:
-        height, shift = max((height, shift), *(_stand_out(here, there, part) for part in PARTS_HZ))
+        height, shift = max((height, shift), *(_stand_out(here, there, look) for look in OTHER_LOOKS))
     excess = excess_db(here, there)
     return height / (1 + max(0.0, excess - ALLOWED_DB) / HALVED_DB), lag + shift
 
 
-def _stand_out(here: Waveform, there: Waveform, band_hz: tuple[float, float]) -> tuple[float, int]:
-    """Height of the correlation of two aligned waveforms within a band, and the lag, of two samples at most, of its peak.
+def _stand_out(here: Waveform, there: Waveform, look: Look) -> tuple[float, int]:
+    """Weighted height of the correlation of two aligned waveforms, and the lag, of two samples at most, of its peak.
 
     Both are whitened anew, so that a stretch of loud voice or hum does not speak for the whole, and the peak is measured
     by the lags within 30 ms.
@@ -155,8 +167,8 @@ def _stand_out(here: Waveform, there: Waveform, band_hz: tuple[float, float]) ->
     from scipy.fft import irfft, next_fast_len, rfft
 
     resolution_hz = max(RESOLUTION_HZ, 4 * SAMPLE_RATE_HZ / here.size)
-    white = [whiten(samples, resolution_hz=resolution_hz, band_hz=band_hz) for samples in (here, there)]
-    share = (band_hz[1] - band_hz[0]) / (BAND_HZ[1] - BAND_HZ[0])
+    white = [whiten(samples, resolution_hz=resolution_hz, look=look) for samples in (here, there)]
+    share = (look.band_hz[1] - look.band_hz[0]) / (BAND_HZ[1] - BAND_HZ[0])
     if not (chance := float(np.sqrt(np.sum(np.square(white[0] * white[1])) / share))) > 0:
         return 0.0, 0
     n_fft = next_fast_len(2 * here.size, real=True)
@@ -167,4 +179,4 @@ def _stand_out(here: Waveform, there: Waveform, band_hz: tuple[float, float]) ->
     shift = int(near[reach - 2 : reach + 3].argmax()) - 2
     side = np.concatenate([near[: reach - guard], near[reach + guard + 1 :]])
     height = float(near[reach + shift]) - max(0.0, float(side.max()) - HIGHEST_SIDE)
-    return height / max(1.0, rms(side)), shift
+    return look.weight * height / max(1.0, rms(side)), shift
