@@ -9,6 +9,7 @@ from flows.train_adapters import TrainedFold, asking
 from recipes.schema import StudyRecipe
 from tasks import child
 from tasks.adapters import marked
+from tasks.detectors.weights import weights_for
 from tasks.looks import note_looks
 from tasks.predictions import make_ensemble, score_audio_llm, score_baseline, score_no_audio
 from tasks.prompts import check_untested
@@ -74,7 +75,15 @@ def score_fold(recipe: StudyRecipe, trained: TrainedFold) -> list[Predictions]:
     evaluate, method = recipe.evaluate, recipe.train.method
     question = asking(recipe, recipe.asked.text, recipe.asked.answers or recipe.answers)
     baselines = [
-        score_baseline.submit(name, trained.splits, sides, recipe.classes, trained.fold, evaluate.limit)
+        score_baseline.submit(
+            name,
+            trained.splits,
+            sides,
+            recipe.classes,
+            trained.fold,
+            evaluate.limit,
+            weights_for(name, evaluate.weights),
+        )
         for name in evaluate.baselines
     ]
     models = [

@@ -17,6 +17,7 @@ from flows.train_adapters import TrainedFold, train_adapters
 from recipes.schema import StudyRecipe, load_study
 from tasks import detectors
 from tasks.advice import advice
+from tasks.detectors.weights import weights_for
 from tasks.hub import link, published_recipe
 from tasks.hub_client import demand_token
 from tasks.planning import Found, describe_gpu
@@ -122,6 +123,8 @@ def demand_extras(recipe: StudyRecipe, until: Stage) -> None:
         detectors.demand([hygiene.detector], "dataset.hygiene", "set dataset.hygiene=null")
     if "evaluate" in stages_to(until):
         detectors.demand(recipe.evaluate.baselines)
+        for name in recipe.evaluate.baselines:
+            weights_for(name, recipe.evaluate.weights)
 
 
 def demand_gpu(recipe: StudyRecipe, until: Stage, refresh: Stage | None, found: Found) -> None:

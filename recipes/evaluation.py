@@ -1,5 +1,6 @@
 """Which detectors are scored and how the headline is taken: what `evaluate:` may say."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self, get_args
 
@@ -8,7 +9,18 @@ from pydantic import AfterValidator, Field, model_validator
 from recipes.block import Block, Count, distinct
 from recipes.prompts import Prompt
 
-Baseline = Literal["majority", "loudness", "six_cues", "mel_statistics", "webrtc", "silero", "silero_default"]
+Baseline = Literal[
+    "majority", "loudness", "six_cues", "mel_statistics", "webrtc", "silero", "silero_default", "pyannote", "whisper",
+    "whisper_transcript",
+]  # fmt: skip
+# Detectors whose weights no package brings, and what they take.
+WEIGHTS = {"pyannote": "pyannote", "whisper": "whisper", "whisper_transcript": "whisper"}
+TAKES = {
+    "pyannote": "a segmentation model of PyAnnote, e.g. pyannote/segmentation-3.0 (MIT; the Hub asks to accept terms)",
+    "whisper": "a Whisper model, e.g. openai/whisper-base (Apache-2.0)",
+}
+# Detectors that give answers and no probability: no mean is made of them.
+ANSWERS_ONLY = ("silero_default", "whisper_transcript")
 SEEDS = "seeds"  # the adapters of all seeds, as members of an ensemble
 # Names that no ensemble may take: every study has or may have detectors of these.
 OTHERS = (SEEDS, "adapter", "base", "no_audio", "adapter_open", "base_open")
@@ -49,6 +61,8 @@ class EvaluateRecipe(Block):
     baselines: Annotated[tuple[Baseline, ...], AfterValidator(distinct)] = Field(
         ("majority", "loudness", "six_cues", "mel_statistics"), min_length=1
     )
+    # pyannote, whisper: a folder, "${VARIABLE}" for one, or a Hub id with its revision
+    weights: Mapping[str, str] = Field(default_factory=dict)
     ensembles: Mapping[str, EnsembleBlock] = Field(default_factory=dict)  # name -> what it is made of
     threshold: Literal["fixed", "dev"] = "fixed"  # fixed: p_speech >= 0.5; dev: Youden's on dev
     open: OpenBlock | None = None  # also ask for free answers: a detector of its own, e.g. adapter_open
@@ -67,8 +81,29 @@ class EvaluateRecipe(Block):
                 raise ValueError(f"ensembles.{name} has the name of a detector; give it one of its own")
             if unknown := sorted(set(block.of) - members):
                 raise ValueError(f"ensembles.{name}.of: {unknown[0]} is not scored here; there are {sorted(members)}")
-            if block.how == "mean" and "silero_default" in block.of:
+            if block.how == "mean" and (silent := set(ANSWERS_ONLY) & {*block.of}):
+                without = min(silent)
                 raise ValueError(
-                    f"ensembles.{name}: silero_default gives answers and no probability; take silero, or how: vote"
+                    f"ensembles.{name}: {without} gives answers and no probability; take {without.split('_')[0]}, or "
+                    "how: vote"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_named(self) -> Self:
+        for name in self.baselines:
+            if name in WEIGHTS and WEIGHTS[name] not in self.weights:
+                key = WEIGHTS[name]
+                raise ValueError(
+                    f"baselines: {name} takes the weights of {TAKES[key]}: say where they are in weights.{key}, a folder or "
+                    "NAMESPACE/NAME@<40 hex digits>"
+                )
+        for key, place in self.weights.items():
+            if key not in TAKES:
+                raise ValueError(f"weights.{key}: there are weights for {', '.join(TAKES)}")
+            if not place.startswith((".", "/", "~", "$")) and not re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", place):
+                raise ValueError(
+                    f"weights.{key}: {place!r} is neither a folder nor a Hub id with its revision: NAMESPACE/NAME@<40 hex "
+                    "digits>"
                 )
         return self

@@ -36,18 +36,31 @@ TOLERANCE = {"exact": 1e-5, "rounded": 0.08}
 
 @task(
     task_run_name="{name}, fold {fold}",
-    **cached(libraries=("numpy", "scipy", "scikit-learn", "librosa", "soundfile", "pandas", *detectors.installed())),
+    **cached(
+        libraries=(
+            "numpy",
+            "scipy",
+            "scikit-learn",
+            "librosa",
+            "soundfile",
+            "pandas",
+            "torch",
+            "transformers",
+            *detectors.installed(),
+        )
+    ),
 )
 def score_baseline(
-    name: str, splits: Splits, sides: Mapping[str, str], classes: tuple[str, str], fold: int, limit: int | None = None
-) -> Predictions:
+    name: str, splits: Splits, sides: Mapping[str, str], classes: tuple[str, str], fold: int, limit: int | None = None,
+    weights: detectors.Weights | None = None,
+) -> Predictions:  # fmt: skip
     """Fit one baseline on the train and dev sides and score dev and test, of a quick look `limit` clips of each part.
 
     `sides` maps part -> side.
 
     Raises ValueError where the baseline needs an extra that is not installed, or gives no probability for every clip.
     """
-    detector = detectors.make(name)
+    detector = detectors.make(name, weights)
     detector.fit(labelled(splits, sides, "train", classes), labelled(splits, sides, "dev", classes))
     if detector.chosen:
         say(f"{name}, fold {fold}: {detector.chosen}")

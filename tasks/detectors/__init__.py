@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.detectors.weights import Weights as Weights
 from tasks.functional.predictions import FIXED_THRESHOLD
 
 Waveforms = Iterable[NDArray[np.float32]]  # mono, 16 kHz, each of its own length; gone through once
@@ -63,6 +64,9 @@ BASELINES = {
     "webrtc": Entry("webrtc", "WebRTC", "vad", ("webrtcvad-wheels",)),
     "silero": Entry("silero", "Silero", "vad", ("silero-vad", "onnxruntime")),
     "silero_default": Entry("silero", "SileroDefault", "vad", ("silero-vad", "onnxruntime")),
+    "pyannote": Entry("pyannote", "PyAnnote", "pyannote", ("pyannote-audio",)),
+    "whisper": Entry("whisper", "Whisper"),
+    "whisper_transcript": Entry("whisper", "WhisperTranscript"),
 }
 
 
@@ -71,13 +75,13 @@ BASELINES = {
 _importing = threading.Lock()
 
 
-def make(name: str) -> Detector:
-    """A baseline that has yet to be fitted. Raises ValueError as `demand` does."""
+def make(name: str, weights: Weights | None = None) -> Detector:
+    """A baseline that has yet to be fitted, over its weights where it takes some. Raises ValueError as `demand` does."""
     demand([name])
     entry = BASELINES[name]
     with _importing:
         module = importlib.import_module(f"{__name__}.{entry.module}")
-    detector: Detector = getattr(module, entry.name)()
+    detector: Detector = getattr(module, entry.name)(*([weights] if weights else []))
     return detector
 
 

@@ -1,0 +1,59 @@
+"""Where the weights of a detector lie that no package brings: named in the recipe, pinned, and in the key of its cache."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from recipes.evaluation import TAKES, WEIGHTS
+from tasks.hub import content_sha
+
+Given = Mapping[str, str]  # `evaluate.weights`
+
+
+class Weights(NamedTuple):
+    """A folder with the hash of its content, or a Hub id with its commit."""
+
+    place: str
+    revision: str
+
+    @property
+    def commit(self) -> str | None:
+        """What to ask the Hub for; None of a folder."""
+        return None if Path(self.place).is_dir() else self.revision
+
+    def file(self, name: str) -> Path:
+        """One of its files, downloaded where it is not here. Raises FileNotFoundError where there is none."""
+        from huggingface_hub import hf_hub_download
+
+        if self.commit is None:
+            found = Path(self.place, name)
+        else:
+            found = Path(hf_hub_download(self.place, name, revision=self.commit))
+        if not found.is_file():
+            raise FileNotFoundError(f"evaluate.weights: {self.place} holds no {name}")
+        return found
+
+
+def weights_for(detector: str, given: Given) -> Weights | None:
+    """The weights that a detector takes; None where it takes none.
+
+    Raises ValueError where the recipe names none or a variable that is not set, FileNotFoundError where no such folder is.
+    """
+    if detector not in WEIGHTS:
+        return None
+    key = WEIGHTS[detector]
+    if not (place := given.get(key, "")):
+        raise ValueError(f"{detector} takes the weights of {TAKES[key]}: name them in evaluate.weights.{key}")
+    if match := re.fullmatch(r"([\w.-]+/[\w.-]+)@([0-9a-f]{40})", place):
+        return Weights(match[1], match[2])
+    if unset := [name for name in re.findall(r"\$\{(\w+)\}", place) if not os.environ.get(name)]:
+        raise ValueError(
+            f"evaluate.weights.{key}: {place} reads the environment variable {unset[0]}, which is not set; {detector} takes "
+            f"{TAKES[key]}: export {unset[0]}=/where/its/files/are, or leave {detector} out of evaluate.baselines"
+        )
+    folder = Path(re.sub(r"\$\{(\w+)\}", lambda found: os.environ[found[1]], place)).expanduser().resolve()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"evaluate.weights.{key}: {folder} is no folder; {detector} takes {TAKES[key]}")
+    return Weights(str(folder), content_sha(folder))

@@ -1,0 +1,157 @@
+"""Whisper (Radford et al. 2022): how little it doubts that there is speech, and whether it writes down any word."""
+
+import functools
+import hashlib
+import re
+import threading
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.detectors import Detector, Labelled, Scores, Waveforms
+from tasks.detectors.weights import Weights
+from tasks.functional.audio import SAMPLE_RATE_HZ
+from tasks.functional.calibration import choose_threshold
+from tasks.functional.metrics import roc_auc
+
+NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")  # the token's name in the third version, and before
+VENDOR_NO_SPEECH, VENDOR_LOG_PROB = (
+    0.6,
+    -1.0,
+)  # openai-whisper's own: surer of silence and less sure of the words is silence
+NEW_TOKENS = 64
+SOUNDS = re.compile(r"\[[^\]]*\]|\([^)]*\)|\*[^*]*\*|[♪♫]+")  # "[Music]", "(applause)", "*coughs*"
+
+_known: dict[tuple[Weights, str, bytes], float] = {}  # a clip is dev in one fold and test in another
+_loading = threading.Lock()
+
+
+class Loaded(NamedTuple):
+    """A model in float32 on the CPU, its feature extractor and tokenizer, and the token that says there is no speech."""
+
+    model: Any
+    extractor: Any
+    tokenizer: Any
+    no_speech: int
+
+
+@functools.cache
+def _load(weights: Weights) -> Loaded:
+    import torch
+    from transformers import AutoTokenizer, WhisperFeatureExtractor, WhisperForConditionalGeneration
+    from transformers.utils import logging
+
+    from tasks.models.devices import pick_device
+
+    logging.set_verbosity_error()  # of generation's settings it warns in every call
+    pick_device("cpu")  # as many threads as everywhere
+    at: dict[str, Any] = {"pretrained_model_name_or_path": weights.place, "revision": weights.commit}
+    model = WhisperForConditionalGeneration.from_pretrained(
+        **at, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    ).eval()
+    tokenizer = AutoTokenizer.from_pretrained(**at, trust_remote_code=False)
+    known = tokenizer.get_vocab()
+    if not (names := [name for name in NO_SPEECH if name in known]):
+        raise ValueError(f"evaluate.weights.whisper: the tokenizer of {weights.place} has neither of {NO_SPEECH}")
+    return Loaded(model, WhisperFeatureExtractor.from_pretrained(**at), tokenizer, known[names[0]])
+
+
+def load(weights: Weights) -> Loaded:
+    """The model, once in a process, from safetensors. Raises ValueError where its tokenizer knows no silence."""
+    with _loading:
+        return _load(weights)
+
+
+def features(loaded: Loaded, samples: NDArray[np.float32]) -> Any:
+    """Log-mel features (1, bins, 3000): the clip padded with zeros to 30 s, as Whisper has been trained."""
+    found = loaded.extractor(samples, sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt")
+    return found["input_features"]
+
+
+def no_speech_probability(weights: Weights, samples: NDArray[np.float32]) -> float:
+    """P of the no-speech token behind the start of a transcript, over the whole vocabulary: openai-whisper's
+    `no_speech_prob`."""
+    import torch
+
+    loaded = load(weights)
+    start = torch.tensor([[loaded.model.generation_config.decoder_start_token_id]])
+    with torch.inference_mode():
+        logits = loaded.model(features(loaded, samples), decoder_input_ids=start).logits[0, -1]
+        return float(logits.double().softmax(-1)[loaded.no_speech])
+
+
+class Transcript(NamedTuple):
+    """What was written down, and the mean log probability of its tokens and its end."""
+
+    text: str
+    mean_log_prob: float
+
+
+def transcribe(weights: Weights, samples: NDArray[np.float32]) -> Transcript:
+    """Greedily, up to 64 tokens, in the language that Whisper takes it for."""
+    import torch
+
+    loaded = load(weights)
+    with torch.inference_mode():
+        said = loaded.model.generate(
+            features(loaded, samples), do_sample=False, num_beams=1, max_new_tokens=NEW_TOKENS, return_timestamps=False,
+            return_dict_in_generate=True, output_scores=True,
+        )  # fmt: skip
+    tokens = said["sequences"][0][-len(said["scores"]) :]
+    steps = torch.stack([step[0].double().log_softmax(-1) for step in said["scores"]])
+    log_probs = steps.gather(1, tokens[:, None])[:, 0]
+    return Transcript(loaded.tokenizer.decode(tokens, skip_special_tokens=True), float(log_probs.mean()))
+
+
+def holds_words(text: str) -> bool:
+    """Whether anything is left of a transcript but names of sounds and punctuation."""
+    return any(letter.isalnum() for letter in SOUNDS.sub(" ", text))
+
+
+def says_speech(no_speech: float, transcript: Transcript) -> bool:
+    """openai-whisper's rule for a segment, and words: silent where it is surer of silence than .6 and its words are less
+    likely than exp(-1) a token."""
+    silent = no_speech > VENDOR_NO_SPEECH and transcript.mean_log_prob < VENDOR_LOG_PROB
+    return not silent and holds_words(transcript.text)
+
+
+class Whisper(Detector):
+    """P(first class) is 1 - P(no speech), decided at Youden's threshold on dev. Runs on the CPU."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.weights = weights
+
+    def fit(self, train: Labelled, dev: Labelled) -> None:
+        """Choose the threshold on dev; the model stays the vendor's."""
+        p = self.score(dev.clips)
+        self.threshold = choose_threshold(p, dev.is_first).value
+        self.chosen = f"threshold {self.threshold:.3f}; AUC {roc_auc(p, dev.is_first):.3f} on dev"
+
+    def score(self, clips: Waveforms) -> Scores:
+        """(n,) probabilities, each clip alone."""
+        return np.array([self.known(clip) for clip in clips])
+
+    def known(self, clip: NDArray[np.float32]) -> float:
+        """`afresh`, worked out once in a process."""
+        key = self.weights, type(self).__name__, hashlib.sha256(clip.tobytes()).digest()
+        if key not in _known:
+            _known[key] = self.afresh(clip)
+        return _known[key]
+
+    def afresh(self, clip: NDArray[np.float32]) -> float:
+        """1 - P(no speech) by the model itself."""
+        return 1 - no_speech_probability(self.weights, clip)
+
+
+class WhisperTranscript(Whisper):
+    """The first class where Whisper writes down a word that its vendor's rule lets stand. Answers only."""
+
+    only_decides = True
+
+    def fit(self, train: Labelled, dev: Labelled) -> None:
+        """Nothing is chosen."""
+
+    def afresh(self, clip: NDArray[np.float32]) -> float:
+        """1 where there are words, 0 where there are none."""
+        return float(says_speech(no_speech_probability(self.weights, clip), transcribe(self.weights, clip)))

@@ -1,0 +1,257 @@
+"""Larger models of others as baselines: they score as their vendors define it, load without running what a file holds, and
+say which weights they take before anything is loaded."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from recipes.evaluation import TAKES, EvaluateRecipe
+from tasks.detectors import Labelled, make, whisper
+from tasks.detectors.weights import Weights, weights_for
+from tasks.detectors.whisper import Transcript, holds_words, no_speech_probability, says_speech, transcribe
+from tasks.functional.metrics import roc_auc
+from tests.test_vads import hiss, voice
+
+SPECIALS = ["<|endoftext|>", "<|startoftranscript|>", "<|nospeech|>", "<|notimestamps|>"]
+EVERY = [True, False] * 3
+CLIPS = [voice(200 + 50 * i) if first else hiss(200 + 50 * i, 0.3, seed=i) for i, first in enumerate(EVERY)]
+
+
+def labelled(clips=CLIPS, is_first=EVERY) -> Labelled:
+    return Labelled(iter(clips), np.array(is_first))
+
+
+# --- which weights -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["whisper", "whisper_transcript", "pyannote"])
+def test_a_recipe_that_names_no_weights_is_told_which_ones_are_taken(name):
+    with pytest.raises(ValueError, match=rf"{name} takes the weights of a .* say where they are in weights\."):
+        EvaluateRecipe(name="test", baselines=(name,))
+
+
+def test_weights_are_a_folder_or_pinned_and_never_a_name_that_moves(tmp_path, monkeypatch):
+    recipe = EvaluateRecipe(name="t", baselines=("whisper",), weights={"whisper": f"openai/whisper-tiny@{'a' * 40}"})
+    assert weights_for("whisper_transcript", recipe.weights) == Weights("openai/whisper-tiny", "a" * 40)
+    assert weights_for("silero", recipe.weights) is None
+    for moving in ("openai/whisper-tiny", "openai/whisper-tiny@main"):
+        with pytest.raises(ValueError, match="neither a folder nor a Hub id with its revision"):
+            EvaluateRecipe(name="t", baselines=("whisper",), weights={"whisper": moving})
+    given = {"whisper": "${WHISPER}"}
+    monkeypatch.delenv("WHISPER", raising=False)
+    with pytest.raises(
+        ValueError, match=r"WHISPER, which is not set; whisper takes a Whisper model, e\.g\. openai/whisper"
+    ):
+        weights_for("whisper", given)
+    monkeypatch.setenv("WHISPER", str(tmp_path / "none"))
+    with pytest.raises(FileNotFoundError, match="none is no folder; whisper takes a Whisper model"):
+        weights_for("whisper", given)
+    monkeypatch.setenv("WHISPER", str(tmp_path))
+    before = weights_for("whisper", given)
+    (tmp_path / "model.safetensors").write_bytes(b"other")
+    after = weights_for("whisper", given)
+    assert (before.place, after.place, before.commit) == (str(tmp_path), str(tmp_path), None)
+    assert before.revision != after.revision, "what is cached belongs to the bytes"
+
+
+def test_means_are_made_of_probabilities():
+    weights = {"whisper": "./weights"}
+    with pytest.raises(
+        ValueError, match="whisper_transcript gives answers and no probability; take whisper, or how: vote"
+    ):
+        EvaluateRecipe(name="t", baselines=("whisper_transcript", "loudness"), weights=weights,
+                       ensembles={"both": {"of": ("whisper_transcript", "loudness")}})  # fmt: skip
+
+
+# --- whisper -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny_whisper(tmp_path_factory) -> Weights:
+    """A random Whisper of two layers with a tokenizer of single letters, saved as the Hub holds the real one."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import (
+        GenerationConfig,
+        PreTrainedTokenizerFast,
+        WhisperConfig,
+        WhisperFeatureExtractor,
+        WhisperForConditionalGeneration,
+    )
+
+    folder = tmp_path_factory.mktemp("tiny whisper")
+    letters = Tokenizer(models.BPE())
+    letters.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    letters.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(initial_alphabet=alphabet, special_tokens=SPECIALS, show_progress=False)
+    letters.train_from_iterator([], trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=letters, eos_token=SPECIALS[0], additional_special_tokens=SPECIALS
+    )
+    config = WhisperConfig(
+        vocab_size=len(tokenizer), d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64, pad_token_id=0, bos_token_id=0, eos_token_id=0,
+        decoder_start_token_id=1, suppress_tokens=[], begin_suppress_tokens=[],
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = WhisperForConditionalGeneration(config)
+    for its in model.parameters():
+        if its.ndim > 1:
+            torch.nn.init.normal_(its, std=0.3)
+    model.generation_config = GenerationConfig(
+        is_multilingual=False, no_timestamps_token_id=3, decoder_start_token_id=1, pad_token_id=0, eos_token_id=0
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
+    found = weights_for("whisper", {"whisper": str(folder)})
+    assert found is not None
+    return found
+
+
+def test_whisper_doubts_as_its_first_token_does(tiny_whisper):
+    loaded = whisper.load(tiny_whisper)
+    inputs = loaded.extractor(CLIPS[0], sampling_rate=16_000, return_tensors="pt")
+    assert inputs["input_features"].shape == (1, 80, 3000)
+    with torch.inference_mode():
+        logits = loaded.model(**inputs, decoder_input_ids=torch.tensor([[1]])).logits[0, 0]
+    assert no_speech_probability(tiny_whisper, CLIPS[0]) == pytest.approx(float(logits.softmax(0)[2]), rel=1e-5)
+
+
+def test_whisper_chooses_its_threshold_on_dev_and_hears_every_clip_alone(tiny_whisper):
+    detector = make("whisper", tiny_whisper)
+    detector.fit(labelled([], []), labelled())
+    p = detector.score(CLIPS)
+    assert len(np.unique(p)) == len(CLIPS)
+    np.testing.assert_array_equal(detector.score(CLIPS[::-1])[::-1], p)
+    assert detector.chosen == f"threshold {detector.threshold:.3f}; AUC {roc_auc(p, np.array(EVERY)):.3f} on dev"
+    assert detector.afresh(CLIPS[0]) == p[0]
+
+
+def test_a_transcript_is_that_of_greedy_generation_with_its_own_likelihood(tiny_whisper, monkeypatch):
+    monkeypatch.setattr(whisper, "NEW_TOKENS", 8)
+    loaded, found = whisper.load(tiny_whisper), transcribe(tiny_whisper, CLIPS[0])
+    said = loaded.model.generate(
+        whisper.features(loaded, CLIPS[0]), max_new_tokens=8, do_sample=False, return_dict_in_generate=True,
+        output_scores=True,
+    )  # fmt: skip
+    assert said.sequences[0, :2].tolist() == [1, 3], "the start, and no times"
+    assert found.text == loaded.tokenizer.decode(said.sequences[0, 2:], skip_special_tokens=True)
+    log_probs = loaded.model.compute_transition_scores(said.sequences, said.scores, normalize_logits=True)
+    assert found.mean_log_prob == pytest.approx(float(log_probs.mean()), rel=1e-5)
+    assert found.mean_log_prob < 0
+
+
+@pytest.mark.parametrize(
+    ("no_speech", "log_prob", "text", "speech"),
+    [
+        (0.1, -0.3, " Hello.", True),
+        (0.9, -0.3, " Hello.", True),  # sure of its words
+        (0.5, -2.0, " Hello.", True),  # not sure of silence
+        (0.9, -2.0, " Hello.", False),
+        (0.1, -0.3, " [Music] ♪ (applause) *coughs* ...", False),
+        (0.1, -0.3, " [Music] é", True),
+        (0.1, -0.3, "", False),
+    ],
+)
+def test_words_are_speech_unless_whisper_itself_would_drop_them(no_speech, log_prob, text, speech):
+    assert says_speech(no_speech, Transcript(text, log_prob)) is speech
+
+
+def test_a_transcript_answers_and_gives_no_probability(tiny_whisper, monkeypatch):
+    monkeypatch.setattr(whisper, "NEW_TOKENS", 8)
+    detector = make("whisper_transcript", tiny_whisper)
+    detector.fit(labelled([], []), labelled())
+    assert detector.only_decides
+    words = [holds_words(transcribe(tiny_whisper, clip).text) for clip in CLIPS[:2]]
+    assert detector.score(CLIPS[:2]).tolist() == [float(its) for its in words]
+
+
+def test_a_model_without_a_word_for_silence_is_refused(tiny_whisper, tmp_path, monkeypatch):
+    monkeypatch.setattr(whisper, "NO_SPEECH", ("<|absent|>",))
+    with pytest.raises(ValueError, match=r"has neither of"):
+        whisper.load(tiny_whisper._replace(revision="other"))
+
+
+# --- pyannote ----------------------------------------------------------------------------------------------------
+
+
+def pyannote():
+    pytest.importorskip(
+        "pyannote.audio", reason="needs the extra pyannote: pip install -c constraints.txt -e '.[pyannote]'"
+    )
+    from tasks.detectors import pyannote
+
+    return pyannote
+
+
+def checkpoint(folder, *, powerset=True, **changes) -> Weights:
+    """A random PyanNet with its classes, saved as PyAnnote saves it."""
+    from pyannote.audio.core.task import Problem, Resolution, Specifications
+    from pyannote.audio.models.segmentation import PyanNet
+
+    torch.manual_seed(0)
+    settings = {"sincnet": {"stride": 10}, "lstm": {"hidden_size": 8, "num_layers": 1}, "linear": {"hidden_size": 8}}
+    model = PyanNet(**settings)
+    problem = Problem.MONO_LABEL_CLASSIFICATION if powerset else Problem.MULTI_LABEL_CLASSIFICATION
+    model.specifications = Specifications(
+        problem=problem, resolution=Resolution.FRAME, duration=10.0, classes=["a", "b", "c"],
+        powerset_max_classes=2 if powerset else None,
+    )  # fmt: skip
+    model.build()
+    content = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}
+    model.on_save_checkpoint(content)
+    content["pyannote.audio"]["versions"]["torch"] = torch.__version__
+    torch.save({**content, **changes}, folder / "pytorch_model.bin")
+    found = weights_for("pyannote", {"pyannote": str(folder)})
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("powerset", [True, False])
+def test_pyannote_scores_that_anybody_speaks(tmp_path, powerset):
+    its = pyannote()
+    weights = checkpoint(tmp_path, powerset=powerset)
+    with torch.inference_mode():
+        scores = its.load(weights)(torch.from_numpy(CLIPS[4])[None, None])[0]
+    anybody = scores[:, 1:].exp().sum(1) if powerset else scores.max(1).values
+    np.testing.assert_allclose(its.frame_probabilities(weights, CLIPS[4]), anybody.numpy(), rtol=1e-4)
+    detector = make("pyannote", weights)
+    detector.fit(labelled([], []), labelled())
+    p = detector.score(CLIPS)
+    assert ((p > 0) & (p < 1)).all()
+    assert detector.afresh(CLIPS[0]) == p[0]
+    assert 0 < detector.score([hiss(25, 0.3)])[0] < 1, "shorter than its first layers reach"
+
+
+class Shouts:
+    """What a pickle may hold: a call that is made when it is read."""
+
+    def __reduce__(self):
+        return (print, ("a checkpoint ran code",))
+
+
+def test_a_checkpoint_that_holds_more_than_numbers_is_refused_and_runs_nothing(tmp_path, capsys):
+    its = pyannote()
+    weights = checkpoint(tmp_path, callbacks=Shouts())
+    with pytest.raises(ValueError, match="can be read without running what it holds"):
+        its.load(weights)
+    assert "ran code" not in capsys.readouterr().out
+    with (tmp_path / "pytorch_model.bin").open("rb") as file, pytest.raises(Exception, match="persistent"):
+        pickle.load(file)
+
+
+def test_another_network_is_refused(tmp_path):
+    its = pyannote()
+    weights = checkpoint(tmp_path)
+    content = torch.load(tmp_path / "pytorch_model.bin", weights_only=False)
+    content["pyannote.audio"]["architecture"]["class"] = "XVectorSincNet"
+    torch.save(content, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"holds a XVectorSincNet; a PyanNet that segments is needed"):
+        its.load(weights._replace(revision="other"))
+
+
+def test_what_is_taken_is_said_with_its_licence():
+    assert all("MIT" in text or "Apache-2.0" in text for text in TAKES.values())
