@@ -206,6 +206,20 @@ def test_longer_clips_are_cut_to_their_beginning(clips):
     assert cut_clips(clips, None) is clips
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"sampling": {"duration": {200: 2}}}, "sampling.duration is no column"),
+     ({"question": {"classes": ("SPEECH", "MUSIC"), "answers": ("A", "B"), "prompt": PROMPT, "longest_ms": 200}},
+      "no training clip is MUSIC")],
+)  # fmt: skip
+def test_what_clips_do_not_have_is_refused_before_the_base_is_loaded(
+    tiny_base, file, tmp_path, home, monkeypatch, changes, said
+):
+    monkeypatch.setattr(training, "load_base", None)
+    with pytest.raises(ValueError, match=said):
+        run(tmp_path / "out", file, tiny_base, **changes)
+
+
 def test_a_class_without_clips_is_refused(clips):
     with pytest.raises(ValueError, match="no training clip is SPEECH"):
         refuse_one_sided(clips.select([0, 2, 4]), ("SPEECH", "NONSPEECH"))

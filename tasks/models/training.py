@@ -58,10 +58,11 @@ def train(job: TrainingJob, device: str) -> None:
     """Train what the job says and leave adapter and training.json in its output folder."""
     torch.manual_seed(job.seed)
     processor = family.load_processor(job.base, job.revision)
-    model, dtype = load_base(job, device)
     every = cut_clips(read_clips([*job.clips, *job.dev]), job.max_audio_ms)
     clips, dev = parted(every, sum(pq.read_metadata(file).num_rows for file in job.clips))
     refuse_one_sided(clips, job.question.classes)
+    row_weights = weights_of(job.clips, job.sampling)
+    model, dtype = load_base(job, device)  # minutes, for a 7 B model: what can be refused has been
     # Before LoRA: as scoring encodes, so that both find each other's vectors.
     frozen = job.scope == "language_model" and not job.augment
     encoded = encode_once(model, processor, every) if frozen else None
@@ -81,7 +82,7 @@ def train(job: TrainingJob, device: str) -> None:
         aside.enter_context(few_words(model, sorted(collate.tokens)))
         history = fit(
             model, processor, clips, collate, job.training, seed=job.seed, output=job.output, device=device,
-            batch_size=job.batch_size, dev=dev, loss=job.loss, row_weights=weights_of(job.clips, job.sampling),
+            batch_size=job.batch_size, dev=dev, loss=job.loss, row_weights=row_weights,
             early_stopping=job.early_stopping, checkpoints=job.checkpoints,
         )  # fmt: skip
         if not PartialState().is_main_process:
