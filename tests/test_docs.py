@@ -17,6 +17,8 @@ from flows.cli import app
 from recipes.leaderboard import is_leaderboard
 from recipes.reading import RECIPES, read_yaml
 from recipes.schema import load_study
+from recipes.sources import KINDS
+from tasks.detectors import BASELINES
 from tasks.functional.predictions import KEY, REQUIRED
 from tasks.predictions import CLIP_COLUMNS
 from tests import write_reference
@@ -212,6 +214,17 @@ def test_every_column_of_a_predictions_table_is_in_the_reference():
     assert {*REQUIRED, *KEY, *CLIP_COLUMNS, "p_speech", "prediction", "fold", "answer_mass", "latency_ms"} <= told
 
 
+def test_every_detector_source_and_study_is_in_the_table_of_its_page():
+    def first_cells(page):
+        return set(re.findall(r"[`\[]([\w/.-]+)[`\]]", " ".join(row[0] for row in rows_of(page))))
+
+    assert set(BASELINES) <= first_cells("tasks/detectors/README.md")
+    assert set(KINDS) <= first_cells("tasks/sources/README.md")
+    shown = first_cells("recipes/README.md") | first_cells("recipes/study/README.md")
+    studies = {file.stem for file in (RECIPES / "study").glob("*.yaml")} - {"compare-all"}
+    assert studies <= {name.removeprefix("study/") for name in shown}
+
+
 # --- versions and citations --------------------------------------------------------------------------------------
 
 
@@ -253,7 +266,7 @@ def test_the_citation_has_what_the_format_asks_for():
 
 def test_every_work_cited_is_used_where_it_says():
     """By its first author's name, or for what is code of others by the name of the method."""
-    spoken = {"Chu": "Qwen2-Audio", "Hu": "lora", "Dettmers": "quantization"}
+    spoken = {"Chu": "Qwen2-Audio", "Xu": "Qwen2.5-Omni", "Hu": "lora", "Dettmers": "quantization"}
     for work in citation()["references"]:
         first = work["authors"][0]["family-names"]
         text = (ROOT / work["notes"]).read_text(encoding="utf-8")
