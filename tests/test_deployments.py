@@ -96,6 +96,14 @@ def told(served) -> Iterator["queue.Queue[str]"]:
         server.shutdown()
 
 
+def heard_of(flow_run: str, told: "queue.Queue[str]") -> list[str]:
+    """What the webhook was told up to the first message of this run."""
+    texts = [told.get(timeout=60)]
+    while f"/runs/flow-run/{flow_run}" not in texts[-1]:
+        texts.append(told.get(timeout=60))
+    return texts
+
+
 @pytest.mark.slow
 def test_a_recipe_that_is_wrong_fails_in_the_first_line_with_the_schemas_sentence_and_says_what_to_do(
     served, served_study, told
@@ -109,10 +117,9 @@ def test_a_recipe_that_is_wrong_fails_in_the_first_line_with_the_schemas_sentenc
     assert list(shown) == ["what-next"], "nothing ran"
     assert "earshot train study/smoke --set train.epochs=3" in shown["what-next"]["data"]
     assert holdings(served.home) == before
-    message = told.get(timeout=60)
+    message = heard_of(flow_run, told)[-1]
     assert message.startswith("study/smoke to train - ")
     assert "train.epochs: no such key" in message
-    assert f"/runs/flow-run/{flow_run}" in message
 
 
 @pytest.mark.slow
@@ -161,7 +168,7 @@ def test_a_cancelled_run_ends_with_its_child_processes(served, served_study):
 
 @pytest.mark.slow
 def test_a_run_that_takes_longer_than_it_may_ends_with_its_child_processes_and_its_page_names_what_to_raise(
-    served, served_study
+    served, served_study, told
 ):
     short = ["train.training.max_steps=100000", "train.seeds=[3]", "train.timeout_min=0.25"]
     flow_run = served.run("train", **SMOKE, overrides=short)
@@ -174,6 +181,7 @@ def test_a_run_that_takes_longer_than_it_may_ends_with_its_child_processes_and_i
     assert "Raise the `timeout_min` of its block (`train`," in advice
     assert "earshot train study/smoke --set train.training.max_steps=100000" in advice
     assert not list((served.home / "store").glob("*/.draft*")), "what was half written is gone"
+    assert "training with seed 3 ran longer" in heard_of(flow_run, told)[-1]
 
 
 @pytest.mark.slow
@@ -203,9 +211,7 @@ def test_a_worker_that_is_killed_leaves_no_process_and_the_server_says_of_its_ru
     )
     assert served.state(flow_run)["type"] == "CRASHED"
     assert served.ended(again)["type"] == "COMPLETED", served.logs(again)
-    texts = [told.get(timeout=60)]
-    while f"/runs/flow-run/{flow_run}" not in texts[-1]:
-        texts.append(told.get(timeout=60))
+    texts = heard_of(flow_run, told)
     assert message in texts[-1]
     assert not any("its process is gone" in text for text in texts[:-1]), "no run that lived was said to be dead"
 
