@@ -12,6 +12,7 @@ import time
 import pytest
 
 from tasks import child, slots
+from tasks.models.jobs import Job, Question
 from tests.commands import ROOT
 
 HOLD = """
@@ -71,6 +72,39 @@ def test_two_jobs_get_a_gpu_each_and_a_third_waits_until_one_is_done(two_gpus):
         spans = sorted((begin, end) for its, begin, end in got if its == name)
         assert spans, "both were used"
         assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans)), "never two on one"
+
+
+MEETS_THE_OTHER = """
+import os, pathlib, time
+its = os.environ["CUDA_VISIBLE_DEVICES"]
+folder = pathlib.Path({folder!r})
+(folder / f"gpu-{{its}}").touch()
+while len(list(folder.glob("gpu-*"))) < 2:
+    time.sleep(0.01)
+print(its, flush=True)
+"""
+
+
+def test_two_jobs_that_run_beside_each_other_see_a_gpu_each(two_gpus, tmp_path):
+    """Their own environment says so, and each ends only once it has met the other."""
+
+    class Program(Job):
+        def model_dump_json(self, **_: object) -> str:
+            return MEETS_THE_OTHER.format(folder=str(tmp_path))
+
+    question = Question(classes=("S", "N"), answers=("A", "B"), prompt="", longest_ms=100)
+    lines: list[str] = []
+
+    def work(number: int) -> None:
+        job = Program(question=question, device="cuda", output=str(tmp_path / str(number)))
+        job.run("tests.child_program", what="meeting", on_line=lines.append, timeout_min=1)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(lines) == ["0", "1"]
 
 
 def test_a_gpu_held_by_a_process_that_was_killed_is_free_at_once(two_gpus, monkeypatch):
