@@ -89,6 +89,7 @@ def test_every_figure_that_has_its_numbers_is_drawn(drawn: dict[str, bytes]) -> 
     assert all(b"Software" not in png for png in drawn.values())
 
 
+@pytest.mark.slow
 def test_report_that_was_read_from_a_file_with_sorted_keys_gives_the_same_bytes(
     report: Report, drawn: dict[str, bytes]
 ) -> None:

@@ -794,32 +794,32 @@ def test_levels_that_look_alike_stay_apart(run):
 
 
 def test_an_earlier_report_is_replaced_and_anything_else_is_left_alone(run, tmp_path):
-    first = run(scores(60))
+    first = run(decisions([1, 0] * 12))
     (first.folder / "figures").mkdir()
     (first.folder / "figures" / "old.png").write_bytes(b"")
-    second = run(scores(60, draw=4))
+    second = run(decisions([1, 1, 0] * 8))
     assert second.report["metrics"] != {}
     assert not (first.folder / "figures" / "old.png").exists(), "nothing of the earlier report is left"
     (first.folder / "notes.txt").write_text("mine")
-    third = run(scores(60, draw=5))
+    third = run(decisions([0] * 12))
     assert (third.code, "holds 'notes.txt', which is no part of a report" in third.err) == (2, True)
     assert json.loads((first.folder / "report.json").read_text()) == second.report
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "report.json").write_text("{}")
-    fourth = run(scores(60), out="theirs")
+    fourth = run(decisions([1, 0] * 12), out="theirs")
     assert (fourth.code, "holds no report of ours" in fourth.err) == (2, True)
     (tmp_path / "file").write_text("")
-    assert "is a file: give a folder" in run(scores(60), out="file").err
+    assert "is a file: give a folder" in run(decisions([1, 0] * 12), out="file").err
 
 
 def test_an_empty_folder_and_a_new_one_deep_down_are_taken(run, tmp_path):
     (tmp_path / "empty").mkdir()
-    assert run(scores(60), out="empty").report["schema"] == 1
-    assert run(scores(60), out="a/b/c").report["schema"] == 1
+    assert run(decisions([1, 0] * 12), out="empty").report["schema"] == 1
+    assert run(decisions([1, 0] * 12), out="a/b/c").report["schema"] == 1
 
 
 def test_a_report_that_fails_in_the_writing_leaves_what_was_there(run, tmp_path, monkeypatch):
-    first = run(scores(60)).report
+    first = run(decisions([1, 0] * 12)).report
     written = Path.write_bytes
 
     def full(path: Path, content: bytes) -> int:
@@ -828,8 +828,8 @@ def test_a_report_that_fails_in_the_writing_leaves_what_was_there(run, tmp_path,
         return written(path, content)
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    assert run(scores(60, draw=3)).code == 2
-    assert run(scores(60, draw=3), out="new").code == 2
+    assert run(decisions([0] * 12)).code == 2
+    assert run(decisions([0] * 12), out="new").code == 2
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == first
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.parquet", "out"]
 
