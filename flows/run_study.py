@@ -108,13 +108,20 @@ def show_results(recipe: StudyRecipe, run: StudyRun) -> None:
     lines = [f"- data set: {link(run.data.publication, place)}"]
     if run.report:
         page = run.report.path / "report.html"
-        lines = [fenced(summary(run.report).splitlines()), "", f"- report: [{page}]({page.as_uri()})", *lines]
+        lines = [readable(summary(run.report)), "", f"- report: [{page}]({page.as_uri()})", *lines]
     if run.publication:
         lines += [
             f"- model: {link(run.publication, place)}",
             f"- check it: `earshot verify {run.publication.repo}@{run.publication.sha}`",
         ]
     show_markdown("results", "\n".join(lines), f"Results of {recipe.name}")
+
+
+def readable(told: str) -> str:
+    """A summary as markdown: its sentences as a list, which wraps; its tables, from the test set's line on, as they are."""
+    sentences, first, tables = told.partition("\n\ntest: ")
+    said = [f"- {line}" for line in sentences.splitlines() if line]
+    return "\n".join([*said, "", fenced(f"{first.strip()} {tables}".splitlines())])
 
 
 def demand_extras(recipe: StudyRecipe, until: Stage) -> None:

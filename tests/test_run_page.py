@@ -12,6 +12,7 @@ from prefect import Task
 from prefect.client.schemas.objects import State, StateType
 
 import tasks
+from flows.run_study import readable
 from recipes.schema import CheckFailed
 from tasks import progress, run_page
 from tasks.advice import next_steps
@@ -120,6 +121,11 @@ def test_the_curve_follows_the_lines_that_training_prints(page):
     curve("step 4/4: loss 0.500")
     assert curve.history == [{"step": 2, "loss": 0.691, "mean_token_accuracy": 0.5}, {"step": 4, "loss": 0.5}]
     assert any("![Training of attention+mlp, seed 42, fold 0](data:image/png;base64," in str(entry) for entry in page)
+
+
+def test_the_sentences_of_a_summary_wrap_on_the_page_and_its_columns_stand():
+    told = "\nIt beats none.\n\nA goal is missed.\n\ntest: 3 clips\n\ndetector  AUC"
+    assert readable(told) == "- It beats none.\n- A goal is missed.\n\n```\ntest: 3 clips\n\ndetector  AUC\n```"
 
 
 @pytest.mark.parametrize(
