@@ -298,6 +298,10 @@ def load_study(
         raise ValueError(
             f"{recipe} compares what was published: `earshot run` and `earshot plan` take it, and no other"
         )
+    if {"sources", "clips"} <= content.keys():
+        raise ValueError(
+            f"{recipe} is the recipe of a data set, which a study names: study/demo with --set dataset={recipe}, for example"
+        )
     if isinstance(version := content.get("schema", SCHEMA), int) and version > SCHEMA:
         raise ValueError(f"the recipe has schema {version}, this Earshot reads up to {SCHEMA}: update Earshot")
     try:

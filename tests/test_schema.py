@@ -168,6 +168,11 @@ def test_a_required_key_that_is_missing_is_named():
         load_study(study)
 
 
+def test_the_recipe_of_a_data_set_is_no_study_and_the_way_out_is_said():
+    with pytest.raises(ValueError, match="--set dataset=dataset/clean-160"):
+        load_study("dataset/clean-160")
+
+
 def test_a_newer_schema_is_refused_before_its_keys_are_read():
     with pytest.raises(ValueError, match=f"has schema {SCHEMA + 1}, this Earshot reads up to {SCHEMA}: update"):
         load_study({**read_yaml("study/smoke"), "schema": SCHEMA + 1, "a_key_of_tomorrow": 1})
