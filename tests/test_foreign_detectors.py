@@ -12,6 +12,9 @@ from tasks.detectors import Labelled, make, whisper
 from tasks.detectors.weights import Weights, weights_for
 from tasks.detectors.whisper import Transcript, holds_words, no_speech_probability, says_speech, transcribe
 from tasks.functional.metrics import roc_auc
+from tasks.functional.predictions import validate_predictions
+from tasks.predictions import score_baseline
+from tests.test_predictions import CLASSES, SIDES, table_of, write_splits
 from tests.test_vads import hiss, voice
 
 SPECIALS = ["<|endoftext|>", "<|startoftranscript|>", "<|nospeech|>", "<|notimestamps|>"]
@@ -167,6 +170,17 @@ def test_a_transcript_answers_and_gives_no_probability(tiny_whisper, monkeypatch
     assert detector.only_decides
     words = [holds_words(transcribe(tiny_whisper, clip).text) for clip in CLIPS[:2]]
     assert detector.score(CLIPS[:2]).tolist() == [float(its) for its in words]
+
+
+@pytest.mark.slow
+def test_a_run_scores_it_as_any_other_baseline_over_the_weights_that_are_named(tiny_whisper):
+    splits = write_splits("clean")
+    table = validate_predictions(
+        table_of(score_baseline.fn("whisper", splits, SIDES, CLASSES, 0, 4, tiny_whisper)), CLASSES
+    )
+    assert set(table["split"]) == {"dev", "test"}
+    assert table["p_speech"].between(0, 1).all()
+    assert table["p_speech"].nunique() > 1
 
 
 def test_a_model_without_a_word_for_silence_is_refused(tiny_whisper, tmp_path, monkeypatch):
