@@ -108,7 +108,7 @@ class Served:
 
     def call(self, method: str, path: str, content: Any = None) -> Any:
         """One request to the server's API."""
-        answer = httpx.request(method, f"{self.url}/{path}", json=content, timeout=30)
+        answer = httpx.request(method, f"{self.url}/{path}", json=content, timeout=120)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
