@@ -99,10 +99,10 @@ class ProposerBlock(Block):
 
 
 class RaceBlock(Block):
-    """Successive elimination on paired blocks of whole groups."""
+    """Successive elimination on paired blocks of clips, the first one of whole groups."""
 
-    blocks: int = Field(10, ge=2, le=100)  # that the clips are parted into
-    confidence: float = Field(0.97, gt=0.5, lt=1)  # one-sided, that an eliminated prompt stays below the leader
+    blocks: int = Field(15, ge=2, le=100)  # each holds so small a part of the clips
+    confidence: float = Field(0.98, gt=0.5, lt=1)  # that an eliminated prompt stays below the leader
 
 
 class BudgetBlock(Block):

@@ -51,7 +51,10 @@ def search_of(recipe: StudyRecipe) -> PromptRecipe:
     """
     search = recipe.search or default_search()
     if search.race and search.clips < 2 * search.race.blocks:
-        raise ValueError(f"search.clips={search.clips} is too few for {search.race.blocks} blocks of both classes")
+        raise ValueError(
+            f"search.clips={search.clips} is too few for {search.race.blocks} blocks of both classes: give at least "
+            f"{2 * search.race.blocks}, or fewer search.race.blocks"
+        )
     own = PromptBlock(text=recipe.prompt, answers=recipe.answers)
     for prompt in (own, *search.prompts):
         wording = Wording(prompt.text, prompt.answers or recipe.answers)

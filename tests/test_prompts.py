@@ -126,7 +126,7 @@ def test_a_dry_run_says_what_would_be_asked_and_runs_nothing(home):
     for line in (
         "prompt search demo, seed 0, of tiny on cpu", "then 2 rounds of 6 by the grammar of edits",
         "dev          some 100 clips choose, 50% of the groups judge; dealt when built",
-        "answers      at most 31 prompts x some 100 a model; raced in 10 blocks, which asks fewer",
+        "answers      at most 31 prompts x some 100 a model; raced in 15 blocks, which asks fewer",
         "budget       500 answers and 3 minutes a model", "over adapter to search",
     ):  # fmt: skip
         assert line in result.output, result.output
@@ -251,11 +251,13 @@ def test_a_budget_ends_a_search_with_the_best_so_far(tmp_path, tiny_base, home):
             searched(job_of(tmp_path / name, tiny_base, budget=budget))
 
 
-@pytest.mark.parametrize(("race", "asked", "best"), [(None, 36, 1), ({"blocks": 3}, 42, 0)])
-def test_a_budget_spent_within_a_round_loses_no_answer(tmp_path, tiny_base, home, race, asked, best):
-    search = searched(job_of(tmp_path / "job", tiny_base, race=race, budget={"evaluations": 44}), Helpful)
+@pytest.mark.parametrize(
+    ("race", "budget", "asked", "best"), [(None, 44, 36, 1), ({"blocks": 3}, 44, 42, 1), ({"blocks": 3}, 34, 30, 0)]
+)
+def test_a_budget_spent_within_a_round_loses_no_answer(tmp_path, tiny_base, home, race, budget, asked, best):
+    search = searched(job_of(tmp_path / "job", tiny_base, race=race, budget={"evaluations": budget}), Helpful)
     record = search.record()
-    assert record["stopped"] == "the budget of 44 evaluations is spent"
+    assert record["stopped"] == f"the budget of {budget} evaluations is spent"
     assert record["evaluations"]["search"] == asked
     assert search.asker.asked == asked + record["evaluations"]["held_out"] == len(search.scores())
     assert record["rounds"][0]["evaluations"] == asked - len(search.place)

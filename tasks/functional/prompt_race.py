@@ -1,4 +1,4 @@
-"""Successive elimination of prompts on paired blocks of clips, whole groups at a time."""
+"""Successive elimination of prompts on paired blocks of clips: first whole groups at random, then what is least certain."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -8,12 +8,13 @@ import numpy as np
 from tasks.functional.metrics import BoolArray, FloatArray, IntArray
 
 PRIOR_DF = 6.0  # with how many observations the spread pooled over all prompts counts beside a prompt's own
-DESIGN_EFFECT = (
-    1.5  # how much more whole groups vary than single clips, once what they share with other prompts is out
-)
+GROUP_SHARE = 0.2  # of the variance left over that the clips of a group share
 RIDGE = 1e-3  # of the regression on other prompts, per clip
 PRIOR_CLIPS = 15.0  # that tell of a prompt no more of a clip's class than the others do
 MOST_KNOWN = 3  # prompts known on all clips that another one's answers are predicted from, the latest ones
+DRAWS = 500  # of the answers that are missing
+SURE = 0.95  # a prompt that is better than the best with this probability is asked of all clips at once
+EQUAL = 1e-9  # closer scores are equal
 
 Ask = Callable[[Sequence[int], IntArray], FloatArray]
 
@@ -62,14 +63,10 @@ class Standing(NamedTuple):
         """Answers that were asked for."""
         return int((~np.isnan(self.margin)).sum())
 
-    def right(self, clips: Clips) -> FloatArray:
-        """1 for a right answer, 0 for a wrong one, NaN where there is none, (prompts, n)."""
-        return np.where(np.isnan(self.margin), np.nan, self.margin * clips.sign > 0)
-
 
 def clips_in_blocks(group: Sequence[object], is_first: Sequence[bool], blocks: int, seed: int) -> Clips:
-    """Whole groups in blocks of about as many clips, drawn in turn from the class that is behind, so that every block but
-    one of very few groups holds both. Raises ValueError for clips of one class.
+    """Whole groups in blocks of about as many clips, drawn in turn from the class that is behind; the first block holds
+    groups of both. Raises ValueError for clips of one class.
     """
     first = np.asarray(is_first, dtype=bool)
     if first.all() or not first.any():
@@ -88,54 +85,62 @@ def clips_in_blocks(group: Sequence[object], is_first: Sequence[bool], blocks: i
         order.append(waiting[side].pop())
         held[side] += int(size[order[-1]])
     ends = np.cumsum(size[order])
-    _, dealt = np.unique((ends - 1) * blocks // ends[-1], return_inverse=True)
+    both = max(int(np.argmax(share[order] > 0)), int(np.argmax(share[order] < 1)))  # up to here it has both classes
+    dealt = (ends - 1) * blocks // ends[-1]
+    _, dealt = np.unique(np.where(np.arange(len(order)) <= both, 0, dealt), return_inverse=True)
     block = np.empty(len(names), dtype=int)
     block[order] = dealt
     return Clips(code, first, block[code])
 
 
 def race(
-    ask: Ask, clips: Clips, standing: Standing, runners: Sequence[int], penalty: FloatArray, confidence: float
+    ask: Ask,
+    clips: Clips,
+    standing: Standing,
+    runners: Sequence[int],
+    penalty: FloatArray,
+    confidence: float,
+    seed: int,
 ) -> Standing:
     """Ask the runners block after block, and drop each that will, with `confidence`, not become the best.
 
-    After a block the answers to the others are predicted (`predict`). A runner that is predicted to be the best is asked
-    of all clips at once, so that the others are measured against what is known; those whose prediction lies too far below
-    the best known score are dropped. Who survives all blocks is known as well, so the choice is that of asking every
-    clip unless the best one was dropped. Of equals the one with the lower number is best.
+    The first block is of whole groups at random. After a block the missing answers are drawn anew many times
+    (`simulate`). A runner that is surely better than the best is asked of all clips, so that the others are measured
+    against what is known; one that comes to what it has to reach in too few draws is dropped. The next block holds the
+    clips on which the others' answers are least certain: they decide, and most clips are answered alike by any prompt.
+    Who is left is known on all clips, so the choice is that of asking every clip unless the best one was dropped. Of
+    equals the one with the lower number is best.
     ask: (prompts, clips) margins for numbers of prompts and of clips. penalty: (prompts,). Some prompt of `standing`
-    was asked of all clips.
+    was asked of all clips, the runners of none.
     """
     margin, score, best = standing.margin.copy(), standing.score.copy(), standing.best
-    alive = list(runners)
+    random, size = np.random.default_rng(seed), -(-len(clips.group) // clips.blocks)
+    alive, places = np.array(runners, dtype=int), np.flatnonzero(clips.block == 0)
 
-    def complete(number: int) -> None:
+    def complete(numbers: IntArray) -> None:
         nonlocal best
-        missing = np.flatnonzero(np.isnan(margin[number]))
-        if len(missing):
-            margin[number, missing] = ask([number], missing)[0]
-        score[number] = known_score(margin[number], clips) - penalty[number]
-        if (score[number], -number) > (score[best], -best):
-            best = number
+        for number in numbers.tolist():
+            if len(missing := np.flatnonzero(np.isnan(margin[number]))):
+                margin[number, missing] = ask([number], missing)[0]
+            score[number] = known_score(margin[number], clips) - penalty[number]
+            if (score[number], -number) > (score[best], -best):
+                best = number
 
-    for block in range(clips.blocks):
-        here = np.flatnonzero(clips.block == block)
-        margin[np.array(alive)[:, None], here] = ask(alive, here)
-        if block + 1 == clips.blocks:
-            for number in alive:
-                complete(number)
+    while len(alive):
+        margin[np.ix_(alive, places)] = ask(alive.tolist(), places)
+        missing = np.isnan(margin[alive[0]])  # the same clips of all
+        if missing.sum() <= size:
+            complete(alive)
             break
-        seen = clips.block <= block
-        known = np.flatnonzero(~np.isnan(margin).any(axis=1))
-        references = margin[sorted({*known[-MOST_KNOWN:].tolist(), best})]
-        guess = predict(margin[alive], references, clips, seen)
-        score[alive] = guess.score - penalty[alive]
-        if score[top := alive[int(np.argmax(score[alive]))]] > score[best]:
-            complete(top)
-        far = _far_below(score[best] + penalty[alive], guess, confidence)
-        alive = [number for number, out in zip(alive, far, strict=True) if not out and np.isnan(margin[number]).any()]
-        if not alive:
-            break
+        drawn = simulate(margin[alive], known_beside(margin, best), clips, random)
+        score[alive] = drawn.score.mean(axis=1) - penalty[alive]
+        top = int(np.argmax(score[alive]))
+        if drawn.chance(score[best] + penalty[alive])[top] > SURE:
+            complete(alive[[top]])
+        goal = score[best] + penalty[alive] + np.where(alive > best, EQUAL, -EQUAL)
+        chance = drawn.chance(goal)
+        stays = np.isnan(margin[alive]).any(axis=1) & (drawn.most > goal) & (chance >= 1 - confidence)
+        alive, places = alive[stays], least_certain(drawn.right[stays], chance[stays], missing, size)
     return Standing(margin, score, best)
 
 
@@ -158,57 +163,92 @@ def standing_so_far(standing: Standing, clips: Clips, penalty: FloatArray) -> St
 
 
 def known_score(margin: FloatArray, clips: Clips) -> float:
-    """Balanced accuracy of the margins (n,) of one prompt."""
-    return float((margin * clips.sign > 0) @ clips.weight)
+    """Balanced accuracy of the margins (n,) of one prompt, rounded so that equal ones are equal."""
+    return round(float((margin * clips.sign > 0) @ clips.weight), 12)
 
 
 # --- what is predicted -------------------------------------------------------------------------------------------
 
 
-class Guess(NamedTuple):
-    """For each runner: balanced accuracy over all clips as predicted, its standard error, and the most it can come to."""
+class Simulated(NamedTuple):
+    """Of each runner: balanced accuracy over all clips in every draw (runners, draws), the most it can come to (runners,),
+    and the share of draws in which it answers a clip rightly (runners, n), 0 or 1 where that is known."""
 
     score: FloatArray
-    error: FloatArray
     most: FloatArray
-    df: float  # of the error
+    right: FloatArray
+
+    def chance(self, goal: FloatArray) -> FloatArray:
+        """With which probability each runner scores above its goal, (runners,)."""
+        return np.array((self.score > goal[:, None]).mean(axis=1))
 
 
-def predict(margin: FloatArray, references: FloatArray, clips: Clips, seen: BoolArray) -> Guess:
-    """Balanced accuracy over all clips from the answers to those seen.
+def simulate(margin: FloatArray, references: FloatArray, clips: Clips, random: np.random.Generator) -> Simulated:
+    """The answers that are missing, drawn from their posterior predictive distribution.
 
     Prompts shift and stretch a model's log odds more than they reorder clips. So each runner's margins are regressed on
     those of prompts that are known on all clips, and on the clips' classes, held near 0 by `PRIOR_CLIPS`, for a prompt
-    may make a model hear what no known one does. An unseen clip counts by the probability that its predicted margin has
-    the right sign (Student's t). The error holds that of single clips and that of the coefficients, both times
-    `DESIGN_EFFECT`; a runner's residual spread is moderated by that of all (Smyth 2004, doi:10.2202/1544-6115.1027), and
-    never below its own.
-    margin: (runners, n), NaN where unseen; references: (k, n).
+    may make a model hear what no known one does; by generalised least squares, for what is left over is alike within a
+    group. A draw holds a spread (scaled inverse chi square), coefficients that fit with it, and what is left over. The
+    spread of a runner is moderated by that of all (Smyth 2004, doi:10.2202/1544-6115.1027), and never below its own.
+    Every runner is drawn with the same random numbers.
+    margin: (runners, n), NaN at the same clips of all; references: (k, n).
     """
-    from scipy.special import stdtr
-
-    x = np.vstack([np.ones(margin.shape[1]), clips.sign, references]).T
-    a, y = x[seen], margin[:, seen]
+    seen = ~np.isnan(margin[0])
+    x = np.vstack([np.ones(len(seen)), clips.sign, references]).T
+    mixed, ahead = whitened(np.column_stack([x[seen], margin[:, seen].T]), clips.group[seen]), x[~seen]
+    a, y = mixed[:, : x.shape[1]], mixed[:, x.shape[1] :].T
     gram = a.T @ a + np.diag([0.0, PRIOR_CLIPS] + [RIDGE * len(a)] * len(references))
-    inverse = np.linalg.pinv(gram)
+    inverse = np.linalg.pinv(gram, hermitian=True)
     beta = y @ a @ inverse  # (runners, k + 2)
-    squares = ((y - beta @ a.T) ** 2).sum(axis=1)
-    df = max(1, len(a) - x.shape[1])
-    pooled = (PRIOR_DF * squares.mean() / df + squares) / (PRIOR_DF + df)
-    spread = np.sqrt(np.maximum(pooled, squares / df)) + 1e-9
-    weight, sign = clips.weight[~seen], clips.sign[~seen]
-    z = (beta @ x[~seen].T) / spread[:, None]
-    leverage = np.einsum("ci,ij,cj->c", x[~seen], inverse, x[~seen])
-    right = stdtr(PRIOR_DF + df, sign * z / np.sqrt(1 + leverage))
-    density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
-    slope = (weight * sign * density) @ x[~seen]  # of the score, per sd of coefficient
-    variance = (right * (1 - right)) @ weight**2 + np.einsum("ri,ij,rj->r", slope, inverse, slope)
-    so_far = (y * clips.sign[seen] > 0) @ clips.weight[seen]
-    return Guess(so_far + right @ weight, np.sqrt(DESIGN_EFFECT * variance), so_far + weight.sum(), PRIOR_DF + df)
+    squares, df = ((y - beta @ a.T) ** 2).sum(axis=1), max(1, len(a) - x.shape[1])
+    variance = np.maximum((PRIOR_DF * squares.mean() / df + squares) / (PRIOR_DF + df), squares / df) + 1e-12
+    spread = np.sqrt(variance[:, None] * (PRIOR_DF + df) / random.chisquare(PRIOR_DF + df, DRAWS))  # (runners, draws)
+    values, vectors = np.linalg.eigh(inverse)
+    root = vectors * np.sqrt(np.maximum(values, 0))
+    shift = random.standard_normal((DRAWS, len(values))) @ root.T @ ahead.T  # of the fit, (draws, missing)
+    by_group = random.standard_normal((DRAWS, int(clips.group.max()) + 1))[:, clips.group[~seen]]
+    by_clip = random.standard_normal(shift.shape)
+    noise = shift + np.sqrt(GROUP_SHARE) * by_group + np.sqrt(1 - GROUP_SHARE) * by_clip
+    says = ((beta @ ahead.T)[:, None] + spread[:, :, None] * noise) * clips.sign[
+        ~seen
+    ] > 0  # (runners, draws, missing)
+    right = (margin * clips.sign > 0).astype(float)
+    so_far = right[:, seen] @ clips.weight[seen]
+    right[:, ~seen] = says.mean(axis=1)
+    return Simulated(so_far[:, None] + says @ clips.weight[~seen], so_far + clips.weight[~seen].sum(), right)
 
 
-def _far_below(best: FloatArray, guess: Guess, confidence: float) -> BoolArray:
-    """Which runners will stay below what they have to reach, (runners,)."""
-    from scipy.special import stdtrit
+def whitened(rows: FloatArray, group: IntArray) -> FloatArray:
+    """Rows (n, k) whose errors share `GROUP_SHARE` of their variance within a group, made such that they share none: each
+    less a part of its group's mean, divided so that a row keeps its weight."""
+    _, code, size = np.unique(group, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(size), rows.shape[1]))
+    np.add.at(sums, code, rows)
+    part = 1 - np.sqrt((1 - GROUP_SHARE) / (1 - GROUP_SHARE + size * GROUP_SHARE))
+    return (rows - (part / size)[code, None] * sums[code]) / np.sqrt(1 - GROUP_SHARE)
 
-    return (best - guess.score > float(stdtrit(guess.df, confidence)) * guess.error) | (guess.most < best - 1e-12)
+
+def known_beside(margin: FloatArray, best: int) -> FloatArray:
+    """What others are predicted from: the margins of the best prompt and of the latest ones known on all clips."""
+    whole = np.flatnonzero(~np.isnan(margin).any(axis=1))
+    return margin[sorted({*whole[-MOST_KNOWN:].tolist(), best})]
+
+
+def least_certain(right: FloatArray, chance: FloatArray, missing: BoolArray, size: int) -> IntArray:
+    """`size` of the missing clips, those whose answers are least certain, above all of runners that may or may not win."""
+    doubt = (chance * (1 - chance) + 1e-3) @ (right * (1 - right))
+    return np.argsort(np.where(missing, -doubt, np.inf), kind="stable")[:size]
+
+
+def filled(margin: FloatArray, clips: Clips, best: int, seed: int) -> FloatArray:
+    """1 for a right answer, 0 for a wrong one, and the probability of a right one where none was asked for; NaN for a prompt
+    that was asked nothing. (prompts, n)
+
+    What a race asks after its first block is chosen, so it is no sample of the clips.
+    """
+    right = np.where(np.isnan(margin), np.nan, margin * clips.sign > 0)
+    for number in np.flatnonzero(np.isnan(margin).any(axis=1) & ~np.isnan(margin).all(axis=1)):
+        random = np.random.default_rng(seed)
+        right[number] = simulate(margin[[number]], known_beside(margin, best), clips, random).right[0]
+    return right

@@ -9,7 +9,7 @@ import pandas as pd
 from tasks.functional.intervals import ClusteredInterval, clustered_interval, paired_difference
 from tasks.functional.levels import ascending, level_names, varied
 from tasks.functional.metrics import FloatArray
-from tasks.functional.prompt_race import Clips
+from tasks.functional.prompt_race import Clips, filled
 from tasks.functional.prompt_report_schema import (
     Cell,
     ClipCount,
@@ -44,7 +44,7 @@ class Rule(NamedTuple):
 
 class Searched(NamedTuple):
     """What one model's search left: record (search.json), clips (clip_id, label, group_id, role, block, factors), scores
-    (prompt, clip_id, prediction)."""
+    (prompt, clip_id, p_speech, prediction)."""
 
     record: Mapping[str, Any]
     clips: pd.DataFrame
@@ -78,7 +78,8 @@ def model_search(its: Searched, rule: Rule) -> ModelSearch:
     """One model's search: gains, chance, comparison, style, and everything that was tried."""
     record, prompts = its.record, its.record["prompts"]
     best, own = int(record["best"]), its.clips[its.clips["role"] == SEARCH]
-    clips, right = matrix(own, its.scores, len(prompts), rule.classes)
+    clips, margin = matrix(own, its.scores, len(prompts), rule.classes)
+    right = filled(margin, clips, best, rule.seed)
     held = its.clips[its.clips["role"] == HELD_OUT]
     judged = {k: answers_to(held, its.scores, k) for k in sorted(set(its.scores["prompt"]))}
     whole = {k: rows for k, rows in judged.items() if len(rows) == len(held)}
@@ -88,7 +89,7 @@ def model_search(its: Searched, rule: Rule) -> ModelSearch:
     styles = [style_of(Wording(row["text"], tuple(row["answers"])), rule.classes) for row in prompts]
     return ModelSearch(
         reference=0, best=best,
-        prompts=[prompt_row(row, styles[k], int((~np.isnan(right[k])).sum())) for k, row in enumerate(prompts)],
+        prompts=[prompt_row(row, styles[k], int((~np.isnan(margin[k])).sum())) for k, row in enumerate(prompts)],
         clips={name: clip_count(rows) for name, rows in ((SEARCH, own), ("held_out", held))},
         gains=Gains(
             search=search_gain, held_out=gain, chance=chance_optimism(right, clips, len(prompts)),
@@ -109,15 +110,15 @@ def model_search(its: Searched, rule: Rule) -> ModelSearch:
 def matrix(
     own: pd.DataFrame, scores: pd.DataFrame, n_prompts: int, classes: Sequence[str]
 ) -> tuple[Clips, FloatArray]:
-    """The search clips and (prompts, clips) right answers, NaN where not asked."""
+    """The search clips and (prompts, clips) log odds of the first class, NaN where not asked."""
     place = {clip: k for k, clip in enumerate(own["clip_id"])}
     mine = scores[scores["clip_id"].isin(place)]
     column = mine["clip_id"].map(place).to_numpy()
-    right = np.full((n_prompts, len(own)), np.nan)
-    truth = own["label"].to_numpy()
-    right[mine["prompt"].to_numpy(), column] = mine["prediction"].to_numpy() == truth[column]
+    margin = np.full((n_prompts, len(own)), np.nan)
+    p = mine["p_speech"].to_numpy().clip(1e-15, 1 - 1e-15)
+    margin[mine["prompt"].to_numpy(), column] = np.log(p / (1 - p))
     group = pd.factorize(own["group_id"], sort=True)[0]
-    return Clips(group, truth == classes[0], own["block"].to_numpy()), right
+    return Clips(group, (own["label"] == classes[0]).to_numpy(), own["block"].to_numpy()), margin
 
 
 def answers_to(held: pd.DataFrame, scores: pd.DataFrame, number: int) -> pd.DataFrame:

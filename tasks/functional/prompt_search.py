@@ -106,7 +106,8 @@ def chance_optimism(right: FloatArray, clips: Clips, n: int) -> float:
 
     Two prompts differ by a standard error e (over groups); were all n equal, their scores would scatter by e / sqrt(2)
     around the value they share, and the best lie `expected_maximum(n)` of that above it. e: the root mean square over all
-    pairs of prompts asked on the same clips. right: (prompts, clips), NaN where not asked. 0 for fewer than two prompts.
+    pairs of prompts. right: (prompts, clips) right answers or their probabilities, NaN for a prompt that was asked nothing.
+    0 for fewer than two prompts.
     """
     there = ~np.isnan(right)
     variances, weights = [], []
@@ -157,8 +158,8 @@ def style_effects(
 ) -> list[Effect]:
     """One effect a trait, over prompts and groups drawn anew and crosswise (Owen 2007, the pigeonhole bootstrap).
 
-    Each prompt counts by how it did beside the first, which saw all clips, on the clips that it saw itself. right:
-    (prompts, clips), NaN where not asked. A trait that fewer than two prompts have, or lack, has no interval.
+    Each prompt counts by how it did beside the first. right: (prompts, clips) right answers or their probabilities, NaN for
+    a prompt that was asked nothing. A trait that fewer than two prompts have, or lack, has no interval.
     """
     return [_effect(name, np.asarray(has, dtype=bool), right, clips, n_boot, seed) for name, has in traits.items()]
 

@@ -177,7 +177,8 @@ class Search:
             if race_block is None:
                 self.standing = ask_all(self.ask, self.clips, self.standing, runners, self.penalty)
             else:
-                self.standing = race(self.ask, self.clips, self.standing, runners, self.penalty, race_block.confidence)
+                self.standing = race(self.ask, self.clips, self.standing, runners, self.penalty, race_block.confidence,
+                                     self.recipe.seed + number)  # fmt: skip
         except BudgetSpent:
             self.standing = standing_so_far(self.standing, self.clips, self.penalty)
             raise

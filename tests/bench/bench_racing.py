@@ -3,8 +3,8 @@
 python -m tests.bench.bench_racing --home HOME --studies study/demo study/corpus --draws 200
 
 Eighty prompts (by hand and of the grammar) are asked of each study's real base and adapter on real dev and test clips. A
-draw takes groups anew within class until there are 150 clips, and 40 prompts in an order of its own; the first is the
-study's prompt, the others come in 5 rounds of 8. Nothing of the racer's own model enters. Beside the race stands what its
+draw takes groups anew within class until there are 150 clips, and 40 prompts in an order of its own; the first is
+known, the others come in 5 rounds of 8. Nothing of the racer's own model enters. Beside the race stands what its
 share of answers would buy without it: every prompt asked of the same first blocks, the best on those taken.
 "some stand out": 34 prompts of the base and 6 of the adapter, a spread such as the original reports between prompts of one
 model; in all other tables prompts are near to equal, and which is best by a clip is mostly chance.
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
-PROMPTS, RACED, ROUNDS, CLIPS, BLOCKS = 80, 40, 5, 150, 10
+PROMPTS, RACED, ROUNDS, CLIPS = 80, 40, 5, 150
 
 
 class Table(NamedTuple):
@@ -118,16 +118,17 @@ def drawn(table: Table, rows: np.ndarray, random: np.random.Generator) -> Table:
 def outcome(table: Table, confidence: float, seed: int) -> tuple[float, ...]:
     """Whether the race chose what the full search does, its share of answers, what its choice lacks, and the first two of
     the best on the first blocks."""
+    from recipes.prompts import RaceBlock
     from tasks.functional.prompt_race import Standing, clips_in_blocks, known_score, race
 
-    clips = clips_in_blocks(table.group.tolist(), table.first.tolist(), BLOCKS, seed)
+    clips = clips_in_blocks(table.group.tolist(), table.first.tolist(), RaceBlock().blocks, seed)
     full = np.array([known_score(row, clips) for row in table.margin])
     known = np.full(table.margin.shape, np.nan)
     known[0] = table.margin[0]
     standing = Standing(known, np.where(np.arange(len(full)) == 0, full, np.nan), 0)
     for some in np.array_split(np.arange(1, len(full)), ROUNDS):
         standing = race(lambda prompts, places: table.margin[np.ix_(prompts, places)], clips, standing, some.tolist(),
-                        np.zeros(len(full)), confidence)  # fmt: skip
+                        np.zeros(len(full)), confidence, seed)  # fmt: skip
     share = standing.evaluations / known.size
     seen = np.arange(clips.blocks)[np.cumsum(np.bincount(clips.block)) <= share * len(clips.block) + 1]
     first = np.isin(clips.block, seen if len(seen) else [0])
@@ -143,23 +144,19 @@ def outcome(table: Table, confidence: float, seed: int) -> tuple[float, ...]:
     )
 
 
-def line(name: str, table: Table, candidates: list[np.ndarray], draws: int, confidence: float) -> str:
-    """One table's row: `candidates` are the rows of the prompts of each draw."""
-    random = np.random.default_rng(1)
-    found = np.array([outcome(drawn(table, rows, random), confidence, seed) for seed, rows in enumerate(candidates[:draws])],
-                     dtype=float)  # fmt: skip
+def line(
+    name: str, table: Table, parts: list[tuple[int, int, int]], asked: argparse.Namespace, confidence: float
+) -> str:
+    """One table's row: the prompts of a draw are of each part (from, to, how many), in any order."""
+    random, rows = np.random.default_rng(asked.seed), []
+    for k in range(asked.draws):
+        chosen = [random.choice(np.arange(a, b), n, replace=False) for a, b, n in parts]
+        prompts = random.permutation(np.concatenate(chosen))
+        rows.append(outcome(drawn(table, prompts, random), confidence, k))
+    found = np.array(rows, dtype=float)
     same, share, lacks, other, other_lacks, spread = found.mean(axis=0)
     race = f"{100 * same:>10.1f}{100 * share:>9.1f}{100 * lacks:>9.2f}{100 * found[:, 2].max():>8.1f}"
     return f"{name:<28}{100 * spread:>7.1f}{race}{100 * other:>14.1f}{100 * other_lacks:>8.2f}"
-
-
-def choose(parts: list[tuple[int, int, int]], draws: int) -> list[np.ndarray]:
-    """For each draw a shuffled choice: of each part (from, to, how many)."""
-    random = np.random.default_rng(0)
-    return [
-        random.permutation(np.concatenate([random.choice(np.arange(a, b), n, replace=False) for a, b, n in parts]))
-        for _ in range(draws)
-    ]
 
 
 def main() -> None:
@@ -168,22 +165,25 @@ def main() -> None:
     parser.add_argument("--home", default=os.environ.get("EARSHOT_HOME", "~/.earshot"))
     parser.add_argument("--studies", nargs="+", default=["study/demo"])
     parser.add_argument("--draws", type=int, default=200)
-    parser.add_argument("--confidence", type=float, nargs="+", default=[0.97])
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--confidence", type=float, nargs="+", help="by default that of the recipe")
     asked = parser.parse_args()
+    from recipes.prompts import RaceBlock
+
     os.environ["EARSHOT_HOME"] = str(Path(asked.home).expanduser().absolute())
     print(
         f"{'scores':<28}{'spread':>7}{'same (%)':>10}{'share':>9}{'lacks':>9}{'worst':>8}{'first blocks:':>14}{'lacks':>8}"
     )
     for study in asked.studies:
         tables = trained(study)
-        for confidence in asked.confidence:
+        for confidence in asked.confidence or [RaceBlock().confidence]:
             for model, table in tables.items():
-                every = choose([(0, len(table.margin), RACED)], asked.draws)
-                print(line(f"{study} {model} {confidence:g}", table, every, asked.draws, confidence), flush=True)
+                every = [(0, len(table.margin), RACED)]
+                print(line(f"{study} {model} {confidence:g}", table, every, asked, confidence), flush=True)
             base, adapter = tables["base"], tables["adapter"]
             both = Table(np.concatenate([base.margin, adapter.margin]), base.group, base.first)
-            few = choose([(0, len(base.margin), 34), (len(base.margin), len(both.margin), 6)], asked.draws)
-            print(line(f"{study} some stand out {confidence:g}", both, few, asked.draws, confidence), flush=True)
+            few = [(0, len(base.margin), 34), (len(base.margin), len(both.margin), 6)]
+            print(line(f"{study} some stand out {confidence:g}", both, few, asked, confidence), flush=True)
     print(
         "spread: sd of balanced accuracy over prompts, lacks: what the choice has less than the best, both in points of 100"
     )
