@@ -281,7 +281,8 @@ def trained_on(adapter: Adapter) -> dict[str, Any]:
     """In which arithmetic and where an adapter was trained, and so how exactly it can be made again."""
     facts = read_json(adapter.path / "training.json")
     again = AGAIN["cpu" if facts["device"] == "cpu" else "gpu"]
-    return {"dtype": facts["dtype"], "device": facts["device"], "made_again": again}
+    named = facts.get("base_class")  # an adapter that was pulled may be older than it is
+    return {"dtype": facts["dtype"], "device": facts["device"], "base_class": named, "made_again": again}
 
 
 def settings(recipe: StudyRecipe) -> dict[str, Any]:

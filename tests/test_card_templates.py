@@ -23,7 +23,8 @@ PROVENANCE = {
     "base": {"repo": "Qwen/Qwen2-Audio-7B-Instruct", "revision": "d" * 40}, "bases": [],
     "adapter": {"fingerprint": "e" * 16, "seed": 42}, "prompt": 'Is it "speech"?\nA) yes', "seeds": [42, 43],
     "classes": ["SPEECH", "NONSPEECH"], "answers": ["A", "B"], "libraries": {"torch": "2.13.0"}, "code": "f" * 16,
-    "predictions_sha256": "0" * 64, "dtype": "torch.float32", "device": "cpu", "quantization": None, "lora": {"r": 4},
+    "predictions_sha256": "0" * 64, "dtype": "torch.float32", "device": "cpu", "quantization": None,
+    "base_class": "Qwen2AudioForConditionalGeneration", "lora": {"r": 4},
     "scope": "language_model", "loss_on": "answer",
     "heard": {"sources": [{"kind": "espeak", "role": "content", "label": "SPEECH"}], "languages": ["en"],
               "licences": {"content": {"CC0-1.0": 30}, "noise": {}, "rooms": {}},
@@ -172,6 +173,17 @@ def test_example_is_python_and_short(card: str) -> None:
     assert code is not None
     compile(code[1], "card", "exec")
     assert code[1].count("\n") <= 12
+
+
+@pytest.mark.parametrize("named", ["Qwen2_5OmniThinkerForConditionalGeneration", None])
+def test_example_of_a_family_whose_lines_no_test_runs_is_earshots_own(report: Report, named: str | None) -> None:
+    card = render_model_card(
+        read("model_card.md.j2"), report.model_copy(update={"provenance": PROVENANCE | {"base_class": named}})
+    )
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert 'answers = predict("earshot/demo", ["clip.wav"])' in code
+    assert "only A and B allowed as answers; these lines ask it so." in card
+    assert "peft" not in code
 
 
 def test_card_of_a_leaky_result_is_refused(report: Report) -> None:

@@ -223,6 +223,7 @@ def test_an_adapter_is_trained_by_the_same_trainer_and_answers_through_the_same_
     training = {"max_steps": 3, "per_device_train_batch_size": 4, "learning_rate": 1e-2}
     train(job(base, out, clips=(clips,), training=training, scope=scope), "cpu")
     facts = json.loads((out / "training.json").read_text())
+    assert facts["base_class"] == "Qwen2_5OmniThinkerForConditionalGeneration"
     assert bool(facts["parameters"]["encoder"]) == (scope != "language_model")
     tables = {}
     for name, adapter in {"base": None, "adapter": str(out)}.items():

@@ -18,6 +18,7 @@ FACTORS = {"duration_ms": "duration (ms)", "snr_db": "SNR (dB)", "rt60_s": "RT60
            "context": "context", "family": "family of sound"}  # fmt: skip
 DRAWN = ("duration_ms", "snr_db", "rt60_s")  # the factors that the report draws a figure of
 CONDITIONS = ("duration_ms", "snr_db", "band", "room", "context")
+TRIED = ("Qwen2AudioForConditionalGeneration",)  # a test runs the example that names it
 OPEN_ENDED = {"duration_ms": ("durations", "ms"), "snr_db": ("SNRs", "dB")}  # levels of what could be any number
 
 
@@ -26,7 +27,7 @@ def evidence_of(report: Json, timing: Json) -> dict[str, Any]:
     origin = report["provenance"]
     return {
         "conditions": _conditions(origin), "unmeasured": list(_unmeasured(origin)), "limits": list(_limits(report)),
-        "measured": _measured(origin),
+        "measured": _measured(origin), **_example(origin),
         "training": _training(report, timing), "latency": list(_latency(timing)), "licences": _licences(origin),
         "superseded_data": list(_superseded_data(origin)), "provenance": _provenance(origin),
     }  # fmt: skip
@@ -121,15 +122,24 @@ def _limits(report: Json) -> Iterator[str]:
 
 
 def _measured(origin: Json) -> str:
-    """How the numbers came about, beside lines of use that are shorter than that."""
+    """How the numbers came about, beside lines of use that may be shorter than that."""
     base = f"the base quantised ({_quantisation(origin)})" if origin["quantization"] else "the base unquantised"
     context = ", ".join(origin["heard"]["conditions"].get("context", [])) or "none"
-    answers = " and ".join(origin["answers"])
+    how = f"Measured with {base}, context {context}, and only {' and '.join(origin['answers'])} allowed as answers"
+    if not _example(origin)["base_classes"]:
+        return f"{how}; these lines ask it so."
     return (
-        f"Measured with {base}, context {context}, and only {answers} allowed as answers; these lines load the base "
-        "unquantised, put the clip into no context and allow any answer. Clips under 25 ms give the model nothing to hear: "
-        "`earshot predict` puts them into the context, or refuses them where there is none."
+        f"{how}; these lines load the base unquantised, put the clip into no context and allow any answer. Clips under "
+        "25 ms give the model nothing to hear: `earshot predict` puts them into the context, or refuses them where there is "
+        "none."
     )
+
+
+def _example(origin: Json) -> dict[str, list[Any]]:
+    """The class into which lines for the libraries alone load the base; of a family without such lines, Earshot's own."""
+    named = origin.get("base_class")
+    tried = named in TRIED
+    return {"base_classes": [named] * tried, "asked_by_earshot": [named] * (not tried)}
 
 
 def _quantisation(origin: Json) -> str:

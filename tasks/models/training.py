@@ -25,6 +25,7 @@ from tasks.models.batch_size import memory_limit
 from tasks.models.collation import Collator
 from tasks.models.devices import alike_on_every_cpu, allow_memory, pick_device, with_dtype
 from tasks.models.encoding import Encoder, kept_encodings
+from tasks.models.families import family_of
 from tasks.models.frames import SAMPLE_RATE_HZ
 from tasks.models.jobs import FULL_WEIGHTS, TrainingJob
 from tasks.models.processes import say
@@ -63,6 +64,7 @@ def train(job: TrainingJob, device: str) -> None:
     refuse_one_sided(clips, job.question.classes)
     row_weights = weights_of(job.clips, job.sampling)
     model, dtype = load_base(job, device)  # minutes, for a 7 B model: what can be refused has been
+    base_class = family_of(model).BASE
     # Before LoRA: as scoring encodes, so that both find each other's vectors.
     frozen = job.scope == "language_model" and not job.augment
     encoded = encode_once(model, processor, every) if frozen else None
@@ -95,6 +97,7 @@ def train(job: TrainingJob, device: str) -> None:
         "parameters": parts,
         "dtype": str(dtype),
         "device": device,
+        "base_class": base_class,
     }
     Path(job.output, "training.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
