@@ -47,7 +47,7 @@ def make_processor() -> Any:
 
 
 def make_model(processor: Any, seed: int, features: NDArray[np.float32] | None = None) -> nn.Module:
-    """A model of 0.7 M parameters that can learn within a few hundred steps.
+    """A model of 0.8 M parameters that can learn within a few hundred steps.
 
     `features` (frames, 128): log-mel frames of training clips, whose mean and standard deviation the first
     convolution is set to undo.
