@@ -181,11 +181,11 @@ def read_audio(
     audio: dict[str, Sound] = {}
     for reference in recordings:
         if reference.fingerprint in shelves:
-            rows = pq.read_table(
-                reference.path / "recordings.parquet",
-                columns=["recording_id", "flac"],
-                filters=[("recording_id", "in", sorted(wanted))],
-            )
-            for row in rows.to_pylist():
-                audio[row["recording_id"]] = Sound(decode_flac(row["flac"]))
+            file = pq.ParquetFile(reference.path / "recordings.parquet")
+            for group in range(file.num_row_groups):  # one at a time: FLACs of hours need not be in memory together
+                names = file.read_row_group(group, columns=["recording_id"])["recording_id"].to_pylist()
+                if wanted.intersection(names):
+                    flacs = file.read_row_group(group, columns=["flac"])["flac"]
+                    sounds = zip(names, flacs, strict=True)
+                    audio |= {name: Sound(decode_flac(flac.as_py())) for name, flac in sounds if name in wanted}
     return audio

@@ -61,12 +61,13 @@ def describe_conditions(table: pd.DataFrame, varying: Sequence[str]) -> list[str
     """Clips of each class at every level of what varies, how evenly the cells hold them, and what does not vary."""
     named = readable(table)
     cells = count_cells(named, ["part", *varying]).to_numpy(int)
+    fewest, most = cells.min(), cells.max()
+    held = f"{most}" if fewest == most else f"{fewest} to {most}"
     fixed = [f"{factor} {named[factor].iloc[0]}" for factor in FACTORS if factor in table and factor not in varying]
     return [
         *([f"all of them: {', '.join(fixed)}"] if fixed else []),
         "", *count_levels(named, varying).to_string(index=False).splitlines(),
-        f"each of the {len(cells):,} cells of {', '.join(['part', *varying])} holds {cells.min()} to "
-        f"{cells.max()} clips of a class",
+        f"each of the {len(cells):,} cells of {', '.join(['part', *varying])} holds {held} clips of a class",
     ]  # fmt: skip
 
 

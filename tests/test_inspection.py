@@ -76,7 +76,7 @@ def test_counts_and_levels_are_those_of_the_audio(data, tmp_path):
     assert ["train", "band", "phone", "4", "4"] in counted
     assert ["train", "room", "stairwell", "4", "4"] in counted
     assert "all of them: duration_ms 60.0, context silence to 60 ms" in lines
-    assert "each of the 12 cells of part, snr_db, band, room holds 2 to 2 clips of a class" in lines
+    assert "each of the 12 cells of part, snr_db, band, room holds 2 clips of a class" in lines
     levels = [line.split() for line in lines if re.match(r"(none|10\.0)? +N?O?N?SPEECH", line)]
     assert [float(row[-3]) for row in levels] == pytest.approx([20 * math.log10(0.05), -20] * 2, abs=0.5)
     assert lines[-3].split() == ["2", "12", "12"]  # groups of two clips, by class
