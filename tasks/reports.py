@@ -259,7 +259,11 @@ def heard(splits: Splits, recipe: StudyRecipe) -> dict[str, Any]:
     }
     return {
         "sources": [
-            {"kind": source.kind, "role": source.role, "label": getattr(source, "label", None)}
+            {
+                "kind": source.kind,
+                "role": source.role,
+                "label": getattr(source, "label", None) if source.role == "content" else None,
+            }
             for source in recipe.dataset.sources
         ],
         "languages": list(recipe.dataset.languages),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from tasks.functional.card_heads import base_of
+from tasks.functional.card_heads import base_of, is_of_speech
 from tasks.functional.card_tables import Json, Part, Table, number
 from tasks.functional.levels import ascending, level_names
 
@@ -47,9 +47,9 @@ def _conditions(origin: Json) -> Table:
     levels = heard["conditions"]
     rows = [[FACTORS[factor], ", ".join(levels[factor])] for factor in CONDITIONS if factor in levels]
     rows += [[f"{what} from", ", ".join(kinds)] for what, kinds in _sources(heard["sources"]).items()]
-    return Table(
-        ["", "measured on"], [*rows, ["language of the speech", ", ".join(heard["languages"]) or "not named"]]
-    )
+    if heard["languages"] or is_of_speech(origin["classes"]):
+        rows.append(["language of the speech", ", ".join(heard["languages"]) or "not named"])
+    return Table(["", "measured on"], rows)
 
 
 def _sources(sources: Iterable[Json]) -> dict[str, list[str]]:
@@ -78,7 +78,8 @@ def _unmeasured(origin: Json) -> Iterator[str]:
         yield "reverberation"
     if levels.get("context") == ["none"]:
         yield "clips within longer sound"
-    yield f"any language but {', '.join(languages)}" if languages else "speech of any named language"
+    if languages or is_of_speech(origin["classes"]):
+        yield f"any language but {', '.join(languages)}" if languages else "speech of any named language"
     yield "other microphones, other kinds of sound, and real life, where the classes are not as frequent as each other"
 
 

@@ -1,13 +1,22 @@
 """What the Hub reads of a card: the mapping at its head, as YAML."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
-OURS = ("earshot", "speech-detection", "voice-activity-detection")
+OURS, OF_SPEECH = ("earshot",), ("speech-detection", "voice-activity-detection")
 BY_CLIP = {"license_name": "by-clip", "license_link": "LICENSE.md"}  # what `other` means here, and where it stands
 IN_INDEX = ("balanced_accuracy", "accuracy", "roc_auc")
+
+
+def is_of_speech(classes: Sequence[str]) -> bool:
+    """Whether a study tells speech from something else; its recipe may have any two classes."""
+    return "SPEECH" in classes
+
+
+def _tags(classes: Sequence[str]) -> tuple[str, ...]:
+    return (*OURS, *(OF_SPEECH if is_of_speech(classes) else ()))
 
 
 def as_yaml(head: Mapping[str, Any]) -> str:
@@ -24,7 +33,7 @@ def dataset_head(data: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "license": data["licence"], **(BY_CLIP if data["licence"] == "other" else {}),
         "language": data["languages"], "pretty_name": data["name"], "task_categories": ["audio-classification"],
-        "size_categories": [data["size"]], "tags": ["audio", *OURS],
+        "size_categories": [data["size"]], "tags": ["audio", *_tags(data["classes"])],
         "configs": [{"config_name": "default", "data_files": files}],
     }  # fmt: skip
 
@@ -55,7 +64,7 @@ def model_head(report: Mapping[str, Any]) -> dict[str, Any]:
         "license": origin["licence"], **(BY_CLIP if origin["licence"] == "other" else {}),
         "language": origin["heard"]["languages"], "library_name": "peft", "pipeline_tag": "audio-text-to-text",
         "base_model": base["repo"], "base_model_relation": "adapter", "datasets": [data["repo"]],
-        "tags": [*OURS, "lora"],
+        "tags": [*_tags(report["classes"]), "lora"],
         "model-index": [{"name": origin["repo"], "results": [result]}],
     }  # fmt: skip
 

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from tasks.functional.card_evidence import CONDITIONS
-from tasks.functional.card_heads import as_yaml, dataset_head
+from tasks.functional.card_heads import as_yaml, dataset_head, is_of_speech
 from tasks.functional.card_tables import Json, Table
 from tasks.functional.content_audit import describe_comparison
 from tasks.functional.design import cross_durations_and_snrs
@@ -35,7 +35,8 @@ def dataset_card(data: Json) -> dict[str, Any]:
         "families": list(_families(data, asked)), "context": _context(asked["context"]),
         "hygiene": _hygiene(data["hygiene"]), "hygiene_counts": list(_hygiene_counts(data["hygiene"])),
         "dealt": RANDOM if random else APART, "normalise": asked["normalise"],
-        "languages": ", ".join(data["languages"]) or "not named by the recipe",
+        "languages": ", ".join(data["languages"]) or ("not named by the recipe" if is_of_speech(data["classes"]) else ""),
+        "classes": " from ".join(data["classes"]),
         "sources": list(_sources(data)), "licences": _licences(data),
     }  # fmt: skip
 
