@@ -102,6 +102,21 @@ def test_two_groups_decide_nothing():
     assert report.next.because == "the goal is undecidable"
 
 
+@pytest.mark.parametrize(
+    ("by", "said"),
+    [
+        (0.0, "adapter above rms"),
+        (0.1, "adapter more than 0.1 above rms"),
+        (-0.02, "adapter less than 0.02 below rms"),
+    ],
+)
+def test_a_goal_says_how_far_apart_two_detectors_shall_be(by, said):
+    goals = [{**GOAL, "against": "rms", "by": by}]
+    report = studied()
+    (goal,) = judge_goals(goals, "adapter", report.detectors, {"rms": report.comparisons["base"]})
+    assert goal.asks == f"{said} in balanced accuracy"
+
+
 def test_a_cell_that_failed_its_gate_is_no_rival():
     report = judged({"adapter": MOSTLY, f"rms{FAILED}": NEVER}, {**GOAL, "against": "rms"})
     assert verdicts(report) == ["undecidable"]

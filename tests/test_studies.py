@@ -102,6 +102,12 @@ SOURCES = [
     {"kind": "synthetic", "role": "noise", "draws": 2, "duration_s": 2.0, "seed": 3},
     {"kind": "rooms", "rt60_s": [0.3], "draws": 4, "seed": 5},
 ]
+# One-at-a-time designs take a short clip from the middle of a longer cut, where a barking dog may pause.
+WITHOUT_PAUSES = [["organ", "siren", "engine", "wind"], ["fluttering", "sweeping", "steam", "rain"]]
+CONTINUOUS = [
+    {**source, "families": ["music", "noise", "environment"], "where": {"category": categories}}
+    for source, categories in zip(SOURCES[:2], WITHOUT_PAUSES, strict=True)
+]
 LEVELS = {"duration_ms": [40, 200, 1000], "snr_db": [-10, 20], "band": ["clean"], "room": [None]}
 TINY = {
     "base": "tiny", "pretrain": {"steps": 2, "batch_size": 8, "clips": 16, "duration_ms": 200}, "quantization": None,
@@ -129,12 +135,13 @@ def cut(name: str) -> list[str]:
     a_class = {part: sizes.get(part, 8) // (4 if design == "factorial" else 1) for part in parts}
     levels = LEVELS if design == "one_at_a_time" else {**LEVELS, "duration_ms": [200, 1000]}
     count = {"per_cell": a_class} if design == "factorial" else {"per_class": a_class if design == "margins" else 3}
+    sources = [*CONTINUOUS, *SOURCES[2:]] if design == "one_at_a_time" else SOURCES
     overrides = {
-        **folds, "dataset.sources": SOURCES, "dataset.hygiene": None, "dataset.splits.by_family": False,
+        **folds, "dataset.sources": sources, "dataset.hygiene": None, "dataset.splits.by_family": False,
         "dataset.clips.balance_families": False, **{f"dataset.clips.{key}": its for key, its in {**levels, **count}.items()},
-        **{f"train.{key}": its for key, its in TINY.items()},
+        **{f"train.{key}": its for key, its in TINY.items()}, "train.seeds": study.train.seeds[:2],
         "ablation": {cell: shrunk(changes) for cell, changes in kept.items()}, "goals": goals or [{"at_least": 0.5}],
-        "train.seeds": study.train.seeds[:2], "evaluate.n_boot": 200, "evaluate.threshold": "dev",
+        "evaluate.n_boot": 200, "evaluate.threshold": "dev",
     }  # fmt: skip
     return [f"{key}={json.dumps(its)}" for key, its in overrides.items()]
 

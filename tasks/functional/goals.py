@@ -65,7 +65,8 @@ def _judged(
         other = _name(against, comparisons)
         found, above, strict = _difference(comparisons[other]), True, True
         bound = goal.get("by") or 0.0
-        asks = f"{headline} above {other} in balanced accuracy" + (f" by {bound:g}" if bound else "")
+        far = f"less than {-bound:g} below" if bound < 0 else f"more than {bound:g} above" if bound else "above"
+        asks = f"{headline} {far} {other} in balanced accuracy"
         failed = other if other.endswith(FAILED) else None
     else:
         name = _name(goal.get("detector") or headline, detectors)
