@@ -322,9 +322,11 @@ def test_what_a_page_tells_to_do_can_be_done(page, smoke: Smoke, tmp_path):
             continue
         if fence.language == "bash":
             lines = [
-                line for line in text.splitlines() if not line.startswith("earshot") or line.split("  #")[0] not in RAN
+                line
+                for line in text.splitlines()
+                if not line.startswith("earshot") or line.split("  #")[0].rstrip() not in RAN
             ]
-            RAN.update(line.split("  #")[0] for line in lines)
+            RAN.update(line.split("  #")[0].rstrip() for line in lines)
             text = "\n".join(lines)
         program_of = ["bash", "-euo", "pipefail", "-c"] if fence.language == "bash" else [sys.executable, "-c"]
         done = subprocess.run([*program_of, text], cwd=work, env=environment, capture_output=True, text=True)
