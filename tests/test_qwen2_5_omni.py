@@ -216,7 +216,7 @@ def test_nf4_leaves_encoder_and_head_alone(base):
     assert all(name.startswith("model.language_model.") for name in names)
 
 
-@pytest.mark.parametrize("scope", ["language_model", "language_model+encoder"])
+@pytest.mark.parametrize("scope", ["language_model", pytest.param("language_model+encoder", marks=pytest.mark.slow)])
 def test_an_adapter_is_trained_by_the_same_trainer_and_answers_through_the_same_scorer(base, home, tmp_path, scope):
     (out := tmp_path / "adapter").mkdir()
     clips = write_clips(tmp_path / "clips.parquet")
@@ -261,6 +261,7 @@ def unlike(base):
     return family.prepare(Qwen2_5OmniThinkerForConditionalGeneration(config))
 
 
+@pytest.mark.slow
 def test_prompts_are_searched_with_it(base, home, tmp_path):
     search = job_of(tmp_path / "search", base)
     prompting.main(written(search, tmp_path))
