@@ -20,7 +20,7 @@ from tasks.functional.grouping import deal
 from tasks.run_page import say
 from tasks.store import Hygiene, Recordings, Sides, draft
 
-ROWS_A_GROUP = 64  # so that one recording can be read without the rest
+ROWS_A_GROUP, BYTES_A_GROUP = 64, 2**25  # so that one recording can be read, and written, without the rest
 TEXT = ("recording_id", "role", "label", "group_id", "supergroup_id", "category", "family", "licence")
 SCHEMA = pa.schema([*((name, pa.string()) for name in TEXT), ("duration_s", pa.float64()), ("flac", pa.binary())])
 
@@ -44,6 +44,7 @@ def gather_recordings(source: Source, state: str) -> Recordings:
     seconds = 0.0
     with draft(Recordings) as folder, pq.ParquetWriter(folder / "recordings.parquet", SCHEMA) as writer:
         rows: list[dict[str, object]] = []
+        held = 0  # bytes of audio
         for row in table.itertuples(index=False):
             try:
                 samples = sources.waveform(source, row)
@@ -57,10 +58,12 @@ def gather_recordings(source: Source, state: str) -> Recordings:
             groups.add(str(row.group_id))
             text = {name: None if pd.isna(value := getattr(row, name)) else value for name in TEXT}
             kept = at_full_scale(samples) if row.role == "room" else unclipped(samples)
-            rows.append({**text, "duration_s": duration_s, "flac": encode_flac(kept)})
-            if len(rows) == ROWS_A_GROUP:
+            flac = encode_flac(kept)
+            rows.append({**text, "duration_s": duration_s, "flac": flac})
+            held += len(flac)
+            if len(rows) == ROWS_A_GROUP or held >= BYTES_A_GROUP:
                 writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
-                rows = []
+                rows, held = [], 0
         if rows:
             writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
         writer.close()

@@ -14,7 +14,7 @@ import soundfile
 
 from recipes.schema import load_study
 from recipes.sources import ESC50_HUMAN, KINDS, FileSource, Source
-from tasks import sources
+from tasks import recordings, sources
 from tasks.audio_files import decode_flac
 from tasks.recordings import gather_recordings, read_index, source_state
 from tests.layouts import CORPORA, corpus, sound, text
@@ -108,6 +108,16 @@ def test_a_bad_file_stops_the_gathering_or_is_left_out(home: Path, tmp_path: Pat
     kept = gather_recordings.fn(block.model_copy(update={"on_bad_file": "skip"}), "")
     assert (kept.recordings, kept.groups) == (2, 2)
     assert "fsdd:recordings/7_jackson_0.wav" not in read_index(kept)["recording_id"].tolist()
+
+
+def test_hours_of_audio_are_written_as_they_come(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    block: Source = corpus("fsdd", tmp_path)  # type: ignore[assignment]
+    whole = pq.ParquetFile(gather_recordings.fn(block, "").path / "recordings.parquet")
+    assert whole.num_row_groups == 1
+    monkeypatch.setattr(recordings, "BYTES_A_GROUP", 5_000)
+    apart = pq.ParquetFile(gather_recordings.fn(block, "").path / "recordings.parquet")
+    assert apart.num_row_groups == 3
+    assert apart.read().equals(whole.read())
 
 
 def test_a_file_at_full_scale_is_kept_whole_though_resampling_overshoots(home: Path, tmp_path: Path) -> None:

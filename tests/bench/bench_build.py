@@ -17,7 +17,7 @@ All is measured in turn in one run; `--memory-clips 0` leaves out the long build
 import argparse
 import multiprocessing
 import os
-import resource
+import re
 import tempfile
 import time
 from collections.abc import Sequence
@@ -135,8 +135,9 @@ def peak_memory_mb(job: Job, shards: Sequence[int]) -> float:
 
 
 def own_peak_mb() -> float:
-    """Peak resident memory of this process in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Peak resident memory of this process in MB; `ru_maxrss` would count that of the process which started it too."""
+    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(peak) / 1024
 
 
 def main() -> None:
