@@ -130,6 +130,7 @@ def test_a_bad_file_stops_the_build(build, corpus):
     assert nothing_half_written()
 
 
+@pytest.mark.slow
 def test_bad_files_are_left_out_and_named_only_where_the_recipe_says_so(build, corpus, caplog):
     bad = dict(zip(BAD, ("s3.wav", "s4.wav", "n3.wav", "n4.wav"), strict=True))
     for how, name in bad.items():
