@@ -1,8 +1,6 @@
 """A search for a prompt: what it may be told, that garbage and kills cost nothing, and a whole one from the command line."""
 
 import json
-import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,9 +23,9 @@ from tasks.functional.prompt_report_schema import PromptReport
 from tasks.functional.prompt_search import deal_roles
 from tasks.models.jobs import Question
 from tasks.models.prompt_jobs import PromptJob
-from tasks.store import PromptSearch, Splits, file_digests
-from tests.bench.bench_kills import ROOT, environment, newest_job, orphans, waits_for
-from tests.commands import Done, earshot
+from tasks.store import PromptSearch, Splits
+from tests.bench.bench_kills import ROOT, environment
+from tests.commands import earshot
 
 CLASSES = ("SPEECH", "NONSPEECH")
 OWN = "Choose one: A) SPEECH (human voice) B) NONSPEECH (music/noise/silence/animals). Answer with A or B ONLY."
@@ -445,51 +443,40 @@ def answered(home: Path) -> list[tuple[str, str]]:
     return [(name, clip) for name, line in lines for clip in json.loads(line)["clips"]]
 
 
-def trained(smoke, home: Path) -> Path:
-    """A home in which the study is trained and evaluated, and no prompt was searched for."""
-    assert smoke.first.code == 0, smoke.first.err[-3000:]
-    for part in ("hub", "store", "results"):
-        shutil.copytree(smoke.home / part, home / part, ignore=shutil.ignore_patterns("scores"))
-    return home
-
-
-@pytest.fixture(scope="module")
-def unbroken(smoke, tmp_path_factory) -> tuple[Path, Done]:
-    """A home in which the demo's search ran once over the study's models, and how that ended."""
-    home = trained(smoke, tmp_path_factory.mktemp("unbroken") / "home")
-    return home, earshot(home, *SEARCH)
-
-
 @pytest.mark.slow
-def test_a_search_that_is_killed_goes_on_to_the_same_bytes_and_asks_nothing_twice(smoke, unbroken, tmp_path):
-    home = trained(smoke, tmp_path / "home")
+def test_a_search_that_is_killed_goes_on_to_the_same_bytes_and_asks_nothing_twice(tmp_path, tiny_base):
+    def start(name: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-u", "-m", "tasks.child", "tasks.models.prompting", str(tmp_path / f"{name}.json")]
+        home = environment(tmp_path / f"home of {name}")
+        return subprocess.Popen(
+            command, env=home, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+
+    for name in ("calm", "killed"):
+        job = job_of(tmp_path / name, tiny_base, rounds=2)
+        (tmp_path / f"{name}.json").write_text(job.model_dump_json())
+    assert start("calm").communicate()[0].count("round ") == 3
     known = 0
-    for line, victim in (("round 0/2", "command"), ("round 1/2", "job")):
-        run = subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", *SEARCH], env=environment(home), cwd=ROOT, text=True,
-            stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        assert waits_for(run, line), f"the search never came to {line!r}"
-        os.kill(newest_job(home) if victim == "job" else run.pid, signal.SIGKILL)
-        run.communicate()
-        assert not orphans(home)
-        assert len(answered(home)) > known, "answers are kept as they come"
-        known = len(answered(home))
-        assert not list((home / "store").glob("promptsearch/[0-9a-f]*")), "none is there before it is whole"
-    assert "answers were kept from an earlier search and not asked again" in earshot(home, *SEARCH).err
-    asked = answered(home)
+    for line in ("round 0/2", "round 1/2"):
+        search = start("killed")
+        assert any(line in said for said in search.stdout), f"the search never came to {line!r}"
+        search.kill()
+        search.communicate()
+        assert search.returncode == -signal.SIGKILL
+        assert known < (known := len(answered(tmp_path / "home of killed"))), "answers are kept as they come"
+        assert not (tmp_path / "killed" / "search.json").exists()
+    assert f"{known} answers were kept from an earlier search and not asked again" in start("killed").communicate()[0]
+    for file in ("search.json", "scores.parquet"):
+        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "calm" / file).read_bytes()
+    asked = answered(tmp_path / "home of killed")
     assert known < len(asked) == len({*asked})
-    for kind in ("promptsearch", "promptreport"):
-        found, wanted = (file_digests(its / "store" / kind) for its in (home, unbroken[0]))
-        assert {path: digest for path, digest in found.items() if "timing" not in path} == {
-            path: digest for path, digest in wanted.items() if "timing" not in path
-        }
-    assert sorted(asked) == sorted(answered(unbroken[0]))
+    assert sorted(asked) == sorted(answered(tmp_path / "home of calm"))
 
 
 @pytest.mark.slow
-def test_the_whole_demo_ends_with_gains_looks_and_a_prompt_that_evaluate_takes(unbroken):
-    home, first = unbroken
+def test_the_whole_demo_ends_with_gains_looks_and_a_prompt_that_evaluate_takes(tmp_path):
+    home = tmp_path / "home"
+    first = earshot(home, *SEARCH)
     assert first.code == 0, first.err[-3000:]
     (report,) = (home / "store" / "promptreport").glob("*[0-9a-f]")
     document = PromptReport.model_validate_json((report / "prompts.json").read_text())
