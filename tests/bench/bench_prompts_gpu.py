@@ -27,7 +27,7 @@ from tasks.models.scoring import Question, Scorer, questions
 from tests.bench.real_size import make_model, quantise
 from tests.bench.scoring_rows import make_clips
 
-CLASSES, ANSWERS, CANDIDATES, BLOCKS = ("SPEECH", "NONSPEECH"), ("A", "B"), 8, 10
+CLASSES, ANSWERS, CANDIDATES, BLOCKS = ("SPEECH", "NONSPEECH"), ("A", "B"), 8, 15
 QWEN_3B = {
     "vocab_size": 151_936, "hidden_size": 2048, "intermediate_size": 11_008, "num_hidden_layers": 36,
     "num_attention_heads": 16, "num_key_value_heads": 2, "max_position_embeddings": 32_768, "tie_word_embeddings": True,
