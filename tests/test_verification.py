@@ -163,6 +163,14 @@ def test_what_disagrees_with_what_it_was_made_from_is_found(adapter, how):
     assert [what for what in found if re.search(said, what)]
 
 
+def test_a_schema_with_the_words_of_another_day_is_the_same_schema(adapter):
+    schema = read_json(adapter / "report.schema.json")
+    schema["description"] = "said otherwise since"
+    write_json(adapter / "report.schema.json", schema)
+    found = list(verify_tables(adapter, Report.model_validate(read_json(adapter / "report.json"))))
+    assert {its.verdict for its in found} == {"equal"}
+
+
 def test_what_is_hostile_is_refused_by_name(adapter):
     (adapter / "adapter_model.bin").write_bytes(b"\x80\x04.")
     (found,) = as_far_as_readable(verify_contents(adapter, adapter))
