@@ -303,7 +303,7 @@ def test_the_documented_entry_point_is_five_lines_at_most_and_runs(adapter, audi
     (code,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "predict(" in block)
     assert len(code.strip().splitlines()) <= 5
     monkeypatch.chdir(audio)
-    exec(code.replace("earshot/demo-adapter", ADAPTER).replace("clip.wav", "a.wav").replace("recordings/", "sub"), {})
+    exec(code.replace("earshot/demo-adapter", ADAPTER).replace("recordings/", "a.wav"), {})
     assert "a.wav" in capsys.readouterr().out
 
 
