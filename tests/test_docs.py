@@ -345,7 +345,7 @@ def test_the_first_command_of_the_readme_is_run_by_ci():
 def test_every_message_it_quotes_is_one_of_the_code():
     """The pieces between the … of a quoted message stand in the code, in their order and close together."""
     quoted = [
-        message for row in rows_of("TROUBLESHOOTING.md") for _, message in re.findall(r"(`+)(.+?)\1(?!`)", row[1])
+        message for row in rows_of("flows/TROUBLESHOOTING.md") for _, message in re.findall(r"(`+)(.+?)\1(?!`)", row[1])
     ]
     assert len(quoted) > 40
     said = spoken()
