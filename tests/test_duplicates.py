@@ -70,7 +70,7 @@ def test_plain_correlation_would_miss_what_is_found():
 
 def test_a_copy_through_a_telephone_stands_out_within_its_band_and_not_in_the_whole(monkeypatch):
     """The whole band is mostly the noise beside the telephone's: looked at alone it would miss copies of 200 ms."""
-    sounds, rng = generated(8, 0.3, seed=21), np.random.default_rng(22)
+    sounds, rng = generated(8, 0.3, seed=41), np.random.default_rng(22)
     copies = [copy_of(sound, rng, seconds=0.2, snr_db=5, band="phone") for sound in sounds]
     heard = [one.samples + 0.05 * one.samples.std() * rng.standard_normal(one.samples.size) for one in copies]
     lags = [round(one.lag_s * RATE) for one in copies]

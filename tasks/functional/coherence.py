@@ -44,8 +44,8 @@ class Look(NamedTuple):
 
 WHOLE = Look(BAND_HZ)
 OTHER_LOOKS = (
-    Look((300.0, 3400.0), weight=1.25),  # what a telephone has left, without the hum and pitch that voices share
-    Look((1500.0, BAND_HZ[1]), weight=1.25),  # likewise, and where filters of a telephone's band delay nothing
+    Look((300.0, 3400.0), weight=1.1),  # what a telephone has left, without the hum and pitch that voices share
+    Look((1500.0, BAND_HZ[1]), weight=1.1),  # likewise, and where filters of a telephone's band delay nothing
     Look((80.0, 2000.0)),  # what noise has left of a voice
     Look(BAND_HZ, flatness=0.85),  # the loud partials, which noise hides last, say more
 )
