@@ -258,6 +258,12 @@ class StudyRecipe(Block):
             raise ValueError(f"evaluate.open.words: {unknown[0]!r} is none of the classes {list(self.classes)}")
         if unknown := sorted(set(self.train.loss.class_weight) - set(self.classes)):
             raise ValueError(f"train.loss.class_weight: {unknown[0]!r} is none of the classes {list(self.classes)}")
+        noise = self.train.augment.noise
+        if noise and noise.kind == "clips" and self.classes[1] == "SPEECH":
+            raise ValueError(
+                "train.augment.noise: clips of the second class, SPEECH, behind the others would make their labels untrue: "
+                "use white or pink noise, or put SPEECH first"
+            )
         asked = self.asked
         by_itself = asked.kind == "open" or {*map(str.lower, asked.answers or ())} == {
             "yes",

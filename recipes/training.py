@@ -76,7 +76,8 @@ class SpecAugmentBlock(Block):
 
 class NoiseBlock(Block):
     """Noise drawn anew for every clip and epoch and added at a drawn SNR: Gaussian, or other training clips of the second
-    class. Never a clip of dev or test, and none of the first class, so that every label stays true."""
+    class. Never a clip of dev or test, and none of the first class: labels stay true where the second class is what has
+    nothing of the first, as NONSPEECH has no speech."""
 
     p: Unit = 0.5
     snr_db: tuple[float, float] = (0.0, 20.0)  # drawn evenly between the two, against the clip as it is

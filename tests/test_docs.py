@@ -188,8 +188,12 @@ def grafted(part: dict) -> dict:
     raise AssertionError(f"keys {list(part)} have no place in a study")
 
 
-def test_no_placeholder_is_left():
-    assert [page for page, text in PAGES.items() if re.search(r"@@|TODO|FIXME|XXX", text)] == []
+PLACEHOLDER = re.compile(r"@@|TODO|FIXME|XXX|^(<<<<<<<|=======$|>>>>>>>)", re.MULTILINE)
+
+
+def test_no_placeholder_and_no_conflict_is_left():
+    assert PLACEHOLDER.search("a\n<<<<<<< HEAD\n")
+    assert [page for page, text in PAGES.items() if re.search(PLACEHOLDER, text)] == []
 
 
 @pytest.mark.parametrize("path", ["recipes/REFERENCE.md", "tasks/functional/REPORT.md", "flows/COMMANDS.md"])
@@ -345,7 +349,9 @@ def test_the_first_command_of_the_readme_is_run_by_ci():
 def test_every_message_it_quotes_is_one_of_the_code():
     """The pieces between the … of a quoted message stand in the code, in their order and close together."""
     quoted = [
-        message for row in rows_of("flows/TROUBLESHOOTING.md") for _, message in re.findall(r"(`+)(.+?)\1(?!`)", row[1])
+        message
+        for row in rows_of("flows/TROUBLESHOOTING.md")
+        for _, message in re.findall(r"(`+)(.+?)\1(?!`)", row[1])
     ]
     assert len(quoted) > 40
     said = spoken()

@@ -161,6 +161,12 @@ def test_impossible_values_are_refused_with_the_way_out(override, way_out):
     assert key.rstrip("0123456789") in said or "classes" in said
 
 
+def test_speech_is_mixed_behind_no_other_class():
+    behind = "train.augment.noise={kind: clips}"
+    assert "would make their labels untrue" in refused("classes=[NONSPEECH, SPEECH]", behind)
+    assert load_study("study/smoke", [behind]).train.augment.noise.kind == "clips"
+
+
 def test_a_required_key_that_is_missing_is_named():
     study = read_yaml("study/smoke")
     del study["publish"]
