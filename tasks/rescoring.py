@@ -14,6 +14,7 @@ import yaml
 
 from recipes.schema import StudyRecipe, load_study
 from tasks import forkserver
+from tasks.functional.predictions import FIXED_THRESHOLD
 from tasks.hub import pull
 from tasks.models.jobs import BaseAt, Question, ScoringJob
 from tasks.published_adapters import base_of
@@ -29,11 +30,18 @@ Say = Callable[[str], None]
 class Rescored(NamedTuple):
     """How far the second answers are from the published ones."""
 
-    clips: int
+    asked: int
+    clips: int  # answered again
     farthest: float  # of P
     flips: int  # other answers
+    false_flips: int  # clips that rounding cannot explain: another answer though P is sure, or P on one side only
     tolerance: float
     how: str  # on what, where the published ones are from, and the base if it was given
+
+    @property
+    def equal(self) -> bool:
+        """Whether every clip was answered, P moved no farther than allowed, and no answer changed that could not."""
+        return self.clips == self.asked and self.farthest <= self.tolerance and not self.false_flips
 
 
 class Asking(NamedTuple):
@@ -77,13 +85,29 @@ def rescore(
         tables.append(scores.assign(fold=fold))
         devices.add(timing["device"])
         rounded |= timing["rounded"]
-    both = published.merge(pd.concat(tables), on=KEYS, suffixes=("", "_again"), validate="one_to_one")
+    tolerance = TOLERANCE["rounded" if rounded else "exact"]
+    how = told(" and ".join(sorted(devices)), origin["device"], base)
+    return apart(published, pd.concat(tables), tolerance, how)
+
+
+def apart(published: pd.DataFrame, again: pd.DataFrame, tolerance: float, how: str) -> Rescored:
+    """How far the answers of `again` are from the published ones. Both: clip_id, fold, p_speech, prediction.
+
+    Another answer is rounding where the published P is within the tolerance of the threshold, and nowhere else.
+    """
+    both = published.merge(again, on=KEYS, suffixes=("", "_again"), validate="one_to_one")
+    flips = both["prediction"].fillna("") != both["prediction_again"].fillna("")
+    close = (both["p_speech"] - FIXED_THRESHOLD).abs() <= tolerance  # without a P nothing is
+    one_sided = both["p_speech"].isna() != both["p_speech_again"].isna()
+    moved = (both["p_speech"] - both["p_speech_again"]).abs().fillna(0)
     return Rescored(
+        asked=len(published),
         clips=len(both),
-        farthest=float((both["p_speech"] - both["p_speech_again"]).abs().max()),
-        flips=int((both["prediction"] != both["prediction_again"]).sum()),
-        tolerance=TOLERANCE["rounded" if rounded else "exact"],
-        how=told(" and ".join(sorted(devices)), origin["device"], base),
+        farthest=max(moved, default=0.0),
+        flips=int(flips.sum()),
+        false_flips=int((flips & ~close | one_sided).sum()),
+        tolerance=tolerance,
+        how=how,
     )
 
 

@@ -234,10 +234,12 @@ def verify_scores(folder: Path, n: int, base: str | None) -> Iterator[Finding]:
     Raises ValueError or FileNotFoundError where this machine cannot: that says nothing of what was published.
     """
     done = rescore(folder, n, base)
+    clips = f"{done.clips}" if done.clips == done.asked else f"only {done.clips} of {done.asked}"
+    false = f"; {done.false_flips} clips are not as rounding could leave them" if done.false_flips else ""
     yield judge(
-        done.farthest <= done.tolerance,
-        f"predictions.parquet: {done.clips} clips scored again {done.how}; P moved by at most {done.farthest:.2g} "
-        f"(allowed {done.tolerance:g}), {done.flips} other answers",
+        done.equal,
+        f"predictions.parquet: {clips} clips scored again {done.how}; P moved by at most {done.farthest:.2g} "
+        f"(allowed {done.tolerance:g}), {done.flips} other answers{false}",
     )
 
 

@@ -11,7 +11,7 @@ import yaml
 from tasks import verification
 from tasks.hub import content_sha
 from tasks.models.jobs import ScoringJob
-from tasks.rescoring import rescore
+from tasks.rescoring import apart, rescore
 from tasks.store import read_json, write_json
 from tasks.verification import verify_repo, verify_scores
 from tests.test_verification import adapter, base, command, data, published
@@ -118,12 +118,81 @@ def test_a_base_is_taken_where_it_is_said_to_be_and_one_named_by_its_content_mus
         rescore(adapter, 2, str(base))
 
 
+def answers(**columns: list) -> pd.DataFrame:
+    """Four answers, two of them within .08 of the threshold."""
+    of = {"p_speech": [0.9, 0.53, 0.46, 0.1], "prediction": ["SPEECH", "SPEECH", "NONSPEECH", "NONSPEECH"]}
+    return pd.DataFrame({"clip_id": list("abcd"), "fold": 0, **of, **columns})
+
+
+@pytest.mark.parametrize(
+    ("again", "flips", "false_flips", "equal"),
+    [
+        (answers(), 0, 0, True),
+        (
+            answers(p_speech=[0.9, 0.49, 0.51, 0.1], prediction=["SPEECH", "NONSPEECH", "SPEECH", "NONSPEECH"]),
+            2,
+            0,
+            True,
+        ),
+        (answers(prediction=["NONSPEECH", "SPEECH", "NONSPEECH", "SPEECH"]), 2, 2, False),
+        (answers(prediction=[None, "SPEECH", "NONSPEECH", "NONSPEECH"]), 1, 1, False),
+        (answers(p_speech=[float("nan"), 0.53, 0.46, 0.1]), 0, 1, False),
+        (answers(p_speech=[0.8, 0.53, 0.46, 0.1]), 0, 0, False),
+        (answers().iloc[1:], 0, 0, False),
+        (answers().iloc[:0], 0, 0, False),
+    ],
+    ids=["as published", "rounded", "swapped", "unanswered", "no P", "moved", "one missing", "all missing"],
+)
+def test_another_answer_counts_unless_rounding_explains_it(again, flips, false_flips, equal):
+    found = apart(answers(), again, 0.08, "on cpu")
+    assert (found.flips, found.false_flips, found.equal) == (flips, false_flips, equal)
+    mirrored = apart(again, answers(), 0.08, "on cpu")
+    assert len(again) < 4 or (mirrored.flips, mirrored.equal) == (flips, equal), "whichever side was altered"
+
+
+def test_unanswered_on_both_sides_is_the_same_answer_and_another_answer_without_a_p_is_not():
+    nothing = answers(p_speech=[float("nan")] * 4, prediction=[None] * 4)
+    assert apart(nothing, nothing, 0.08, "on cpu").equal
+    said = nothing.assign(prediction=["SPEECH", None, None, None])
+    assert apart(said, nothing, 0.08, "on cpu").false_flips == 1
+
+
+def test_published_predictions_rewritten_beside_an_honest_p_are_found(smoke, adapter, monkeypatch):
+    monkeypatch.setenv("EARSHOT_HOME", str(smoke.home))
+    honest = pd.read_parquet(adapter / "predictions.parquet")
+    honest["p_speech"] = honest["label"].map({"SPEECH": 0.9, "NONSPEECH": 0.1})
+    honest["prediction"] = honest["label"]
+    monkeypatch.setattr(ScoringJob, "run", answering(honest, 0)[0])
+    other = honest["label"].map({"SPEECH": "NONSPEECH", "NONSPEECH": "SPEECH"})
+    for said, verdict in ((honest["label"], "equal"), (other, "differs")):
+        honest.assign(prediction=said).to_parquet(adapter / "predictions.parquet", index=False)
+        (found,) = verify_scores(adapter, 4, None)
+        assert found.verdict == verdict
+    assert found.what.endswith("4 other answers; 4 clips are not as rounding could leave them")
+
+
+def test_a_clip_that_was_not_answered_again_is_missed(smoke, adapter, monkeypatch):
+    monkeypatch.setenv("EARSHOT_HOME", str(smoke.home))
+    table = pd.read_parquet(adapter / "predictions.parquet")
+    run, _ = answering(table, 0)
+
+    def losing(self, module, **told):
+        run(self, module, **told)
+        file = Path(self.output, "scores.parquet")
+        pd.read_parquet(file).iloc[1:].to_parquet(file, index=False)
+
+    monkeypatch.setattr(ScoringJob, "run", losing)
+    (found,) = verify_scores(adapter, 4, None)
+    assert found.verdict == "differs"
+    assert "only 3 of 4 clips scored again" in found.what
+
+
 @pytest.mark.slow
 def test_clips_scored_again_are_as_published_and_a_p_that_is_not_is_found(smoke, adapter, monkeypatch, capsys):
     monkeypatch.setenv("EARSHOT_HOME", str(smoke.home))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     done = rescore(adapter, 6)
-    assert (done.clips, done.flips, done.tolerance) == (6, 0, 1e-4)
+    assert (done.asked, done.clips, done.flips, done.false_flips, done.tolerance) == (6, 6, 0, 0, 1e-4)
     assert done.farthest <= 1e-6, "the same machine"
     published_from(adapter, "cuda")
     table = pd.read_parquet(adapter / "predictions.parquet")
