@@ -5,7 +5,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.functional.prompt_race import Clips, Standing, ask_all, clips_in_blocks, filled, known_score, race, simulate
+from tasks.functional.prompt_race import (
+    DRAWS,
+    Clips,
+    Standing,
+    ask_all,
+    clips_in_blocks,
+    drawn_answers,
+    filled,
+    known_score,
+    race,
+    simulate,
+)
+from tasks.functional.prompt_search import chance_optimism, style_effects
 
 SURE = 1.0  # no prediction is ever trusted
 
@@ -172,3 +184,54 @@ def test_a_race_that_chose_at_random_would_be_seen():
     best = int(np.argmax(scores))
     others = [k for k in range(1, 6) if k != best]
     assert race(Asked(margins), clips, start, others, np.zeros(6), SURE, 0).best != best
+
+
+@pytest.fixture(scope="module")
+def raced() -> tuple[Clips, np.ndarray, Standing]:
+    """41 prompts after a race over 150 clips of 30 groups, half of what is a prompt's own shared by a group; and the margins
+    of all."""
+    random = np.random.default_rng(0)
+    group = np.repeat(np.arange(30), 5)
+    clips = clips_in_blocks(group.tolist(), (group % 2 == 0).tolist(), 20, seed=1)
+    margins = margins_of(random, clips, 41)
+    found = race(Asked(margins), clips, standing(margins, clips), list(range(1, 41)), np.zeros(41), 0.98, 0)
+    assert found.evaluations < 0.3 * margins.size
+    return clips, margins, found
+
+
+def test_a_race_promises_as_much_by_chance_as_asking_everything_and_probabilities_would_promise_too_little(raced):
+    clips, margins, found = raced
+    everything = chance_optimism((margins * clips.sign > 0)[None].astype(float), clips, 41)
+    drawn = chance_optimism(drawn_answers(found.margin, clips, found.best, 50, 0), clips, 41)
+    means = chance_optimism(filled(found.margin, clips, found.best, 0)[None], clips, 41)
+    assert 0.9 * everything < drawn < 1.15 * everything
+    assert means < 0.75 * everything, "the variance of the answers that are missing is gone"
+
+
+def test_what_a_race_leaves_unasked_widens_a_traits_interval_and_probabilities_would_hide_it(raced):
+    clips, margins, found = raced
+    everything, means = (margins * clips.sign > 0).astype(float), filled(found.margin, clips, found.best, 0)
+    drawn, traits = drawn_answers(found.margin, clips, found.best, 50, 0), {"short": [k % 2 == 0 for k in range(41)]}
+    full, over_means, over_drawn = (
+        style_effects(right, answers, clips, traits, n_boot=500, seed=0)[0]
+        for right, answers in ((everything, everything[None]), (means, means[None]), (means, drawn))
+    )
+    width, all_asked, hidden = (one.high - one.low for one in (over_drawn, full, over_means))
+    assert width > 1.1 * all_asked
+    assert hidden < 0.85 * width
+    assert over_drawn.difference == over_means.difference, "a value is of the means"
+
+
+def test_drawn_answers_are_those_that_were_given_and_elsewhere_come_as_often_as_they_are_probable(raced):
+    clips, _, found = raced
+    known = np.vstack([found.margin[:8], np.full((1, len(clips.group)), np.nan)])
+    drawn, means = drawn_answers(known, clips, 0, DRAWS, 7), filled(known, clips, 0, 0)
+    there = ~np.isnan(known)
+    assert (drawn[:, there] == (known * clips.sign > 0)[there]).all()
+    assert set(np.unique(drawn[:, :-1])) == {0.0, 1.0}
+    assert np.isnan(drawn[:, -1]).all(), "asked nothing"
+    assert np.abs(drawn[:, :-1].mean(axis=0) - means[:-1]).max() < 0.15
+    assert (drawn_answers(known, clips, 0, 9, 7)[:, :-1] == drawn[:9, :-1]).all(), "of one seed"
+    assert (drawn_answers(known, clips, 0, 9, 8)[:, :-1] != drawn[:9, :-1]).any()
+    with pytest.raises(ValueError, match="501 draws of the missing answers: from 1 to 500"):
+        drawn_answers(known, clips, 0, 501, 0)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.functional.prompt_race import clips_in_blocks
+from tasks.functional.prompt_race import Clips, clips_in_blocks
 from tasks.functional.prompt_search import (
     HELD_OUT,
     SEARCH,
@@ -79,9 +79,22 @@ def test_chance_promises_what_equal_prompts_show(likeness):
         truth = 0.8413
         scores = right @ clips.weight
         seen.append(scores.max() - (scores.mean() if likeness else truth))
-        told.append(chance_optimism(right[:12], clips, 40))
+        told.append(chance_optimism(right[None, :12], clips, 40))
     assert np.mean(told) == pytest.approx(np.mean(seen), rel=0.2)
-    assert chance_optimism(right[:1], clips, 1) == 0
+    assert chance_optimism(right[None, :1], clips, 1) == 0
+    silent = np.vstack([right[:2], np.full((1, len(group)), np.nan)])
+    assert chance_optimism(silent[None], clips, 40) == chance_optimism(right[None, :2], clips, 40), "asked nothing"
+
+
+def test_the_scatter_of_prompts_is_that_of_their_pairs():
+    """Two prompts that differ on one clip of two groups a class: e by hand."""
+    clips = Clips(np.arange(4), np.array([True, True, False, False]), np.zeros(4, dtype=int))
+    right = np.array([[1.0, 1, 1, 1], [0, 1, 1, 1]])
+    e = np.sqrt(0.25 * 2 * (0.5**2 + 0.5**2) / 2**2)
+    assert chance_optimism(right[None], clips, 2) == pytest.approx(e / np.sqrt(2) / np.sqrt(np.pi))
+    both = np.stack([right, right[::-1]])
+    assert chance_optimism(both, clips, 2) == pytest.approx(chance_optimism(right[None], clips, 2)), "over draws"
+    assert chance_optimism(right[None, :, 1:], Clips(*(its[1:] for its in clips)), 2) == 0, "one group of a class"
 
 
 def test_equal_prompts_of_the_originals_size_look_three_to_five_points_better():
@@ -91,7 +104,7 @@ def test_equal_prompts_of_the_originals_size_look_three_to_five_points_better():
     clips = clips_in_blocks(group.tolist(), (group % 2 == 0).tolist(), 1, 0)
     shared = random.standard_normal(150)
     right = (np.sqrt(0.6) * shared + np.sqrt(0.4) * random.standard_normal((40, 150)) < 1.036).astype(float)
-    assert 0.03 < chance_optimism(right, clips, 40) < 0.055
+    assert 0.03 < chance_optimism(right[None], clips, 40) < 0.055
 
 
 def test_a_trait_that_costs_ten_points_is_found_and_one_that_all_share_is_not_judged():
@@ -101,11 +114,13 @@ def test_a_trait_that_costs_ten_points_is_found_and_one_that_all_share_is_not_ju
     has = [k % 2 == 0 for k in range(30)]
     right = np.array([random.random(320) < (0.7 if its else 0.8) for its in has]).astype(float)
     right[5:, :100] = np.nan  # most were not asked of all
-    found, alike = style_effects(right, clips, {"capitals": has, "short": [True] * 30}, n_boot=200, seed=0)
+    found, alike = style_effects(
+        right, right[None], clips, {"capitals": has, "short": [True] * 30}, n_boot=200, seed=0
+    )
     assert found.low < -0.1 < found.high < 0
     assert (found.with_it, found.without) == (15, 15)
     assert alike.difference is None
     assert alike.reason == "all prompts are alike in it"
-    (lone,) = style_effects(right, clips, {"question": [True] + [False] * 29}, n_boot=50, seed=0)
+    (lone,) = style_effects(right, right[None], clips, {"question": [True] + [False] * 29}, n_boot=50, seed=0)
     assert lone.low is None
     assert "no interval" in lone.reason

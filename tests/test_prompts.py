@@ -19,6 +19,7 @@ from tasks import prompts
 from tasks.audio_files import encode_flac
 from tasks.functional import prompt_report
 from tasks.functional.cards import fill
+from tasks.functional.prompt_race import filled
 from tasks.functional.prompt_report_schema import PromptReport
 from tasks.functional.prompt_search import deal_roles
 from tasks.models.jobs import Question
@@ -293,6 +294,23 @@ def test_the_gain_is_of_accuracy_and_so_are_the_scores_that_a_proposer_sees(tmp_
     assert (rows[0].score, rows[1].score) == pytest.approx((own["score"], best["score"]))
     history = {one.text: one.score for one in search.asked_of_llm(1, 0, 3).history}
     assert (history[OWN], history[BY_HAND[0]]) == pytest.approx((accuracy, 1))
+
+
+def test_chance_is_reckoned_with_answers_and_not_with_probabilities_where_a_race_left_some_unasked(
+    tmp_path, tiny_base, home, monkeypatch
+):
+    search = searched(job_of(tmp_path / "job", tiny_base, race={"blocks": 3}, budget={"evaluations": 42}))
+    drawn = report_of(search).models["base"]
+    assert any(0 < row.asked < len(search.place) for row in drawn.prompts), "some answers are missing"
+    monkeypatch.setattr(
+        prompt_report,
+        "drawn_answers",
+        lambda margin, clips, best, draws, seed: filled(margin, clips, best, seed)[None],
+    )
+    means = report_of(search).models["base"]
+    assert drawn.gains.chance > means.gains.chance
+    assert drawn.gains.search == means.gains.search
+    assert drawn.styles != means.styles
 
 
 def test_where_a_level_has_one_class_no_gain_is_stated():

@@ -172,11 +172,13 @@ def known_score(margin: FloatArray, clips: Clips) -> float:
 
 class Simulated(NamedTuple):
     """Of each runner: balanced accuracy over all clips in every draw (runners, draws), the most it can come to (runners,),
-    and the share of draws in which it answers a clip rightly (runners, n), 0 or 1 where that is known."""
+    the share of draws in which it answers a clip rightly (runners, n), 0 or 1 where that is known, and whether it does in
+    each draw (runners, draws, missing clips)."""
 
     score: FloatArray
     most: FloatArray
     right: FloatArray
+    drawn: BoolArray
 
     def chance(self, goal: FloatArray) -> FloatArray:
         """With which probability each runner scores above its goal, (runners,)."""
@@ -216,7 +218,7 @@ def simulate(margin: FloatArray, references: FloatArray, clips: Clips, random: n
     right = (margin * clips.sign > 0).astype(float)
     so_far = right[:, seen] @ clips.weight[seen]
     right[:, ~seen] = says.mean(axis=1)
-    return Simulated(so_far[:, None] + says @ clips.weight[~seen], so_far + clips.weight[~seen].sum(), right)
+    return Simulated(so_far[:, None] + says @ clips.weight[~seen], so_far + clips.weight[~seen].sum(), right, says)
 
 
 def whitened(rows: FloatArray, group: IntArray) -> FloatArray:
@@ -252,3 +254,23 @@ def filled(margin: FloatArray, clips: Clips, best: int, seed: int) -> FloatArray
         random = np.random.default_rng(seed)
         right[number] = simulate(margin[[number]], known_beside(margin, best), clips, random).right[0]
     return right
+
+
+def drawn_answers(margin: FloatArray, clips: Clips, best: int, draws: int, seed: int) -> FloatArray:
+    """`filled` with the answers that are missing drawn, not averaged: as many right as their probabilities say, and as
+    scattered as answers are. 1 for a right answer, 0 for a wrong one, NaN for a prompt that was asked nothing.
+    (draws, prompts, n), at most `DRAWS` draws.
+
+    What says how far two prompts' scores scatter needs these: a probability has lost the variance of its answer. The clips
+    of a prompt are drawn together. Prompts share what known ones tell of a clip, and are drawn apart otherwise. Where
+    groups share far more of what is left over than `GROUP_SHARE`, the scatter is still too small.
+    Raises ValueError for more draws than there are.
+    """
+    if not 1 <= draws <= DRAWS:
+        raise ValueError(f"{draws} draws of the missing answers: from 1 to {DRAWS} can be had")
+    right = np.where(np.isnan(margin), np.nan, margin * clips.sign > 0)
+    answers, random = np.repeat(right[None], draws, axis=0), np.random.default_rng(seed)
+    for number in np.flatnonzero(np.isnan(margin).any(axis=1) & ~np.isnan(margin).all(axis=1)):
+        found = simulate(margin[[number]], known_beside(margin, best), clips, random)
+        answers[:, number, np.isnan(margin[number])] = found.drawn[0, :draws]
+    return answers

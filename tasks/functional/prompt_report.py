@@ -9,7 +9,7 @@ import pandas as pd
 from tasks.functional.intervals import ClusteredInterval, clustered_interval, paired_difference
 from tasks.functional.levels import ascending, level_names, varied
 from tasks.functional.metrics import FloatArray
-from tasks.functional.prompt_race import Clips, filled
+from tasks.functional.prompt_race import Clips, drawn_answers, filled
 from tasks.functional.prompt_report_schema import (
     Cell,
     ClipCount,
@@ -29,6 +29,7 @@ from tasks.functional.prompt_search import HELD_OUT, SEARCH, chance_optimism, st
 from tasks.functional.prompt_text import Style, Wording, style_of
 from tasks.functional.report_schema import Metric
 
+ANSWERS_DRAWN = 50  # times that the answers a race did not ask for are drawn
 FACTORS = ("duration_ms", "snr_db", "band", "room")
 NO_DIFFERENCE = Metric(value=0.0, reason="the study's own prompt was kept: there is no difference")
 TRAITS = ("question", "command", "capitals", "swapped", "examples", "short")
@@ -80,6 +81,7 @@ def model_search(its: Searched, rule: Rule) -> ModelSearch:
     best, own = int(record["best"]), its.clips[its.clips["role"] == SEARCH]
     clips, margin = matrix(own, its.scores, len(prompts), rule.classes)
     right = filled(margin, clips, best, rule.seed)
+    answers = drawn_answers(margin, clips, best, ANSWERS_DRAWN, rule.seed)
     held = its.clips[its.clips["role"] == HELD_OUT]
     judged = {k: answers_to(held, its.scores, k) for k in sorted(set(its.scores["prompt"]))}
     whole = {k: rows for k, rows in judged.items() if len(rows) == len(held)}
@@ -92,11 +94,11 @@ def model_search(its: Searched, rule: Rule) -> ModelSearch:
         prompts=[prompt_row(row, styles[k], int((~np.isnan(margin[k])).sum())) for k, row in enumerate(prompts)],
         clips={name: clip_count(rows) for name, rows in ((SEARCH, own), ("held_out", held))},
         gains=Gains(
-            search=search_gain, held_out=gain, chance=chance_optimism(right, clips, len(prompts)),
+            search=search_gain, held_out=gain, chance=chance_optimism(answers, clips, len(prompts)),
             candidates=len(prompts),
         ),
         compared=sorted(compared, key=lambda one: -(one.held_out.value or 0)),
-        styles=style_table(styles, right, clips, rule),
+        styles=style_table(styles, right, answers, clips, rule),
         rounds=[Round(**row) for row in record["rounds"]],
         dropped=[Dropped(**row) for row in record["dropped"]],
         evaluations=Evaluations(**record["evaluations"]), stopped=record["stopped"],
@@ -146,10 +148,13 @@ def compared_prompt(number: int, row: Mapping[str, Any], judged: Mapping[int, pd
     )  # fmt: skip
 
 
-def style_table(styles: Sequence[Style], right: FloatArray, clips: Clips, rule: Rule) -> list[StyleEffect]:
-    """What each trait of a prompt goes with, over the search clips. The prompts of a search are no random sample."""
+def style_table(
+    styles: Sequence[Style], right: FloatArray, answers: FloatArray, clips: Clips, rule: Rule
+) -> list[StyleEffect]:
+    """What each trait of a prompt goes with, over the search clips: differences of what `filled` gives, intervals over
+    `drawn_answers`. The prompts of a search are no random sample."""
     traits = {name: [bool(getattr(style, name)) for style in styles] for name in TRAITS}
-    found = style_effects(right, clips, traits, n_boot=min(rule.n_boot, 1000), seed=rule.seed)
+    found = style_effects(right, answers, clips, traits, n_boot=min(rule.n_boot, 1000), seed=rule.seed)
     return [
         StyleEffect(
             trait=one.trait, with_it=one.with_it, without=one.without,

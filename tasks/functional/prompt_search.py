@@ -101,41 +101,29 @@ def expected_maximum(n: int) -> float:
     return float(quad(survives, 0, 12, limit=200)[0])
 
 
-def chance_optimism(right: FloatArray, clips: Clips, n: int) -> float:
+def chance_optimism(answers: FloatArray, clips: Clips, n: int) -> float:
     """By how much the best of n equally good prompts is expected to score above what it is worth, on these clips.
 
     Two prompts differ by a standard error e (over groups); were all n equal, their scores would scatter by e / sqrt(2)
     around the value they share, and the best lie `expected_maximum(n)` of that above it. e: the root mean square over all
-    pairs of prompts. right: (prompts, clips) right answers or their probabilities, NaN for a prompt that was asked nothing.
-    0 for fewer than two prompts.
+    pairs of prompts, and over draws. answers: (draws, prompts, clips), 1 for a right one, 0 for a wrong one, drawn where
+    it is missing: probabilities scatter less than answers, and would promise too little. NaN for a prompt that was asked
+    nothing. 0 for fewer than two prompts, and where a class has fewer than two groups.
     """
-    there = ~np.isnan(right)
-    variances, weights = [], []
-    for i in range(len(right)):
-        for j in range(i + 1, len(right)):
-            both = there[i] & there[j]
-            if (variance := _variance_of_difference(right[i, both] - right[j, both], clips, both)) is not None:
-                variances.append(variance)
-                weights.append(int(both.sum()))
-    if n < 2 or not variances:
+    there = answers[:, ~np.isnan(answers).all(axis=(0, 2))]
+    if n < 2 or there.shape[1] < 2:
         return 0.0
-    return expected_maximum(n) * float(np.sqrt(np.average(variances, weights=weights) / 2))
-
-
-def _variance_of_difference(difference: FloatArray, clips: Clips, asked: np.ndarray) -> float | None:
-    """Variance of a paired difference of balanced accuracies over all clips, between groups within class; None where a
-    class has fewer than two groups."""
-    variance = 0.0
+    scatter = 0.0  # e^2 / 2: half the mean square difference of all pairs is the variance
     for side in (True, False):
-        here = clips.is_first[asked] == side
-        code, names = pd.factorize(clips.group[asked][here])
+        here = clips.is_first == side
+        code, names = pd.factorize(clips.group[here])
         if len(names) < 2:
-            return None
-        own = difference[here]
-        sums = np.bincount(code, weights=own - own.mean())
-        of_all = float((clips.is_first == side).sum())
-        variance += 0.25 * len(names) / (len(names) - 1) * float((sums**2).sum()) / len(own) / of_all
-    return variance
+            return 0.0
+        own = there[:, :, here]
+        sums = (own - own.mean(axis=2, keepdims=True)) @ np.eye(len(names))[code]  # (draws, prompts, groups)
+        between = sums.var(axis=1, ddof=1).sum(axis=1).mean()
+        scatter += 0.25 * len(names) / (len(names) - 1) * float(between) / float(here.sum()) ** 2
+    return expected_maximum(n) * float(np.sqrt(scatter))
 
 
 # --- style -------------------------------------------------------------------------------------------------------
@@ -154,17 +142,29 @@ class Effect(NamedTuple):
 
 
 def style_effects(
-    right: FloatArray, clips: Clips, traits: Mapping[str, Sequence[bool]], *, n_boot: int, seed: int
+    right: FloatArray,
+    answers: FloatArray,
+    clips: Clips,
+    traits: Mapping[str, Sequence[bool]],
+    *,
+    n_boot: int,
+    seed: int,
 ) -> list[Effect]:
     """One effect a trait, over prompts and groups drawn anew and crosswise (Owen 2007, the pigeonhole bootstrap).
 
-    Each prompt counts by how it did beside the first. right: (prompts, clips) right answers or their probabilities, NaN for
-    a prompt that was asked nothing. A trait that fewer than two prompts have, or lack, has no interval.
+    Each prompt counts by how it did beside the first. right: (prompts, clips) right answers or their probabilities, for the
+    differences; answers: (draws, prompts, clips) the same with the missing ones drawn, for the intervals, each bootstrap
+    draw over the next of them; NaN for a prompt that was asked nothing. A trait that fewer than two prompts have, or lack,
+    has no interval.
     """
-    return [_effect(name, np.asarray(has, dtype=bool), right, clips, n_boot, seed) for name, has in traits.items()]
+    return [
+        _effect(name, np.asarray(has, dtype=bool), right, answers, clips, n_boot, seed) for name, has in traits.items()
+    ]
 
 
-def _effect(name: str, has: np.ndarray, right: FloatArray, clips: Clips, n_boot: int, seed: int) -> Effect:
+def _effect(
+    name: str, has: np.ndarray, right: FloatArray, answers: FloatArray, clips: Clips, n_boot: int, seed: int
+) -> Effect:
     n_with, n_without = int(has.sum()), int((~has).sum())
     if not n_with or not n_without:
         return Effect(name, n_with, n_without, None, None, None, "all prompts are alike in it")
@@ -177,7 +177,9 @@ def _effect(name: str, has: np.ndarray, right: FloatArray, clips: Clips, n_boot:
         return Effect(name, n_with, n_without, value, None, None, "one prompt on a side: no interval")
     random, drawn = np.random.default_rng(seed), np.empty(n_boot)
     times = np.stack([_draw(random, clips, n_groups) for _ in range(n_boot)])
-    leads = _leads(right, clips, times)
+    leads = np.empty((n_boot, len(right)))
+    for k, one in enumerate(answers[:n_boot]):
+        leads[k :: len(answers)] = _leads(one, clips, times[k :: len(answers)])
     for k in range(n_boot):
         own, others = (random.choice(np.flatnonzero(side), int(side.sum())) for side in (has, ~has))
         drawn[k] = _mean(leads[k, own]) - _mean(leads[k, others])
