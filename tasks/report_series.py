@@ -21,6 +21,7 @@ from tasks.functional.report_files import data_uri
 from tasks.functional.report_metrics import Rule
 from tasks.functional.report_series import series_lines, series_remarks, series_rows
 from tasks.functional.timing import Timing
+from tasks.functional.verdict import is_leaky
 from tasks.hub import find
 from tasks.store import home, read_json, write_folder
 
@@ -95,7 +96,12 @@ def make_leaderboard(recipe: LeaderboardRecipe, out: Path | None = None) -> list
     pairs = paired({name: entries[name].rows for name in reports}, rule)
     timing = {name: entries[name].timing for name in reports}
     rows = series_rows(reports, timing)
-    remarks = leaderboard_remarks([*reports], pairs, [name for name, one in reports.items() if is_leaky(one)])
+    leaky = [
+        name
+        for name, one in reports.items()
+        if is_leaky(one.protocol, {"leakage": one.leakage, "provenance": one.provenance})
+    ]
+    remarks = leaderboard_remarks([*reports], pairs, leaky)
     drawn = {"leaderboard": leaderboard(reports, pairs), **figures_of_reports(reports, timing)}
     del drawn["evolution"]  # detectors are no steps from one to the next
     if len(recipe.adapters) < 2:
@@ -172,11 +178,6 @@ def entry_of_table(file: Path, classes: tuple[str, str], recipe: LeaderboardReci
     return Entry(
         report, decide(headline_rows(table, detector, None, report.protocol or ""), classes, "fixed").rows, {}
     )
-
-
-def is_leaky(report: Report) -> bool:
-    """Whether its numbers are not of unheard recordings."""
-    return report.protocol == "random" or (report.leakage or {}).get("verdict", "clean") != "clean"
 
 
 # --- reports in --------------------------------------------------------------------------------------------------

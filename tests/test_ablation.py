@@ -118,7 +118,7 @@ def test_cells_are_told_in_one_sentence_and_are_no_rivals_to_be_beaten():
         threshold=SimpleNamespace(flags={}),
     )
     recorded = {"provenance": {"cells": ["rank-8", "rank-64", "focal", "turn"]}}
-    unbeaten, cells, several = verdict_lines("adapter", detector, comparisons, recorded)
+    unbeaten, cells, several = verdict_lines("adapter", detector, comparisons, "group", recorded)
     assert unbeaten.startswith("The adapter does not beat a loudness threshold")
     assert cells == (
         "Of 4 cells, the same with one thing changed, against the adapter: better: rank-64; worse: focal; not "

@@ -11,7 +11,8 @@ from recipes.schema import load_study
 from tasks.functional.goals import FAILED, Found, _threshold, _verdict, goal_lines, judge_goals
 from tasks.functional.report import Report
 from tasks.functional.report_schema import Goal
-from tests.test_report import build, studied, tiny
+from tasks.functional.verdict import is_leaky
+from tests.test_report import both_protocols, build, studied, tiny
 
 GOAL = {"metric": "balanced_accuracy"}
 
@@ -56,15 +57,47 @@ def test_no_difference_is_no_more_than_none():
 
 @pytest.mark.parametrize(
     ("ci95", "decided"),
-    [((50.0, 90.0), (50.0, 90.0)), ((3.0, 90.0), (None, 90.0)), ((50.0, 5000.0), (50.0, None)), (None, None)],
+    [
+        ((50.0, 90.0), (50.0, 90.0)),
+        ((3.0, 90.0), (None, 90.0)),
+        ((50.0, 5000.0), (50.0, None)),
+        ((5.0, 12.0), (None, 20.0)),
+        ((2000.0, 5000.0), (1000.0, None)),
+        ((2000.0, None), (1000.0, None)),
+        (None, None),
+    ],
 )
 def test_ends_of_a_threshold_beyond_the_tested_levels_are_open(ci95, decided):
-    at = SimpleNamespace(value=70.0, ci95=ci95, reason=None)
+    assert threshold(ci95).ci95 == decided
+
+
+def test_a_threshold_below_the_levels_is_at_most_the_lowest_and_no_less():
+    below = threshold((5.0, 12.0))
+    assert _verdict(below, 15.0, above=False, strict=False) == "undecidable"
+    assert _verdict(below, 20.0, above=False, strict=False) == "met"
+    above = threshold((2000.0, 5000.0))
+    assert _verdict(above, 1500.0, above=False, strict=False) == "undecidable"
+    assert _verdict(above, 900.0, above=False, strict=False) == "not met"
+
+
+@pytest.mark.parametrize("bound", [40.0, 100.0])
+def test_a_threshold_of_too_few_groups_decides_nothing_and_one_that_few_resamples_miss_does(bound):
+    few = threshold((50.0, 90.0), "only 3 groups in SPEECH: unreliable")
+    assert few.reason == "only 3 groups in SPEECH: unreliable"
+    assert _verdict(few, bound, above=False, strict=False) == "undecidable"
+    missed = threshold((50.0, None), "p is not reached in 4.0% of the resamples")
+    assert missed.reason is None
+    assert _verdict(missed, 40.0, above=False, strict=False) == "not met"
+
+
+def threshold(ci95: tuple[float | None, float | None] | None, reason: str | None = None) -> Found:
+    """DT75 with this interval over levels from 20 to 1000 ms."""
+    at = SimpleNamespace(value=70.0, ci95=ci95, reason=reason)
     curves = SimpleNamespace(
         correct=SimpleNamespace(thresholds={"DT75": at}), levels=[SimpleNamespace(level=x) for x in (20.0, 1000.0)]
     )
     detector = SimpleNamespace(psychometric=SimpleNamespace(duration_ms=curves), absent={})
-    assert _threshold("DT75", detector).ci95 == decided
+    return _threshold("DT75", detector)
 
 
 # --- by a report -------------------------------------------------------------------------------------------------
@@ -113,7 +146,7 @@ def test_two_groups_decide_nothing():
 def test_a_goal_says_how_far_apart_two_detectors_shall_be(by, said):
     goals = [{**GOAL, "against": "rms", "by": by}]
     report = studied()
-    (goal,) = judge_goals(goals, "adapter", report.detectors, {"rms": report.comparisons["base"]})
+    (goal,) = judge_goals(goals, "adapter", report.detectors, {"rms": report.comparisons["base"]}, leaky=False)
     assert goal.asks == f"{said} in balanced accuracy"
 
 
@@ -123,10 +156,44 @@ def test_a_cell_that_failed_its_gate_is_no_rival():
     assert report.goals[0].reason == "rms did not learn its training clips"
 
 
-def ask(*goals: dict) -> list[Goal]:
+@pytest.mark.parametrize(
+    ("protocol", "recorded", "leaky"),
+    [
+        ("group", {}, False),
+        (None, {"leakage": None, "provenance": None}, False),
+        ("group", {"leakage": {"verdict": "clean"}, "provenance": {"protocol": "group"}}, False),
+        ("random", {"leakage": {"verdict": "clean"}}, True),
+        ("", {"provenance": {"protocol": "random"}}, True),
+        ("group", {"leakage": {"verdict": "leaky"}}, True),
+        ("group", {"leakage": {"verdict": "unknown"}}, True),
+    ],
+)
+def test_a_split_is_leaky_that_was_dealt_at_random_or_is_not_found_clean(protocol, recorded, leaky):
+    assert is_leaky(protocol, recorded) == leaky
+
+
+def test_a_leaky_split_decides_no_goal():
+    goals = [GOAL | {"at_least": 0.2}, {**GOAL, "against": "rms"}]
+    right = {"adapter": MOSTLY, "rms": NEVER}
+    report = build(tiny(right, protocol="random"), seed=None, goals=goals, then="study/b", otherwise="study/c")
+    assert verdicts(report) == ["undecidable"] * 2
+    assert {goal.reason for goal in report.goals} == {"the split is leaky: these recordings were trained on"}
+    assert "the split is leaky" in goal_lines(report.goals, report.next)[0]
+    assert report.next.study == "study/c"
+    assert report.verdict_lines[0] == "The protocol is 'random': these numbers are not of unheard recordings."
+
+
+def test_what_random_folds_add_is_judged_on_a_leaky_split_too():
+    goals = [{"metric": "inflation", "at_most": 0.5}, GOAL | {"at_least": 0.0}]
+    report = build(both_protocols(), goals=goals, recorded={"leakage": {"verdict": "leaky"}})
+    assert verdicts(report) == ["met", "undecidable"]
+    assert report.verdict_lines[0] == "The leakage audit says 'leaky': these numbers are not of unheard recordings."
+
+
+def ask(*goals: dict, leaky: bool = False) -> list[Goal]:
     """Goals judged by the report that other tests have made already."""
     report = studied()
-    return judge_goals(goals, report.detector, report.detectors, report.comparisons)
+    return judge_goals(goals, report.detector, report.detectors, report.comparisons, leaky=leaky)
 
 
 def test_goals_ask_for_a_level_another_detector_and_what_has_no_interval():

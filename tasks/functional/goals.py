@@ -10,6 +10,7 @@ from tasks.functional.report_schema import Comparison, Goal, GoalVerdict, Next
 
 FAILED = " (gate failed)"  # what the name of a cell ends with that failed its gate
 UNITS = {"DT75": " ms", "SNR75": " dB"}
+TRAINED_ON = "the split is leaky: these recordings were trained on"
 
 
 class Found(NamedTuple):
@@ -25,12 +26,15 @@ def judge_goals(
     headline: str,
     detectors: Mapping[str, DetectorReport],
     comparisons: Mapping[str, Comparison],
+    *,
+    leaky: bool,
 ) -> list[Goal]:
     """Every goal of a recipe (`recipes/goals.py`) with what the report has to say of it.
 
+    leaky: whether the split is (`verdict.is_leaky`); it decides no goal then, but for what random folds add.
     Raises ValueError where the report lacks the detector or the level that a goal names.
     """
-    return [_judged(goal, headline, detectors, comparisons) for goal in goals]
+    return [_judged(goal, headline, detectors, comparisons, leaky) for goal in goals]
 
 
 def next_study(goals: Sequence[Goal], then: str | None, otherwise: str | None) -> Next | None:
@@ -60,6 +64,7 @@ def _judged(
     headline: str,
     detectors: Mapping[str, DetectorReport],
     comparisons: Mapping[str, Comparison],
+    leaky: bool,
 ) -> Goal:
     if against := goal.get("against"):
         other = _name(against, comparisons)
@@ -77,6 +82,8 @@ def _judged(
         asks += UNITS.get(goal["metric"], "")
     if failed:
         found = found._replace(reason=f"{failed.removesuffix(FAILED)} did not learn its training clips")
+    if leaky and goal.get("metric") != "inflation":
+        found = found._replace(reason=TRAINED_ON)
     verdict = _verdict(found, bound, above=above, strict=strict)
     return Goal(asks=asks, verdict=verdict, found=_in_words(found, verdict), value=found.value, ci95=found.ci95,
                 bound=bound, reason=found.reason)  # fmt: skip
@@ -135,7 +142,7 @@ def _at_level(at: Mapping[str, Any], metric: str, detector: DetectorReport) -> A
 
 
 def _threshold(metric: str, detector: DetectorReport) -> Found:
-    """A threshold and its interval; one that lies outside the levels decides only through an interval within them."""
+    """A threshold and its interval as far as the levels reach: an end beyond them says only on which side it lies."""
     curves = getattr(detector.psychometric, {"DT75": "duration_ms", "SNR75": "snr_db"}[metric], None)
     if curves is None or curves.correct is None:
         return Found(None, None, detector.absent.get("psychometric", "its factor was not varied"))
@@ -145,10 +152,11 @@ def _threshold(metric: str, detector: DetectorReport) -> Found:
         return Found(at.value, None, at.reason or "it has no interval")
     low, high = at.ci95
     inside = (
-        low if low is not None and low >= lowest else None,
-        high if high is not None and high <= highest else None,
+        None if low is None or low < lowest else min(low, highest),
+        None if high is None or high > highest else max(high, lowest),
     )
-    return Found(at.value, inside, None)
+    doubt = at.reason if at.reason and at.reason.endswith("unreliable") else None  # an open end is no doubt
+    return Found(at.value, inside, doubt)
 
 
 def _doubt(method: str | None, reason: str | None) -> str | None:

@@ -32,13 +32,17 @@ BEATS: dict[str, Beats] = {"better": "yes", "worse": "no", "not distinguishable"
 
 
 def verdict_lines(
-    headline: str, detector: Detector, comparisons: Mapping[str, Comparison], recorded: Mapping[str, Any]
+    headline: str,
+    detector: Detector,
+    comparisons: Mapping[str, Comparison],
+    protocol: str | None,
+    recorded: Mapping[str, Any],
 ) -> list[str]:
     """Sentences that open report and card: what is wrong with the numbers, what they do not beat, what to mind."""
     cells = (recorded.get("provenance") or {}).get("cells") or ()
     rivals = {name: one for name, one in comparisons.items() if name.removesuffix(FAILED) not in cells}
     return [
-        *_warnings(headline, detector, recorded),
+        *_warnings(headline, detector, protocol, recorded),
         *_pairing(headline, comparisons),
         *_unbeaten(headline, rivals),
         *_of_cells(headline, {name: one for name, one in comparisons.items() if name not in rivals}),
@@ -47,16 +51,28 @@ def verdict_lines(
     ]
 
 
+def is_leaky(protocol: str | None, recorded: Mapping[str, Any]) -> bool:
+    """Whether the numbers are not of unheard recordings: dealt at random, or by an audit that is not clean."""
+    protocols = (protocol, (recorded.get("provenance") or {}).get("protocol"))
+    return "random" in protocols or _audit(recorded) != "clean"
+
+
+def _audit(recorded: Mapping[str, Any]) -> str:
+    return str((recorded.get("leakage") or {}).get("verdict", "clean"))
+
+
 def _subject(headline: str) -> str:
     return f"The {headline}" if headline in WITH_ARTICLE else headline
 
 
-def _warnings(headline: str, detector: Detector, recorded: Mapping[str, Any]) -> list[str]:
+def _warnings(headline: str, detector: Detector, protocol: str | None, recorded: Mapping[str, Any]) -> list[str]:
     lines = []
     if limit := (recorded.get("provenance") or {}).get("quick_look"):
         lines.append(f"A quick look at {limit} clips of each part, no result: the whole test split was not scored.")
-    if (verdict := (recorded.get("leakage") or {}).get("verdict", "clean")) != "clean":
-        lines.append(f"The leakage audit says {verdict!r}: these numbers are not of unheard recordings.")
+    if is_leaky(protocol, recorded):
+        clean = _audit(recorded) == "clean"
+        why = "The protocol is 'random'" if clean else f"The leakage audit says {_audit(recorded)!r}"
+        lines.append(f"{why}: these numbers are not of unheard recordings.")
     gate = recorded.get("gate") or {}
     if gate.get("passed") is False:
         lines.append(
