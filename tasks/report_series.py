@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
@@ -14,14 +14,19 @@ from tasks.functional.cards import fill
 from tasks.functional.leaderboard import Pair, leaderboard_remarks, pair_lines, pair_rows, paired, ranked, told_apart
 from tasks.functional.plot_leaderboard import leaderboard
 from tasks.functional.plots import figures_of_reports
-from tasks.functional.predictions import choose_detector, decide, headline_rows, validate_predictions
+from tasks.functional.predictions import (
+    choose_detector,
+    decide,
+    headline_protocol,
+    headline_rows,
+    validate_predictions,
+)
 from tasks.functional.report import build_report
 from tasks.functional.report_document import Report
 from tasks.functional.report_files import data_uri
 from tasks.functional.report_metrics import Rule
 from tasks.functional.report_series import series_lines, series_remarks, series_rows
 from tasks.functional.timing import Timing
-from tasks.functional.verdict import is_leaky
 from tasks.hub import find
 from tasks.store import home, read_json, write_folder
 
@@ -96,12 +101,7 @@ def make_leaderboard(recipe: LeaderboardRecipe, out: Path | None = None) -> list
     pairs = paired({name: entries[name].rows for name in reports}, rule)
     timing = {name: entries[name].timing for name in reports}
     rows = series_rows(reports, timing)
-    leaky = [
-        name
-        for name, one in reports.items()
-        if is_leaky(one.protocol, {"leakage": one.leakage, "provenance": one.provenance})
-    ]
-    remarks = leaderboard_remarks([*reports], pairs, leaky)
+    remarks = leaderboard_remarks(reports, pairs)
     drawn = {"leaderboard": leaderboard(reports, pairs), **figures_of_reports(reports, timing)}
     del drawn["evolution"]  # detectors are no steps from one to the next
     if len(recipe.adapters) < 2:
@@ -139,7 +139,7 @@ def entries_of(recipe: LeaderboardRecipe) -> dict[str, Entry]:
         found[detector] = entry_of(reports[of], folders[of], detector)
     first_name, first = next(iter(found.items()))
     for file in map(Path, recipe.tables):
-        found[file.stem] = entry_of_table(file.expanduser(), first.report.classes, recipe)
+        found[file.stem] = entry_of_table(file.expanduser(), first.report, recipe)
     for name, entry in found.items():
         if (entry.report.test, entry.report.classes) != (first.report.test, first.report.classes):
             raise ValueError(
@@ -152,7 +152,6 @@ def entries_of(recipe: LeaderboardRecipe) -> dict[str, Entry]:
 def entry_of(report: Report, folder: Path, detector: str) -> Entry:
     """One detector of a published repository."""
     table = validate_predictions(pd.read_parquet(folder / "predictions.parquet"), report.classes)
-    threshold = ((report.provenance or {}).get("settings") or {}).get("threshold", "fixed")
     rows = headline_rows(table, detector, report.seed, report.protocol or "")
     its = report.detectors[detector]
     own: dict[str, Any] = {} if detector == report.detector else {"adapter": None, "beats": {}}
@@ -161,23 +160,44 @@ def entry_of(report: Report, folder: Path, detector: str) -> Entry:
     )
     file = folder / "evidence" / "timing.json"
     latency = read_json(file)["latency"] if file.is_file() else {}
-    return Entry(told, decide(rows, report.classes, threshold).rows, {k: Timing(**v) for k, v in latency.items()})
+    return Entry(
+        told, decide(rows, report.classes, threshold_of(report)).rows, {k: Timing(**v) for k, v in latency.items()}
+    )
 
 
-def entry_of_table(file: Path, classes: tuple[str, str], recipe: LeaderboardRecipe) -> Entry:
-    """The detector of a predictions table that somebody else made. Raises ValueError or FileNotFoundError naming it."""
+def entry_of_table(file: Path, first: Report, recipe: LeaderboardRecipe) -> Entry:
+    """The detector of a predictions table that somebody else made, decided as the first adapter was; one that gives no
+    p_speech stays at its own answers.
+
+    Raises ValueError or FileNotFoundError naming the file, where the threshold is of dev for want of such rows as well.
+    """
     if not file.is_file():
         raise FileNotFoundError(f"tables: there is no file {file}")
     try:
-        table = validate_predictions(pd.read_parquet(file), classes)
+        table = validate_predictions(pd.read_parquet(file), first.classes)
         detector = choose_detector(table.assign(detector=table["detector"].replace("", file.stem)), None)
         table["detector"] = table["detector"].replace("", detector)
-        report = build_report(table, classes=classes, detector=detector, seed=None, n_boot=recipe.n_boot)
+        rows = headline_rows(table, detector, None, headline_protocol(table, detector))
+        scored = rows.loc[rows["split"] == "test", "p_speech"].notna().any()
+        threshold = threshold_of(first) if scored else "fixed"
+        decided = decide(rows, first.classes, threshold)
+        if decided.chosen_on != threshold and not decided.flags:
+            raise ValueError(
+                "the first adapter is decided at a threshold from its dev clips, and this table has no dev rows of both "
+                "classes with p_speech in every fold to choose its own on: add them"
+            )
+        report = build_report(
+            table, classes=first.classes, detector=detector, seed=None, n_boot=recipe.n_boot, threshold=threshold
+        )
     except (ValueError, pa.ArrowInvalid) as error:
         raise ValueError(f"{file}: {error}") from error
-    return Entry(
-        report, decide(headline_rows(table, detector, None, report.protocol or ""), classes, "fixed").rows, {}
-    )
+    return Entry(report, decided.rows, {})
+
+
+def threshold_of(report: Report) -> Literal["fixed", "dev"]:
+    """By which rule the answers of a report were decided."""
+    settings = (report.provenance or {}).get("settings") or {}
+    return "dev" if settings.get("threshold") == "dev" else "fixed"
 
 
 # --- reports in --------------------------------------------------------------------------------------------------

@@ -10,14 +10,16 @@ import pandas as pd
 import pytest
 
 from flows.cli import main
-from recipes.leaderboard import is_leaderboard, load_leaderboard
+from recipes.leaderboard import LeaderboardRecipe, is_leaderboard, load_leaderboard
 from recipes.schema import load_study
 from tasks import report_series
-from tasks.functional.leaderboard import paired, ranked, told_apart
+from tasks.functional.leaderboard import leaderboard_remarks, paired, ranked, told_apart
 from tasks.functional.report import Report
 from tasks.functional.report_metrics import Rule
 from tasks.functional.significance import adjust_pvalues
 from tests.test_report import CLASSES, build, make_predictions, studied, tiny
+
+BY_DEV = {"provenance": {"settings": {"threshold": "dev"}}}
 
 
 def published(folder: Path, table: pd.DataFrame, report: Report) -> None:
@@ -37,6 +39,7 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
     published(root / "second", worse, build(worse))
     others = tiny({"adapter": [1, 0, 1, 1] * 24})
     published(root / "elsewhere", others, build(others, seed=None))
+    published(root / "by-dev", table, studied().model_copy(update=BY_DEV))
     worse[worse["method"] == "generate"].assign(detector="qwen3").to_parquet(root / "qwen3.parquet", index=False)
     return root
 
@@ -77,6 +80,8 @@ def test_adapters_detectors_and_tables_become_one_leaderboard(run, tmp_path):
     assert (folder / "figures" / "leaderboard.png").stat().st_size > 10_000
     assert not re.search(r'(?:src|href)="(?!data:)', page), "the page opens offline"
     assert "of 10 pairs are told apart" in page
+    assert "qwen3 was not audited: whether it was trained on recordings of the test clips is not known." in page
+    assert page.count("was not audited") == 1, "the published ones were"
     assert said.splitlines()[-1] == f"leaderboard {folder / 'comparison.html'}"
 
 
@@ -98,6 +103,10 @@ def test_a_plan_names_what_would_be_compared_and_writes_nothing(run, tmp_path):
         (
             {"adapters": "[first]", "detectors": "[]", "tables": "[nowhere.parquet]"},
             "there is no file nowhere.parquet",
+        ),
+        (
+            {"adapters": "[by-dev]", "detectors": "[]", "tables": "[qwen3.parquet]"},
+            "qwen3.parquet: the first adapter is decided at a threshold from its dev clips, and this table has no dev",
         ),
         ({"adapters": "[first]", "detectors": "[]"}, "one adapter alone is no leaderboard"),
         ({"adapter": "[first]"}, "adapter: no such key; accepted here: adapters"),
@@ -134,3 +143,54 @@ def test_the_best_stands_first_and_what_has_no_value_last():
     without = report.model_copy(update={"metrics": {**report.metrics, "balanced_accuracy": unknown}})
     base = report.model_copy(update={"metrics": report.detectors["base"].metrics})
     assert [*ranked({"none": without, "base": base, "adapter": report})] == ["adapter", "base", "none"]
+
+
+def test_a_table_is_decided_as_the_first_adapter_is(tmp_path):
+    """A detector whose scores lie low is at chance at .5 and not at the threshold of its own dev clips."""
+    columns = ["clip_id", "group_id", "label", "split", "p_speech"]
+    high = make_predictions().query("detector == 'adapter' and seed == 42 and method == 'generate'")[columns]
+    high.assign(p_speech=high["p_speech"] / 3).to_parquet(tmp_path / "low.parquet", index=False)
+    own = high.query("split == 'test'").assign(p_speech=np.nan, prediction=lambda rows: rows["label"])
+    own.to_parquet(tmp_path / "own.parquet", index=False)
+    recipe = LeaderboardRecipe(schema=1, name="x", adapters=("a",), tables=("low",), n_boot=100)
+    value = {}
+    for rule, first in {"fixed": studied(), "dev": studied().model_copy(update=BY_DEV)}.items():
+        entry = report_series.entry_of_table(tmp_path / "low.parquet", first, recipe)
+        value[rule] = entry.report.metrics["balanced_accuracy"].value
+        right = (entry.rows["prediction"] == entry.rows["label"]).groupby(entry.rows["label"]).mean()
+        assert right.mean() == pytest.approx(value[rule]), "the pairs rest on the answers that are reported"
+    assert value["fixed"] == 0.5 < 0.6 < value["dev"]
+    decided = report_series.entry_of_table(tmp_path / "own.parquet", first, recipe)
+    assert (decided.rows["prediction"] == decided.rows["label"]).all(), "no score, so its own answers"
+
+
+def test_without_one_answer_a_clip_a_pair_is_not_told_apart_whatever_its_interval():
+    right = {"a": [1] * 96, "b": np.random.default_rng(0).integers(0, 2, 96).tolist()}
+    table = tiny(right)
+    rows = {name: table[table["detector"] == name].assign(seed=None) for name in right}
+    seeds = {**rows, "b": pd.concat([rows["b"].assign(seed=seed) for seed in (1, 2)])}
+    (once,), (several,) = (paired(each, Rule(CLASSES, 200, 0)) for each in (rows, seeds))
+    assert told_apart(once)
+    assert (several.found.verdict, several.found.p_holm) == ("better", None)
+    assert not told_apart(several)
+    reports = {"a": studied(), "b": studied()}
+    said = leaderboard_remarks(reports, [several])
+    assert said[0] == "a leads, and is not told apart from b."
+    assert said[1].startswith("0 of 1 pairs are told apart")
+    assert said[2].startswith("Not tested, and so not told apart: a and b. A clip has several answers there")
+    assert not any("Not tested" in line for line in leaderboard_remarks(reports, [once]))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"leakage": {"verdict": "clean"}}, None),
+        ({"leakage": None}, "a was not audited"),
+        ({"leakage": {"verdict": "leaky"}}, "a was scored on a split that is not clean"),
+        ({"leakage": None, "protocol": "random"}, "a was scored on a split that is not clean"),
+    ],
+)
+def test_what_was_not_audited_is_not_called_clean(change, said):
+    reports = {"a": studied().model_copy(update=change)}
+    doubts = [line for line in leaderboard_remarks(reports, []) if line.startswith("a was")]
+    assert [line.split(":")[0] for line in doubts] == ([said] if said else [])

@@ -12,6 +12,7 @@ from tasks.functional.report_document import Report
 from tasks.functional.report_metrics import Rule
 from tasks.functional.report_schema import Comparison
 from tasks.functional.significance import adjust_pvalues
+from tasks.functional.verdict import is_leaky
 
 
 class Pair(NamedTuple):
@@ -48,9 +49,9 @@ def paired(rows: Mapping[str, pd.DataFrame], rule: Rule) -> list[Pair]:
 
 
 def told_apart(pair: Pair) -> bool:
-    """Whether a pair differs by its interval and, after Holm over all pairs, by its test."""
+    """Whether a pair differs by its interval and, after Holm over all pairs, by its test; without a test it does not."""
     p = pair.found.p_holm
-    return pair.found.verdict != "not distinguishable" and (p is None or p <= 0.05)
+    return pair.found.verdict != "not distinguishable" and p is not None and p <= 0.05
 
 
 def pair_rows(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
@@ -79,16 +80,34 @@ def pair_lines(pairs: Sequence[Pair]) -> list[str]:
     return lines
 
 
-def leaderboard_remarks(names: Sequence[str], pairs: Sequence[Pair], leaky: Sequence[str]) -> list[str]:
-    """What a reader must know before reading the order as a ranking."""
+def leaderboard_remarks(reports: Mapping[str, Report], pairs: Sequence[Pair]) -> list[str]:
+    """What a reader must know before reading the order as a ranking. reports: name -> report, the best first."""
+    best, untested = next(iter(reports)), [pair for pair in pairs if pair.found.p_exact is None]
     apart = [pair for pair in pairs if told_apart(pair)]
-    level = [pair.second for pair in pairs if pair.first == names[0] and not told_apart(pair)]
-    lines = [f"{name} was scored on a split that is not clean: its place is no result." for name in leaky]
+    level = [pair.second for pair in pairs if pair.first == best and not told_apart(pair)]
+    lines = [f"{name} {doubt}." for name, one in reports.items() if (doubt := doubt_of(one))]
     if level:
-        lines.append(f"{names[0]} leads, and is not told apart from {', '.join(level)}.")
+        lines.append(f"{best} leads, and is not told apart from {', '.join(level)}.")
+    lines.append(
+        f"{len(apart)} of {len(pairs)} pairs are told apart: by a paired interval over groups that leaves out 0, and by "
+        "McNemar's exact test after Holm over all pairs."
+    )
+    if untested:
+        named = "; ".join(f"{pair.first} and {pair.second}" for pair in untested)
+        lines.append(
+            f"Not tested, and so not told apart: {named}. A clip has several answers there, as under several seeds, and "
+            "McNemar's test takes one."
+        )
     return [
         *lines,
-        f"{len(apart)} of {len(pairs)} pairs are told apart: by a paired interval over groups that leaves out 0, and by "
-        "McNemar's exact test after Holm over all pairs.",
-        f"The order is by the test clips themselves: the best of {len(names)} on them looks a little better than it is.",
+        f"The order is by the test clips themselves: the best of {len(reports)} on them looks a little better than it is.",
     ]
+
+
+def doubt_of(report: Report) -> str | None:
+    """Why its numbers may not be of unheard recordings, as the rest of a sentence; None where an audit found them so."""
+    if is_leaky(report.protocol, {"leakage": report.leakage, "provenance": report.provenance}):
+        return "was scored on a split that is not clean: its place is no result"
+    if "verdict" not in (report.leakage or {}):
+        return "was not audited: whether it was trained on recordings of the test clips is not known"
+    return None
