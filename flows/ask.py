@@ -69,5 +69,6 @@ def predict(
         draft.write_bytes(content)
         draft.replace(out)
     if failed := int(table["error"].notna().sum()):
-        print(f"earshot: {failed} of {table['path'].nunique()} files could not be asked: see `error`", file=sys.stderr)
+        why = "see their remarks" if form == "table" else "see `error`"
+        print(f"earshot: {failed} of {table['path'].nunique()} files could not be asked: {why}", file=sys.stderr)
         raise typer.Exit(1)

@@ -194,14 +194,6 @@ def test_times_are_those_of_the_detector_whose_name_stands_beside_them(run):
 
 
 @pytest.mark.slow
-def test_a_report_on_21_340_rows_takes_a_minute_at_most(tmp_path):
-    from tests.bench.bench_report import seconds, table_of
-
-    assert len(table_of(["adapter"])) == 21_340
-    assert seconds(table_of(["adapter", "base", "mel_statistics"]), tmp_path) <= 60
-
-
-@pytest.mark.slow
 def test_no_torch_is_loaded_no_network_asked_and_no_file_left_elsewhere(tmp_path):
     """Its point metrics are `evaluate`'s, which imports transformers, and with it torch, wherever it can."""
     scores(60).to_parquet(tmp_path / "t.parquet")

@@ -77,7 +77,8 @@ def root_of(root: str) -> Path:
         if not os.environ.get(variable):
             raise ValueError(
                 f"root {root!r} reads the environment variable {variable}, which is not set: "
-                f"export {variable}=/where/the/recordings/are, or write the folder into the recipe"
+                f"export {variable}=/where/the/recordings/are, or write the folder into the recipe; "
+                "`earshot fetch` says which corpora it can download"
             )
     return Path(re.sub(r"\$\{(\w+)\}", lambda found: os.environ[found[1]], root)).expanduser()
 
