@@ -174,6 +174,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", folder], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_a_sentence_and_leaves_only_whole_artifacts(plain, full_disk, corpus, monkeypatch):
     monkeypatch.setenv("EARSHOT_HOME", str(full_disk / "home"))
     with pytest.raises(OSError, match="No space left on device"):

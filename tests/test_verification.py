@@ -94,6 +94,7 @@ def command(monkeypatch, *arguments: str) -> int:
 # --- the adapter's repository ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_was_published_verifies_by_name_and_as_a_folder(smoke, adapter, monkeypatch, capsys):
     monkeypatch.setenv("EARSHOT_HOME", str(smoke.home))
     name = re.search(r"earshot verify (\S+)", smoke.first.out)[1]
