@@ -231,7 +231,8 @@ def test_a_data_set_holds_nothing_that_was_dropped_and_says_what_was(home: Any, 
 def test_other_thresholds_listen_to_nothing_anew(home: Any, vad: None, monkeypatch: pytest.MonkeyPatch) -> None:
     build(load_study("study/smoke", BY_WEBRTC))
     monkeypatch.setattr("tasks.hygiene.share_of_speech", lambda *_: pytest.fail("listened to again"))
-    build(load_study("study/smoke", [BY_WEBRTC[0].replace("0.75", "0.7")]))
+    again = build(load_study("study/smoke", [BY_WEBRTC[0].replace("0.75", "0.7")]))
+    assert (hub.pull("dataset", again.publication.repo, again.publication.sha) / "hygiene.csv").is_file()
 
 
 @pytest.mark.slow

@@ -230,8 +230,9 @@ def test_a_warning_of_the_processor_in_a_run_stops_it_at_the_end(processor):
 
 
 def test_other_warnings_pass():
-    with NoProcessorWarnings():
+    with NoProcessorWarnings() as listening_for:
         logging.getLogger("transformers.modeling_utils").warning("something else")
+    assert listening_for.heard == []
 
 
 def test_what_broke_a_run_is_said_before_what_the_processor_warned_of(processor):

@@ -70,8 +70,11 @@ def test_what_makes_no_sense_is_refused_with_the_way_out(given, said):
 
 
 def test_values_that_libraries_take_in_several_types_are_taken():
-    TrainMethod(
+    method = TrainMethod(
         training={"learning_rate": 1, "per_device_train_batch_size": "auto", "report_to": "none", "optim": "adamw_torch",
                   "lr_scheduler_kwargs": {}, "warmup_steps": 0.1, "accelerator_config": {"non_blocking": True}},
         lora={"target_modules": "all-linear", "bias": "none", "rank_pattern": {"q_proj": 4}},
     )  # fmt: skip
+    assert method.training["warmup_steps"] == 0.1
+    assert method.training["per_device_train_batch_size"] == "auto"
+    assert method.lora["rank_pattern"] == {"q_proj": 4}

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from recipes.sources import EspeakSource
 from tasks.audio_files import encode_flac
-from tasks.detectors import Labelled, silero
-from tasks.detectors.silero import Silero, SileroDefault, frame_probabilities, frames, known_probability
+from tasks.detectors import Labelled, silero, vendor
+from tasks.detectors.silero import Silero, SileroDefault, frame_probabilities, frames
 from tasks.detectors.webrtc import SETTINGS, Setting, WebRTC, voiced_share
 from tasks.functional.calibration import choose_threshold
 from tasks.functional.metrics import roc_auc
@@ -29,7 +29,7 @@ EVERY = [True, False] * 10
 
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch):
-    monkeypatch.setattr(silero, "_known", {})
+    monkeypatch.setattr(vendor, "_known", {})
 
 
 def hiss(ms: float, level: float, seed: int = 0) -> np.ndarray:
@@ -167,9 +167,10 @@ def test_a_clip_is_worked_out_once_and_by_its_samples(monkeypatch):
     real = silero.frame_probabilities
     monkeypatch.setattr(silero, "frame_probabilities", lambda samples: calls.append(0) or real(samples))
     clip, other = voice(300), voice(300, pitch_hz=200)
-    first = known_probability(clip)
-    assert known_probability(clip.copy()) == first == real(clip).mean(dtype=np.float64)
-    assert known_probability(other) == real(other).mean(dtype=np.float64) != first
+    (first,) = Silero().score([clip])
+    assert Silero().score([clip.copy(), other]).tolist() == [first, real(other).mean(dtype=np.float64)]
+    assert first == real(clip).mean(dtype=np.float64) != real(other).mean(dtype=np.float64)
+    assert SileroDefault().score([clip]) == [first]
     assert len(calls) == 2
 
 

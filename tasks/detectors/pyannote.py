@@ -1,7 +1,6 @@
 """PyAnnote's segmentation (Bredin and Laurent 2021, Plaquet and Bredin 2023): the mean probability that anybody speaks."""
 
 import functools
-import hashlib
 import os
 import pickle
 import threading
@@ -10,15 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.detectors import Detector, Labelled, Scores, Waveforms
+from tasks.detectors.vendor import VendorModel
 from tasks.detectors.weights import Weights
-from tasks.functional.calibration import choose_threshold
-from tasks.functional.metrics import roc_auc
 
 CHECKPOINT = "pytorch_model.bin"  # its repositories hold no safetensors
 SHORT, TILED = 4_800, 5_120  # clips under 300 ms are repeated to 320 ms: a frame of its first layers takes 62 ms
 
-_known: dict[tuple[Weights, bytes], float] = {}  # a clip is dev in one fold and test in another
 _loading = threading.Lock()
 
 
@@ -85,28 +81,11 @@ def frame_probabilities(weights: Weights, samples: NDArray[np.float32]) -> NDArr
     return probabilities
 
 
-class PyAnnote(Detector):
+class PyAnnote(VendorModel):
     """P(first class) is the mean frame probability, decided at Youden's threshold on dev. Runs on the CPU."""
 
     def __init__(self, weights: Weights) -> None:
-        self.weights = weights
-
-    def fit(self, train: Labelled, dev: Labelled) -> None:
-        """Choose the threshold on dev; the model stays the vendor's."""
-        p = self.score(dev.clips)
-        self.threshold = choose_threshold(p, dev.is_first).value
-        self.chosen = f"threshold {self.threshold:.3f}; AUC {roc_auc(p, dev.is_first):.3f} on dev"
-
-    def score(self, clips: Waveforms) -> Scores:
-        """(n,) mean probabilities, each clip alone."""
-        return np.array([self.known(clip) for clip in clips])
-
-    def known(self, clip: NDArray[np.float32]) -> float:
-        """`afresh`, worked out once in a process."""
-        key = self.weights, hashlib.sha256(clip.tobytes()).digest()
-        if key not in _known:
-            _known[key] = self.afresh(clip)
-        return _known[key]
+        self.weights: Weights = weights
 
     def afresh(self, clip: NDArray[np.float32]) -> float:
         """The mean probability by the model itself."""

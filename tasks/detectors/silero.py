@@ -1,7 +1,6 @@
 """Silero's voice activity detector: the mean over a clip's frames of its probability of speech."""
 
 import functools
-import hashlib
 import importlib.metadata
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.detectors import Detector, Labelled, Scores, Waveforms
-from tasks.functional.calibration import choose_threshold
-from tasks.functional.metrics import roc_auc
+from tasks.detectors import Labelled
+from tasks.detectors.vendor import VendorModel
 
 MODEL = "silero_vad/data/silero_vad_16k_sequence.onnx"  # the streaming model, unrolled over a clip's frames
 WINDOW, CONTEXT = 512, 64  # samples of a frame, and of the one before that go in front of it
@@ -19,8 +17,6 @@ SHORT = 4_800  # 300 ms
 TILED = 10 * WINDOW  # what shorter clips are repeated to: whole frames, 320 ms
 STATE = (1, 1, 128)
 VENDOR_THRESHOLD = 0.5
-
-_known: dict[bytes, np.float64] = {}  # a clip is dev in one fold and test in another
 
 
 @functools.cache
@@ -67,26 +63,8 @@ def mean_probability(samples: NDArray[np.float32]) -> np.float64:
     return frame_probabilities(samples).mean(dtype=np.float64)
 
 
-def known_probability(samples: NDArray[np.float32]) -> np.float64:
-    """`mean_probability`, worked out once in a process."""
-    key = hashlib.sha256(samples.tobytes()).digest()
-    if key not in _known:
-        _known[key] = mean_probability(samples)
-    return _known[key]
-
-
-class Silero(Detector):
+class Silero(VendorModel):
     """P(first class) is the mean frame probability, decided at Youden's threshold on dev."""
-
-    def fit(self, train: Labelled, dev: Labelled) -> None:
-        """Choose the threshold on dev; the model stays the vendor's."""
-        p = self.score(dev.clips)
-        self.threshold = choose_threshold(p, dev.is_first).value
-        self.chosen = f"threshold {self.threshold:.3f}; AUC {roc_auc(p, dev.is_first):.3f} on dev"
-
-    def score(self, clips: Waveforms) -> Scores:
-        """(n,) mean probabilities."""
-        return np.array([known_probability(clip) for clip in clips])
 
     def afresh(self, clip: NDArray[np.float32]) -> float:
         """The mean probability by the model itself."""

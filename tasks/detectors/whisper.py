@@ -1,7 +1,6 @@
 """Whisper (Radford et al. 2022): how little it doubts that there is speech, and whether it writes down any word."""
 
 import functools
-import hashlib
 import re
 import threading
 from typing import Any, NamedTuple
@@ -9,11 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.detectors import Detector, Labelled, Scores, Waveforms
+from tasks.detectors import Labelled
+from tasks.detectors.vendor import VendorModel
 from tasks.detectors.weights import Weights
 from tasks.functional.audio import SAMPLE_RATE_HZ
-from tasks.functional.calibration import choose_threshold
-from tasks.functional.metrics import roc_auc
 
 NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")  # the token's name in the third version, and before
 VENDOR_NO_SPEECH, VENDOR_LOG_PROB = (
@@ -23,7 +21,6 @@ VENDOR_NO_SPEECH, VENDOR_LOG_PROB = (
 NEW_TOKENS = 64
 SOUNDS = re.compile(r"\[[^\]]*\]|\([^)]*\)|\*[^*]*\*|[♪♫]+")  # "[Music]", "(applause)", "*coughs*"
 
-_known: dict[tuple[Weights, str, bytes], float] = {}  # a clip is dev in one fold and test in another
 _loading = threading.Lock()
 
 
@@ -116,28 +113,11 @@ def says_speech(no_speech: float, transcript: Transcript) -> bool:
     return not silent and holds_words(transcript.text)
 
 
-class Whisper(Detector):
+class Whisper(VendorModel):
     """P(first class) is 1 - P(no speech), decided at Youden's threshold on dev. Runs on the CPU."""
 
     def __init__(self, weights: Weights) -> None:
-        self.weights = weights
-
-    def fit(self, train: Labelled, dev: Labelled) -> None:
-        """Choose the threshold on dev; the model stays the vendor's."""
-        p = self.score(dev.clips)
-        self.threshold = choose_threshold(p, dev.is_first).value
-        self.chosen = f"threshold {self.threshold:.3f}; AUC {roc_auc(p, dev.is_first):.3f} on dev"
-
-    def score(self, clips: Waveforms) -> Scores:
-        """(n,) probabilities, each clip alone."""
-        return np.array([self.known(clip) for clip in clips])
-
-    def known(self, clip: NDArray[np.float32]) -> float:
-        """`afresh`, worked out once in a process."""
-        key = self.weights, type(self).__name__, hashlib.sha256(clip.tobytes()).digest()
-        if key not in _known:
-            _known[key] = self.afresh(clip)
-        return _known[key]
+        self.weights: Weights = weights
 
     def afresh(self, clip: NDArray[np.float32]) -> float:
         """1 - P(no speech) by the model itself."""
