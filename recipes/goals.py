@@ -9,8 +9,8 @@ from recipes.block import Block
 
 THRESHOLDS = ("DT75", "SNR75")  # in ms and dB
 AT_LEVELS = ("accuracy", "balanced_accuracy")  # beside the recalls
-METRICS = (
-    *AT_LEVELS, "roc_auc", "average_precision", "d_prime", "criterion", "brier", "log_loss", "ece", "mce",
+METRICS = (  # without ECE and MCE, of which no interval could decide
+    *AT_LEVELS, "roc_auc", "average_precision", "d_prime", "criterion", "brier", "log_loss",
     "confidence_mean", "confidence_right", "confidence_wrong", "confidence_gap", *THRESHOLDS, "inflation",
 )  # fmt: skip
 

@@ -124,8 +124,6 @@ def _asked(goal: Mapping[str, Any], detector: DetectorReport) -> Found:
         if one is None:
             return Found(None, None, detector.absent.get("inflation", "it was not measured"))
         return Found(one.value, one.ci95, _doubt(one.method, one.reason))
-    if metric in ("ece", "mce"):
-        return Found(None, None, "calibration error has no interval; judge brier or log_loss")
     stated = _at_level(goal["at"], metric, detector) if goal.get("at") else detector.metrics[metric]
     return Found(stated.value, stated.ci95, _doubt(stated.method, stated.reason))
 
