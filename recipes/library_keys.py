@@ -73,7 +73,8 @@ def refuse_unknown(
         if key not in accepted:
             near = _alike(key, accepted)
             raise ValueError(
-                f"{block}.{key} is no such keyword; " + (f"did you mean {near}?" if near else "see its docs")
+                f"{block}.{key} is no such keyword; "
+                + (f"did you mean {' or '.join(near)}?" if near else "see its docs")
             )
         if reason := fault_of(value, accepted[key]):
             raise ValueError(f"{block}.{key}: {reason}")

@@ -1,6 +1,7 @@
 """From a recipe's name or path to its mapping, with what `--set` overrides."""
 
 import copy
+import difflib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,12 @@ def read_yaml(recipe: str | Path) -> dict[str, Any]:
     path = named if named.is_file() else Path(recipe).expanduser()
     if not path.is_file():
         known = sorted(str(file.relative_to(RECIPES).with_suffix("")) for file in RECIPES.rglob("*.yaml"))
-        raise FileNotFoundError(f"no recipe {str(recipe)!r}: it is neither a file nor one of {', '.join(known)}")
+        # `demo` means study/demo, and so does a slip of the pen
+        near = difflib.get_close_matches(str(recipe), known, n=3) or [
+            name for name in known if Path(name).name == recipe
+        ]
+        there = f"did you mean {' or '.join(near)}?" if near else f"it is neither a file nor one of {', '.join(known)}"
+        raise FileNotFoundError(f"no recipe {str(recipe)!r}: {there}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
