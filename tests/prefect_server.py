@@ -107,10 +107,16 @@ class Served:
         self.workers.clear()
 
     def call(self, method: str, path: str, content: Any = None) -> Any:
-        """One request to the server's API."""
-        answer = httpx.request(method, f"{self.url}/{path}", json=content, timeout=120)
-        answer.raise_for_status()
-        return answer.json() if answer.content else None
+        """One request to the server's API, again where its database is busy, as Prefect's own client does."""
+        answers: list[httpx.Response] = []
+
+        def answered() -> bool:
+            answers.append(httpx.request(method, f"{self.url}/{path}", json=content, timeout=120))
+            return answers[-1].status_code != httpx.codes.SERVICE_UNAVAILABLE
+
+        wait_for(answered, 60, 1)
+        answers[-1].raise_for_status()
+        return answers[-1].json() if answers[-1].content else None
 
     def ask(self, path: str, **content: Any) -> Any:
         """POST to it."""

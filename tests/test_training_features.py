@@ -357,6 +357,42 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bits(
         assert (resumed / part).read_bytes() == (straight / part).read_bytes()
 
 
+@pytest.mark.parametrize("early", [None, EarlyStoppingBlock(patience=2, every_steps=2)], ids=["all steps", "early"])
+def test_a_training_that_is_killed_behind_its_last_step_takes_no_step_more(
+    tiny_base, file, tmp_path, home, monkeypatch, early
+):
+    """And counts on from what early stopping had counted; what is logged is logged alike."""
+    steps = {"max_steps": 40 if early else 3, "per_device_train_batch_size": 4, "logging_steps": 3, "learning_rate": 3.0,
+             "max_grad_norm": 0.0, "warmup_steps": 2}  # fmt: skip
+    asked = {"dev": (file,), "early_stopping": early} if early else {}
+    steps |= {} if early else {"save_steps": 1}
+    straight = run(tmp_path / "straight", file, tiny_base, training=steps, **asked, checkpoints=str(tmp_path / "a"))
+
+    for attempt, name in enumerate(("evaluation_loop" if early else "training_step", "_finalize_training")):
+        known, calls = getattr(AnswerTrainer, name), []
+
+        def fatal(self, *arguments, known=known, calls=calls, name=name, **keywords):
+            calls.append(1)
+            if len(calls) == 3 or name == "_finalize_training":
+                raise Killed
+            return known(self, *arguments, **keywords)
+
+        monkeypatch.setattr(AnswerTrainer, name, fatal)
+        with pytest.raises(Killed):
+            run(
+                tmp_path / f"killed {attempt}",
+                file,
+                tiny_base,
+                training=steps,
+                **asked,
+                checkpoints=str(tmp_path / "b"),
+            )
+        monkeypatch.setattr(AnswerTrainer, name, known)
+    resumed = run(tmp_path / "resumed", file, tiny_base, training=steps, **asked, checkpoints=str(tmp_path / "b"))
+    for part in ("adapter_model.safetensors", "training.json"):
+        assert (resumed / part).read_bytes() == (straight / part).read_bytes()
+
+
 @pytest.mark.slow
 def test_a_training_that_the_kernel_kills_goes_on_to_the_same_bits(tiny_base, file, tmp_path):
     """kill -9 of the process itself, at a random moment, twice: in a step, in a save, wherever it is."""

@@ -1,5 +1,6 @@
 """Checkpoints that a killed training goes on from: whole or not there, and gone when the training has ended."""
 
+import json
 import shutil
 import time
 from pathlib import Path
@@ -29,9 +30,17 @@ def mark_whole(path: Path) -> None:
     (path / WHOLE).touch()
 
 
+def had_ended(checkpoint: str) -> bool:
+    """Whether training was to stop at the step of a checkpoint, the last one or one that early stopping chose: Trainer
+    would take a step more."""
+    state = json.loads(Path(checkpoint, "trainer_state.json").read_text(encoding="utf-8"))
+    return bool(state["stateful_callbacks"]["TrainerControl"]["args"]["should_training_stop"])
+
+
 class SaveNowAndThen(TrainerCallback):
-    """A checkpoint every few minutes, at a step that is logged: what is logged after a kill is then what would have been
-    logged without. The first process's clock decides for all: a save waits for every one of them."""
+    """A checkpoint every few minutes, at a step that is logged, and a log line at every other step that is saved: what is
+    logged after a kill is then what would have been logged without. The first process's clock decides for all: a save
+    waits for every one of them."""
 
     def __init__(self, every_s: float = EVERY_S) -> None:
         self.every_s = every_s
@@ -42,6 +51,10 @@ class SaveNowAndThen(TrainerCallback):
         ended = state.global_step >= state.max_steps
         if logged and not ended and agreed(time.monotonic() - self.last >= self.every_s):
             control.should_save = True
+        control.should_log |= control.should_save
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_log |= control.should_save
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.last = time.monotonic()

@@ -19,7 +19,7 @@ from trl.trainer.utils import get_peak_flops
 from recipes.training import EarlyStoppingBlock, LossBlock
 from tasks.functional.losses import token_losses
 from tasks.models.batch_size import Batches, share_out
-from tasks.models.checkpoints import SaveNowAndThen, last_whole, mark_whole
+from tasks.models.checkpoints import SaveNowAndThen, had_ended, last_whole, mark_whole
 from tasks.models.collation import Collator
 from tasks.models.packing import packed_rows
 from tasks.models.progress_lines import Progress
@@ -52,6 +52,7 @@ class AnswerTrainer(SFTTrainer):
         self.clips = 0  # that training has seen, on this device
         self.flops = 0.0  # of the language model's and the head's products on this device, recomputing left out
         self.epoch = 0
+        self.had_ended = False  # before it was killed: there is a checkpoint of its last step
         self.flops_of = operations(self.model)
 
     def compute_loss(
@@ -110,6 +111,13 @@ class AnswerTrainer(SFTTrainer):
         if self.row_weights is None:
             return super()._get_train_sampler(train_dataset)
         return Weighted(self.row_weights, self)
+
+    def _run_epoch(self, **keywords: Any) -> None:
+        """As Trainer does, but for a training that a kill left nothing to do."""
+        if self.had_ended:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(**keywords)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As Trainer does, without the card that SFTTrainer writes, and marked when it is whole."""
@@ -256,7 +264,9 @@ def fit(
         trainer.add_callback(EarlyStoppingCallback(early_stopping.patience, early_stopping.min_delta))
     with packed_rows(plain.model.language_model), compiled:
         share_out(trainer, collate, batches, Path(checkpoints, "batch_size.json") if checkpoints else None)
-        trainer.train(resume_from_checkpoint=last_whole(Path(checkpoints)) if checkpoints else None)
+        kept = last_whole(Path(checkpoints)) if checkpoints else None
+        trainer.had_ended = kept is not None and had_ended(kept)
+        trainer.train(resume_from_checkpoint=kept)
         trainer.check_weights()
     return timeless(trainer.state.log_history)
 
@@ -306,7 +316,8 @@ def settings_of(
         steps = early.every_steps
         settings |= {
             "eval_strategy": "steps", "eval_steps": steps, "save_strategy": "steps", "save_steps": steps,
-            "load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False,
+            "load_best_model_at_end": True, "restore_callback_states_from_checkpoint": True,  # its patience
+            "metric_for_best_model": "eval_loss", "greater_is_better": False,
         }  # fmt: skip
     os.environ.setdefault("TRACKIO_DIR", str(home() / "trackio"))  # trackio reads it when it is imported
     return settings
