@@ -25,7 +25,7 @@ from tasks.functional.report import build_report
 from tasks.functional.report_document import Report
 from tasks.functional.report_files import data_uri
 from tasks.functional.report_metrics import Rule
-from tasks.functional.report_series import series_lines, series_remarks, series_rows
+from tasks.functional.report_series import decided_at, series_lines, series_remarks, series_rows
 from tasks.functional.timing import Timing
 from tasks.hub import find
 from tasks.store import home, read_json, write_folder
@@ -117,7 +117,7 @@ def describe_leaderboard(recipe: LeaderboardRecipe) -> list[str]:
     return [
         f"{recipe.name}: {len(entries)} detectors in {len(entries) * (len(entries) - 1) // 2} pairs on the "
         f"{first.n.clips:,} test clips {first.test} of {first.n.groups} groups; nothing was compared",
-        *(f"  {name}" for name in entries),
+        *(f"  {name}, decided at {decided_at(entry.report.threshold)}" for name, entry in entries.items()),
     ]
 
 
@@ -156,8 +156,11 @@ def entry_of(report: Report, folder: Path, detector: str) -> Entry:
     its = report.detectors[detector]
     own: dict[str, Any] = {} if detector == report.detector else {"adapter": None, "beats": {}}
     told = report.model_copy(
-        update={"detector": detector, "n": its.n, "metrics": its.metrics, "psychometric": its.psychometric, **own}
-    )
+        update={
+            "detector": detector, "n": its.n, "threshold": its.threshold, "metrics": its.metrics,
+            "psychometric": its.psychometric, **own,
+        }
+    )  # fmt: skip
     file = folder / "evidence" / "timing.json"
     latency = read_json(file)["latency"] if file.is_file() else {}
     return Entry(

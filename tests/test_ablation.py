@@ -117,7 +117,7 @@ def test_cells_are_told_in_one_sentence_and_are_no_rivals_to_be_beaten():
         metrics={"balanced_accuracy": SimpleNamespace(reason=None, method="bootstrap", ci95=(0.6, 0.8), value=0.7)},
         threshold=SimpleNamespace(flags={}),
     )
-    recorded = {"provenance": {"cells": ["rank-8", "rank-64", "focal", "turn"]}}
+    recorded = {"provenance": {"cells": ["rank-8", "rank-64", "focal", "turn"]}, "leakage": {"verdict": "clean"}}
     unbeaten, cells, several = verdict_lines("adapter", detector, comparisons, "group", recorded)
     assert unbeaten.startswith("The adapter does not beat a loudness threshold")
     assert cells == (

@@ -12,7 +12,8 @@ import pytest
 from flows.cli import main
 from tasks import report_series
 from tasks.functional.report import Report
-from tasks.functional.report_series import series_remarks, series_rows
+from tasks.functional.report_schema import Threshold
+from tasks.functional.report_series import series_lines, series_remarks, series_rows
 from tests.test_report import build, make_predictions, tiny
 
 ADAPTER = {"bytes": 84_000_000, "parameters": {"language_model": 16_777_216, "audio_tower": 3_932_160}}
@@ -119,6 +120,42 @@ def test_remarks_name_what_keeps_numbers_apart(study):
     apart = series_remarks({"a": study, "b": study.model_copy(update={"test": "0" * 16})})
     assert len(apart) == 1
     assert "2 different sets of test clips (a; b)" in apart[0]
+
+
+def test_a_report_without_an_audit_is_not_taken_for_a_clean_one(study):
+    for nothing in (None, {"checks": []}):
+        lines = series_remarks({"a": study, "b": study.model_copy(update={"leakage": nothing})})
+        assert lines[0] == ("b: not audited; whether it was trained on recordings of the test clips is not known."), (
+            lines
+        )
+        assert not any(line.startswith("a:") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "stated"),
+    [
+        ({"value": 0.5, "chosen_on": "fixed"}, "0.500, fixed"),
+        ({"value": 0.3123, "chosen_on": "dev", "by_fold": {"0": 0.3123}}, "0.312, from dev"),
+        ({"value": None, "chosen_on": "dev", "by_fold": {"0": 0.4, "1": 0.2, "2": 0.3}}, "0.200 to 0.400, from dev"),
+        ({"value": None, "chosen_on": "own"}, "its own"),
+    ],
+)
+def test_every_threshold_is_stated_and_a_remark_says_where_they_differ(study, threshold, stated):
+    other = study.model_copy(update={"threshold": Threshold(**threshold)})
+    (row,) = series_rows({"b": other}, {})
+    assert row["decided_at"] == stated
+    assert stated in "\n".join(series_lines([row], []))
+    remarks = [line for line in series_remarks({"a": study, "b": other}) if "threshold's; ROC AUC needs none" in line]
+    assert len(remarks) == (stated != "0.500, fixed")
+    assert all(f"(a at 0.500, fixed; b at {stated})" in line for line in remarks)
+
+
+def test_thresholds_that_nobody_knows_are_not_taken_for_the_same(study):
+    own = study.model_copy(update={"threshold": Threshold(value=None, chosen_on="own")})
+    assert series_remarks({"a": own, "b": own})[0].startswith(
+        "Nothing shows that one threshold decides all answers (a at its own; b at its own): "
+    )
+    assert not any("decided at different" in line for line in series_remarks({"a": own, "b": study}))
 
 
 def test_thresholds_outside_the_levels_are_left_out(study):

@@ -11,7 +11,7 @@ from recipes.schema import load_study
 from tasks.functional.goals import FAILED, Found, _threshold, _verdict, goal_lines, judge_goals
 from tasks.functional.report import Report
 from tasks.functional.report_schema import Goal
-from tasks.functional.verdict import is_leaky
+from tasks.functional.verdict import unheard
 from tests.test_report import both_protocols, build, studied, tiny
 
 GOAL = {"metric": "balanced_accuracy"}
@@ -146,7 +146,7 @@ def test_two_groups_decide_nothing():
 def test_a_goal_says_how_far_apart_two_detectors_shall_be(by, said):
     goals = [{**GOAL, "against": "rms", "by": by}]
     report = studied()
-    (goal,) = judge_goals(goals, "adapter", report.detectors, {"rms": report.comparisons["base"]}, leaky=False)
+    (goal,) = judge_goals(goals, "adapter", report.detectors, {"rms": report.comparisons["base"]}, split="clean")
     assert goal.asks == f"{said} in balanced accuracy"
 
 
@@ -157,19 +157,21 @@ def test_a_cell_that_failed_its_gate_is_no_rival():
 
 
 @pytest.mark.parametrize(
-    ("protocol", "recorded", "leaky"),
+    ("protocol", "recorded", "found"),
     [
-        ("group", {}, False),
-        (None, {"leakage": None, "provenance": None}, False),
-        ("group", {"leakage": {"verdict": "clean"}, "provenance": {"protocol": "group"}}, False),
-        ("random", {"leakage": {"verdict": "clean"}}, True),
-        ("", {"provenance": {"protocol": "random"}}, True),
-        ("group", {"leakage": {"verdict": "leaky"}}, True),
-        ("group", {"leakage": {"verdict": "unknown"}}, True),
+        ("group", {}, "not audited"),
+        (None, {"leakage": None, "provenance": None}, "not audited"),
+        ("group", {"leakage": {"checks": []}}, "not audited"),
+        ("group", {"leakage": {"verdict": "clean"}, "provenance": {"protocol": "group"}}, "clean"),
+        ("random", {}, "leaky"),
+        ("random", {"leakage": {"verdict": "clean"}}, "leaky"),
+        ("", {"provenance": {"protocol": "random"}}, "leaky"),
+        ("group", {"leakage": {"verdict": "leaky"}}, "leaky"),
+        ("group", {"leakage": {"verdict": "unknown"}}, "leaky"),
     ],
 )
-def test_a_split_is_leaky_that_was_dealt_at_random_or_is_not_found_clean(protocol, recorded, leaky):
-    assert is_leaky(protocol, recorded) == leaky
+def test_a_split_is_clean_only_where_an_audit_found_it_so(protocol, recorded, found):
+    assert unheard(protocol, recorded) == found
 
 
 def test_a_leaky_split_decides_no_goal():
@@ -183,6 +185,18 @@ def test_a_leaky_split_decides_no_goal():
     assert report.verdict_lines[0] == "The protocol is 'random': these numbers are not of unheard recordings."
 
 
+def test_a_split_that_nobody_audited_decides_no_goal():
+    goals = [GOAL | {"at_least": 0.2}, {**GOAL, "against": "rms"}]
+    right = {"adapter": MOSTLY, "rms": NEVER}
+    report = build(tiny(right), seed=None, goals=goals, otherwise="study/c", recorded={})
+    assert verdicts(report) == ["undecidable"] * 2
+    assert {goal.reason for goal in report.goals} == {
+        "the split was not audited: whether these recordings were trained on is not known"
+    }
+    assert report.verdict_lines[0] == "Not audited: whether these numbers are of unheard recordings is not known."
+    assert verdicts(build(tiny(right), seed=None, goals=goals)) == ["met"] * 2, "the same answers, audited"
+
+
 def test_what_random_folds_add_is_judged_on_a_leaky_split_too():
     goals = [{"metric": "inflation", "at_most": 0.5}, GOAL | {"at_least": 0.0}]
     report = build(both_protocols(), goals=goals, recorded={"leakage": {"verdict": "leaky"}})
@@ -190,10 +204,10 @@ def test_what_random_folds_add_is_judged_on_a_leaky_split_too():
     assert report.verdict_lines[0] == "The leakage audit says 'leaky': these numbers are not of unheard recordings."
 
 
-def ask(*goals: dict, leaky: bool = False) -> list[Goal]:
+def ask(*goals: dict) -> list[Goal]:
     """Goals judged by the report that other tests have made already."""
     report = studied()
-    return judge_goals(goals, report.detector, report.detectors, report.comparisons, leaky=leaky)
+    return judge_goals(goals, report.detector, report.detectors, report.comparisons, split="clean")
 
 
 def test_goals_ask_for_a_level_another_detector_and_what_has_no_interval():

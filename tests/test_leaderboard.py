@@ -17,7 +17,7 @@ from tasks.functional.leaderboard import leaderboard_remarks, paired, ranked, to
 from tasks.functional.report import Report
 from tasks.functional.report_metrics import Rule
 from tasks.functional.significance import adjust_pvalues
-from tests.test_report import CLASSES, build, make_predictions, studied, tiny
+from tests.test_report import CLASSES, build, make_predictions, recorded, studied, tiny
 
 BY_DEV = {"provenance": {"settings": {"threshold": "dev"}}}
 
@@ -39,7 +39,8 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
     published(root / "second", worse, build(worse))
     others = tiny({"adapter": [1, 0, 1, 1] * 24})
     published(root / "elsewhere", others, build(others, seed=None))
-    published(root / "by-dev", table, studied().model_copy(update=BY_DEV))
+    own = table[(table["detector"] == "adapter") & (table["seed"] == 42)]
+    published(root / "by-dev", own, build(own, threshold="dev", recorded=recorded(**BY_DEV)))
     worse[worse["method"] == "generate"].assign(detector="qwen3").to_parquet(root / "qwen3.parquet", index=False)
     return root
 
@@ -89,7 +90,23 @@ def test_a_plan_names_what_would_be_compared_and_writes_nothing(run, tmp_path):
     code, said, err = run("plan", adapters="[first]", detectors="[base]")
     assert code == 0, err
     assert said.splitlines()[0].startswith("compare-all: 2 detectors in 1 pairs on the 108 test clips")
+    assert said.splitlines()[1:] == ["  first, decided at 0.500, fixed", "  base, decided at 0.500, fixed"]
     assert not (tmp_path / "home").exists()
+
+
+def test_adapters_that_are_decided_at_different_thresholds_are_told(run, repositories, tmp_path):
+    code, said, err = run("run", adapters="[first, by-dev]", detectors="[mel_statistics]")
+    assert code == 0, err
+    (line,) = (line for line in said.splitlines() if "decided at different thresholds" in line)
+    chosen = json.loads((repositories / "by-dev" / "report.json").read_text())["threshold"]["value"]
+    assert abs(chosen - 0.5) > 0.001
+    for stated in (f"by-dev at {chosen:.3f}, from dev", "first at 0.500, fixed", "mel_statistics at 0.500, fixed"):
+        assert stated in line
+    folder = tmp_path / "home" / "comparisons" / "compare-all"
+    assert "decided at different thresholds" in (folder / "comparison.html").read_text()
+    table = pd.read_csv(folder / "tables" / "reports.csv").set_index("report")
+    assert table["threshold"].to_dict() == {"first": 0.5, "by-dev": chosen, "mel_statistics": 0.5}
+    assert "different thresholds" not in run("run", adapters="[first]", detectors="[mel_statistics]")[1]
 
 
 @pytest.mark.parametrize(

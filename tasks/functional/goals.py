@@ -10,7 +10,10 @@ from tasks.functional.report_schema import Comparison, Goal, GoalVerdict, Next
 
 FAILED = " (gate failed)"  # what the name of a cell ends with that failed its gate
 UNITS = {"DT75": " ms", "SNR75": " dB"}
-TRAINED_ON = "the split is leaky: these recordings were trained on"
+UNDECIDED = {  # why a split that is not clean decides nothing
+    "leaky": "the split is leaky: these recordings were trained on",
+    "not audited": "the split was not audited: whether these recordings were trained on is not known",
+}
 
 
 class Found(NamedTuple):
@@ -27,14 +30,14 @@ def judge_goals(
     detectors: Mapping[str, DetectorReport],
     comparisons: Mapping[str, Comparison],
     *,
-    leaky: bool,
+    split: Literal["clean", "leaky", "not audited"],
 ) -> list[Goal]:
     """Every goal of a recipe (`recipes/goals.py`) with what the report has to say of it.
 
-    leaky: whether the split is (`verdict.is_leaky`); it decides no goal then, but for what random folds add.
+    split: what an audit found of it (`verdict.unheard`); only a clean one decides goals, but for what random folds add.
     Raises ValueError where the report lacks the detector or the level that a goal names.
     """
-    return [_judged(goal, headline, detectors, comparisons, leaky) for goal in goals]
+    return [_judged(goal, headline, detectors, comparisons, split) for goal in goals]
 
 
 def next_study(goals: Sequence[Goal], then: str | None, otherwise: str | None) -> Next | None:
@@ -64,7 +67,7 @@ def _judged(
     headline: str,
     detectors: Mapping[str, DetectorReport],
     comparisons: Mapping[str, Comparison],
-    leaky: bool,
+    split: str,
 ) -> Goal:
     if against := goal.get("against"):
         other = _name(against, comparisons)
@@ -82,8 +85,8 @@ def _judged(
         asks += UNITS.get(goal["metric"], "")
     if failed:
         found = found._replace(reason=f"{failed.removesuffix(FAILED)} did not learn its training clips")
-    if leaky and goal.get("metric") != "inflation":
-        found = found._replace(reason=TRAINED_ON)
+    if split in UNDECIDED and goal.get("metric") != "inflation":
+        found = found._replace(reason=UNDECIDED[split])
     verdict = _verdict(found, bound, above=above, strict=strict)
     return Goal(asks=asks, verdict=verdict, found=_in_words(found, verdict), value=found.value, ci95=found.ci95,
                 bound=bound, reason=found.reason)  # fmt: skip

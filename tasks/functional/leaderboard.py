@@ -11,8 +11,9 @@ from tasks.functional.levels import stated_p
 from tasks.functional.report_document import Report
 from tasks.functional.report_metrics import Rule
 from tasks.functional.report_schema import Comparison
+from tasks.functional.report_series import NOT_AUDITED, threshold_remarks
 from tasks.functional.significance import adjust_pvalues
-from tasks.functional.verdict import is_leaky
+from tasks.functional.verdict import unheard
 
 
 class Pair(NamedTuple):
@@ -100,14 +101,15 @@ def leaderboard_remarks(reports: Mapping[str, Report], pairs: Sequence[Pair]) ->
         )
     return [
         *lines,
+        *threshold_remarks(reports),
         f"The order is by the test clips themselves: the best of {len(reports)} on them looks a little better than it is.",
     ]
 
 
 def doubt_of(report: Report) -> str | None:
     """Why its numbers may not be of unheard recordings, as the rest of a sentence; None where an audit found them so."""
-    if is_leaky(report.protocol, {"leakage": report.leakage, "provenance": report.provenance}):
-        return "was scored on a split that is not clean: its place is no result"
-    if "verdict" not in (report.leakage or {}):
-        return "was not audited: whether it was trained on recordings of the test clips is not known"
-    return None
+    return {
+        "clean": None,
+        "leaky": "was scored on a split that is not clean: its place is no result",
+        "not audited": f"was not audited: {NOT_AUDITED}",
+    }[unheard(report.protocol, {"leakage": report.leakage, "provenance": report.provenance})]

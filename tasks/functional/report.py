@@ -28,7 +28,7 @@ from tasks.functional.report_metrics import (
 )
 from tasks.functional.report_schema import Agreement, Section, Seed, SeedsAlike, SeedsSpread
 from tasks.functional.seeds import alike, spread_of
-from tasks.functional.verdict import BEATS, is_leaky, verdict_lines
+from tasks.functional.verdict import BEATS, unheard, verdict_lines
 
 FACTORS = ("duration_ms", "snr_db", "rt60_s", "band", "room", "context", "family", "category", "source")
 MOST_LEVELS = 500
@@ -86,7 +86,7 @@ def build_report(
     comparisons = compare(rows_of, shown, rule)
     detectors = {name: _detector(table, name, one, test, shown, threshold, rule) for name, one in decided.items()}
     headline, power = detectors[detector], report_sections.power(detector, rows_of, comparisons, rule)
-    judged = judge_goals(goals, detector, detectors, comparisons, leaky=is_leaky(protocol, recorded))
+    judged = judge_goals(goals, detector, detectors, comparisons, split=unheard(protocol, recorded))
     return Report(
         detector=detector, classes=rule.classes, protocol=protocol or None,
         verdict_lines=verdict_lines(detector, headline, comparisons, protocol, recorded),

@@ -1,13 +1,16 @@
 """Several reports side by side: a row each, and what keeps their numbers from being compared."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from tasks.functional.levels import stated_end
 from tasks.functional.report_document import Report
-from tasks.functional.report_schema import Metric
+from tasks.functional.report_schema import Metric, Threshold
 from tasks.functional.timing import Timing
+from tasks.functional.verdict import unheard
 
+NOT_AUDITED = "whether it was trained on recordings of the test clips is not known"
+OWN = "its own"
 FLOOR = "mel_statistics"
 METRICS = ("balanced_accuracy", "roc_auc")
 
@@ -20,7 +23,8 @@ def series_rows(reports: Mapping[str, Report], timing: Mapping[str, Mapping[str,
     return [
         {
             "report": name, "detector": one.detector, "protocol": one.protocol or "", "test": one.test,
-            "groups": one.n.groups, "clips": one.n.clips,
+            "groups": one.n.groups, "clips": one.n.clips, "threshold": one.threshold.value,
+            "threshold_chosen_on": one.threshold.chosen_on, "decided_at": decided_at(one.threshold),
             **{key: value for metric in METRICS for key, value in _stated(metric, one.metrics[metric]).items()},
             "floor": _value(one.detectors[FLOOR].metrics["balanced_accuracy"]) if FLOOR in one.detectors else None,
             "beats_floor": one.beats.get(FLOOR), **_threshold("dt75_ms", one, "duration_ms", "DT75"),
@@ -43,17 +47,8 @@ def series_remarks(reports: Mapping[str, Report]) -> list[str]:
             f"These {len(reports)} reports rest on {len(by_test)} different sets of test clips ({sets}): between sets a "
             "difference is one of clips as much as of detectors."
         )
-    lines += [
-        f"{name}: {why}."
-        for name, one in reports.items()
-        for why in (
-            "protocol 'random' exists to measure leakage, its score is no headline"
-            if one.protocol == "random"
-            else "",
-            "the leakage audit is not clean" if (one.leakage or {}).get("verdict", "clean") != "clean" else "",
-        )
-        if why
-    ]
+    lines += [f"{name}: {why}." for name, one in reports.items() for why in _doubts(one)]
+    lines += threshold_remarks(reports)
     if any(len(names) > 1 for names in by_test.values()):
         lines.append(
             "Intervals here are each report's own. Whether two differ is told by pairing their clips: "
@@ -62,12 +57,37 @@ def series_remarks(reports: Mapping[str, Report]) -> list[str]:
     return lines
 
 
+def threshold_remarks(reports: Mapping[str, Report]) -> list[str]:
+    """That answers were decided at different thresholds, or at such as nobody knows; nothing where all are alike."""
+    at = {name: decided_at(one.threshold) for name, one in reports.items()}
+    if len(set(at.values())) < 2 and OWN not in at.values():
+        return []
+    named = "; ".join(f"{name} at {where}" for name, where in at.items())
+    apart = len(set(at.values()) - {OWN}) > 1
+    said = (
+        "Answers are decided at different thresholds"
+        if apart
+        else "Nothing shows that one threshold decides all answers"
+    )
+    return [f"{said} ({named}): a difference in balanced accuracy may be the threshold's; ROC AUC needs none."]
+
+
+def decided_at(threshold: Threshold) -> str:
+    """At which P of the first class answers are decided, and what chose it: of folds from the lowest to the highest."""
+    if threshold.chosen_on == "own":
+        return OWN
+    values = [threshold.value] if threshold.value is not None else threshold.by_fold.values()
+    ends = dict.fromkeys(f"{end:.3f}" for end in (min(values), max(values)))
+    return f"{' to '.join(ends)}, {'fixed' if threshold.chosen_on == 'fixed' else 'from dev'}"
+
+
 def series_lines(rows: Sequence[Mapping[str, Any]], remarks: Sequence[str]) -> list[str]:
     """The table for a terminal."""
     width = max(18, *(len(row["report"]) + 2 for row in rows))
     lines = [
         "",
-        f"{'report':<{width}}{'detector':<18}{'groups':>7}{'clips':>8}  {'balanced accuracy':<25}{'DT75 ms':>8}",
+        f"{'report':<{width}}{'detector':<18}{'groups':>7}{'clips':>8}  {'threshold':<26}"
+        f"{'balanced accuracy':<25}{'DT75 ms':>8}",
     ]
     for row in rows:
         ends = [row[f"balanced_accuracy_{end}"] for end in ("low", "high")]
@@ -75,7 +95,8 @@ def series_lines(rows: Sequence[Mapping[str, Any]], remarks: Sequence[str]) -> l
         between = "" if None in ends else f" ({ends[0]:.3f} to {ends[1]:.3f})"
         dt75 = "-" if row["dt75_ms"] is None else f"{row['dt75_ms']:.3g}"
         score = f"{value + between:<25}{dt75:>8}"
-        lines.append(f"{row['report']:<{width}}{row['detector']:<18}{row['groups']:>7}{row['clips']:>8}  {score}")
+        known = f"{row['report']:<{width}}{row['detector']:<18}{row['groups']:>7}{row['clips']:>8}"
+        lines.append(f"{known}  {row['decided_at']:<26}{score}")
     return lines + [line for remark in remarks for line in ("", remark)]
 
 
@@ -91,6 +112,16 @@ def adapter_bytes(report: Report) -> int | None:
 
 
 # --- parts -------------------------------------------------------------------------------------------------------
+
+
+def _doubts(report: Report) -> Iterator[str]:
+    """Why the numbers of a report may not be of unheard recordings."""
+    if report.protocol == "random":
+        yield "protocol 'random' exists to measure leakage, its score is no headline"
+    if (report.leakage or {}).get("verdict", "clean") != "clean":
+        yield "the leakage audit is not clean"
+    if unheard(report.protocol, {"leakage": report.leakage, "provenance": report.provenance}) == "not audited":
+        yield f"not audited; {NOT_AUDITED}"
 
 
 def _stated(name: str, metric: Metric) -> dict[str, float | None]:

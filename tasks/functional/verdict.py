@@ -27,6 +27,7 @@ DEV_FLAGS = {
     "inverted": "scores the classes the wrong way round: its threshold is worth nothing",
     "constant": "gives one score to every dev clip: there is no threshold to choose, and 0.5 stays",
 }
+Unheard = Literal["clean", "leaky", "not audited"]
 Beats = Literal["yes", "no", "undecided"]
 BEATS: dict[str, Beats] = {"better": "yes", "worse": "no", "not distinguishable": "undecided"}
 
@@ -51,14 +52,19 @@ def verdict_lines(
     ]
 
 
-def is_leaky(protocol: str | None, recorded: Mapping[str, Any]) -> bool:
-    """Whether the numbers are not of unheard recordings: dealt at random, or by an audit that is not clean."""
-    protocols = (protocol, (recorded.get("provenance") or {}).get("protocol"))
-    return "random" in protocols or _audit(recorded) != "clean"
+def unheard(protocol: str | None, recorded: Mapping[str, Any]) -> Unheard:
+    """Whether the numbers are of unheard recordings: "clean" where an audit found them so, "leaky" where they were dealt at
+    random or the audit is not clean, "not audited" where nobody looked."""
+    audit = _audit(recorded)
+    if "random" in (protocol, (recorded.get("provenance") or {}).get("protocol")):
+        return "leaky"
+    return "not audited" if audit is None else "clean" if audit == "clean" else "leaky"
 
 
-def _audit(recorded: Mapping[str, Any]) -> str:
-    return str((recorded.get("leakage") or {}).get("verdict", "clean"))
+def _audit(recorded: Mapping[str, Any]) -> str | None:
+    """What the audit says; None where there is none."""
+    verdict: str | None = (recorded.get("leakage") or {}).get("verdict")
+    return verdict
 
 
 def _subject(headline: str) -> str:
@@ -69,10 +75,13 @@ def _warnings(headline: str, detector: Detector, protocol: str | None, recorded:
     lines = []
     if limit := (recorded.get("provenance") or {}).get("quick_look"):
         lines.append(f"A quick look at {limit} clips of each part, no result: the whole test split was not scored.")
-    if is_leaky(protocol, recorded):
-        clean = _audit(recorded) == "clean"
-        why = "The protocol is 'random'" if clean else f"The leakage audit says {_audit(recorded)!r}"
+    known = unheard(protocol, recorded)
+    if known == "leaky":
+        random = _audit(recorded) in (None, "clean")
+        why = "The protocol is 'random'" if random else f"The leakage audit says {_audit(recorded)!r}"
         lines.append(f"{why}: these numbers are not of unheard recordings.")
+    if known == "not audited":
+        lines.append("Not audited: whether these numbers are of unheard recordings is not known.")
     gate = recorded.get("gate") or {}
     if gate.get("passed") is False:
         lines.append(
