@@ -19,7 +19,7 @@ from tasks.functional.content_audit import (
     describe_leaks,
 )
 from tasks.functional.duplicates import MOST_PAIRS
-from tasks.functional.leakage import audit, pcm_hash
+from tasks.functional.leakage import audit, clips_of, pcm_hash
 from tasks.functional.shortcuts import SHORTCUTS, describe_shortcuts, folds_of, measure_cues, measure_shortcuts
 from tasks.hub import find
 from tasks.split_rows import Row, decode, open_splits, rows_of
@@ -64,6 +64,7 @@ def audit_dataset(name: str, *, groups: Sequence[str] = (), out: Path | None = N
         "columns": [str(column) for column in clips if column not in ("part", "clip_id", "pcm_hash")],
         "checks": [{**row, "shared": int(row["shared"])} for row in found.rows.dropna(subset="shared").to_dict("records")],
         "content": compare(splits, folder, clips), "shortcuts": shortcuts, "unmeasured": unmeasured,
+        "measured": {part: int((clips["part"] == part).sum()) for part in splits},
         "unreadable": heard.unreadable,
     }  # fmt: skip
     leaky = found.verdict == "leaky" or record["content"]["leaks"]
@@ -90,7 +91,11 @@ def tell(record: Mapping[str, Any], place: Path) -> Audited:
         f"{record['dataset']}: {sum(record['clips'].values()):,} clips, {sizes}",
         *(f"{row['check']}: {row['shared']} shared{', ' + row['pairs'] if row['shared'] else ''}" for row in checks),
         *describe_content(content),
-        *(describe_shortcuts(record["shortcuts"]) if record["shortcuts"] else [f"shortcuts: {record['unmeasured']}"]),
+        *(
+            describe_shortcuts(record["shortcuts"], clips_of(record["measured"], record["clips"]))
+            if record["shortcuts"]
+            else [f"shortcuts: {record['unmeasured']}"]
+        ),
         *doubts,
         *([f"{len(unreadable)} clips could not be read: {'; '.join(unreadable[:NAMED])}"] if unreadable else []),
         f"verdict: {record['verdict']}, written to {place}",

@@ -24,7 +24,7 @@ from tasks.functional.content_audit import (
     describe_leaks,
 )
 from tasks.functional.design import balance
-from tasks.functional.leakage import Audit, audit, pcm_hash
+from tasks.functional.leakage import Audit, audit, clips_of, pcm_hash
 from tasks.functional.shortcuts import SHORTCUTS, describe_shortcuts, folds_of, measure_cues, measure_shortcuts
 from tasks.hub import pull
 from tasks.run_page import say, show_table
@@ -70,23 +70,22 @@ def audited(columns: pd.DataFrame, files: Sequence[Path], recipe: DatasetRecipe)
     show_table("audit", records(found), f"Leakage audit of {recipe.name}: {found.verdict}")
     if protocol == "random":
         say(f"the split is leaky, as protocol random is: {describe(found)}")
-        return {"verdict": "leaky", "protocol": protocol, "checks": records(found), "content": None, "shortcuts": None}
+        return {
+            "verdict": "leaky", "protocol": protocol, "checks": records(found), "content": None, "shortcuts": None,
+            "measured": None,
+        }  # fmt: skip
     if found.verdict != "clean":
         raise CheckFailed(describe(found))
-    content, shortcuts = listen(columns, files, recipe.splits.seed)
-    tell(content, shortcuts, recipe.name)
-    if content["leaks"]:
-        raise CheckFailed(describe_leaks(content))
-    return {
-        "verdict": found.verdict, "protocol": protocol, "checks": records(found),
-        "content": content, "shortcuts": shortcuts,
-    }  # fmt: skip
+    heard = listen(columns, files, recipe.splits.seed)
+    tell(heard, recipe.name)
+    if heard["content"]["leaks"]:
+        raise CheckFailed(describe_leaks(heard["content"]))
+    return {"verdict": found.verdict, "protocol": protocol, "checks": records(found), **heard}
 
 
-def listen(
-    columns: pd.DataFrame, files: Sequence[Path], seed: int
-) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Copies between the parts, and how far single cues tell the classes apart: from the audio of some of each part."""
+def listen(columns: pd.DataFrame, files: Sequence[Path], seed: int) -> dict[str, dict[str, Any]]:
+    """What the audio of some clips of each part tells: `content`, copies between the parts; `shortcuts`, how far single
+    cues tell the classes apart; `measured`, on how many clips of each part."""
     compared, measured = choose_clips(columns, COMPARED), spread(columns["part"], MEASURED)
     audio, cues = {}, {}
     for position, flac in read_flac(files, {*compared.tolist(), *measured.tolist()}):
@@ -96,11 +95,19 @@ def listen(
             audio[position] = samples
     some = columns.loc[compared]
     content = audit_content([audio[k] for k in compared], some["part"].tolist(), most_pairs=PAIRS, seed=seed)
-    sizes = {str(part): int(n) for part, n in columns["part"].value_counts(sort=False).items()}
     heard = columns.loc[measured]
     first = heard["label"] == heard["label"].min()
     table = pd.DataFrame([cues[k] for k in measured], columns=[*SHORTCUTS]).assign(is_first=first.to_numpy())
-    return content_record(content, some, sizes, seed), measure_shortcuts(table, folds_of(heard["part"]))
+    return {
+        "content": content_record(content, some, counts(columns["part"]), seed),
+        "shortcuts": measure_shortcuts(table, folds_of(heard["part"])),
+        "measured": counts(heard["part"]),
+    }
+
+
+def counts(part: pd.Series) -> dict[str, int]:
+    """Clips of each part."""
+    return {str(name): int(n) for name, n in part.value_counts(sort=False).items()}
 
 
 def spread(part: pd.Series, most: int) -> NDArray[np.intp]:
@@ -120,9 +127,11 @@ def read_flac(files: Sequence[Path], wanted: Container[int]) -> Iterator[tuple[i
                 position += 1
 
 
-def tell(content: dict[str, Any], shortcuts: dict[str, dict[str, Any]], name: str) -> None:
+def tell(heard: dict[str, dict[str, Any]], name: str) -> None:
     """What was heard, on the terminal and on the run's page."""
-    for line in (*describe_content(content), *describe_shortcuts(shortcuts)):
+    content, shortcuts = heard["content"], heard["shortcuts"]
+    measured = clips_of(heard["measured"], content["clips"])
+    for line in (*describe_content(content), *describe_shortcuts(shortcuts, measured)):
         say(line)
     show_table("content", content["found"], f"Pairs of clips in different parts of {name} that are or may be copies")
     show_table("planted-copies", content["recall"], f"Copies planted in {name} and how many of them were found")

@@ -91,6 +91,8 @@ def test_a_clean_data_set_passes_and_says_what_was_looked_for_and_what_would_hav
     planted, found = (sum(row[name] for row in record["content"]["recall"]) for name in ("planted", "found"))
     assert record["content"]["miss_rate"] == pytest.approx(1 - found / planted, abs=1e-4)
     assert set(record["shortcuts"]) >= {"level_db", "zero_share", "encoded_bytes"}
+    assert record["measured"] == {"dev": 6, "test": 6, "train": 6}
+    assert "measured on 6 of 6 clips of dev, 6 of 6 clips of test, 6 of 6 clips of train" in said
     assert not home.exists()
 
 

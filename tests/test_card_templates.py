@@ -13,7 +13,7 @@ from tasks.functional.content_audit import describe_comparison
 from tasks.functional.levels import stated_end, stated_level
 from tasks.functional.report import Report
 from tasks.functional.report_schema import Inflation
-from tasks.functional.shortcuts import SHORTCUTS
+from tasks.functional.shortcuts import SHORTCUTS, state_measured
 from tests.test_report import recorded, studied
 
 TEMPLATES = Path(__file__).parents[1] / "hub_cards"
@@ -85,7 +85,7 @@ def card(report: Report) -> str:
 def page(report: Report, **figures: str) -> str:
     context = {
         "report": report.model_dump(mode="json"), "figures": figures, "stated_level": stated_level, "stated_end": stated_end,
-        "describe_comparison": describe_comparison,
+        "describe_comparison": describe_comparison, "state_measured": state_measured,
     }  # fmt: skip
     return fill(read("report.html.j2"), context, html=True)
 
@@ -295,6 +295,18 @@ def test_cards_say_what_tells_the_classes_apart_without_listening(report: Report
     ):
         assert said in text
         assert "\n\n\n\n" not in text
+
+
+@pytest.mark.parametrize("shortcuts", [QUIET, LOUD], ids=["quiet", "loud"])
+def test_cards_and_page_say_on_how_many_clips_cues_were_measured_where_that_is_not_all(
+    report: Report, shortcuts: Any
+) -> None:
+    said = " Cues were measured on 600 of 900 clips of train, 40 of 40 clips of test."
+    for train, there in ((600, True), (900, False)):
+        audit = LEAKAGE | {"content": CONTENT, "shortcuts": shortcuts, "measured": {"train": train, "test": 40}}
+        told = report.model_copy(update={"shortcuts": shortcuts, "leakage": audit})
+        for text in (render_model_card(read("model_card.md.j2"), told), data_card(audit=audit), page(told)):
+            assert (said in text) is there
 
 
 def test_card_says_how_it_was_measured_beside_how_it_is_used(report: Report) -> None:

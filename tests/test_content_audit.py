@@ -13,6 +13,7 @@ from tasks.functional.content_audit import (
     audit_content,
     choose_clips,
     content_record,
+    describe_comparison,
     describe_content,
     describe_leaks,
     disguise,
@@ -85,6 +86,21 @@ def test_a_reader_is_told_pairs_and_recall(leaky):
     assert f"/{PLANTED}" in lines[-1]
     assert "500 ms 10 dB phone" in lines[-1]
     assert "2 pairs of clips with one recording under two names, e.g. " in describe_leaks(leaky)
+
+
+def test_where_not_every_pair_is_compared_sample_by_sample_how_many_are_is_said(leaky):
+    assert (leaky["correlated"], leaky["pieces"]) == (180, 180)
+    assert "likest" not in describe_content(leaky)[0] + describe_comparison({"content": leaky})
+    few = content_record(audit_content(clips(), PART, most_pairs=100, seed=0), rows(), dict.fromkeys(PART, 12), 0)
+    assert few["correlated"] < few["pieces"] == few["pairs"] == 180
+    said = f", the {few['correlated']} with the likest spectrograms sample by sample"
+    assert f"180 pairs{said}, 0 beyond chance" in describe_content(few)[0]
+    assert f"SNR or band{said}: 0 pairs beyond chance" in describe_comparison({"content": few})
+
+
+def test_a_reader_is_told_of_which_clips_copies_were_planted(leaky):
+    assert leaky["hosts"] == "train"
+    assert describe_content(leaky)[-1].startswith("  copies of clips of train, planted in pink noise and found: 40 ms")
 
 
 def test_clean_parts_have_no_leak_and_the_same_seed_gives_the_same_record():

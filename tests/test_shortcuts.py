@@ -32,7 +32,9 @@ def test_cues_that_say_nothing_are_not_called_out():
     found = scored(table())
     assert set(found) == {*SHORTCUTS, MODEL}
     assert not any(cue["called_out"] for cue in found.values())
-    assert describe_shortcuts(found) == ["shortcuts: no cue has an AUC over 0.65 on test"]
+    assert describe_shortcuts(found, "200 of 900 clips of train") == [
+        "shortcuts: no cue has an AUC over 0.65 on test; measured on 200 of 900 clips of train"
+    ]
 
 
 @pytest.mark.parametrize("cue", SHORTCUTS)
@@ -44,7 +46,9 @@ def test_a_planted_shortcut_is_called_out_whichever_way_it_points(cue, sign):
     assert [name for name in SHORTCUTS if found[name]["called_out"]] == [cue]
     assert found[cue]["auc"] > 0.8
     assert found[MODEL]["called_out"]
-    assert describe_shortcuts(found)[0].startswith(f"shortcut: {cue} has an AUC of 0.")
+    lines = describe_shortcuts(found, "5 of 9 clips of test")
+    assert lines[0].startswith(f"shortcut: {cue} has an AUC of 0.")
+    assert lines[-1] == "  cues measured on 5 of 9 clips of test"
 
 
 def test_a_cue_is_scored_on_test_and_not_on_train():

@@ -12,6 +12,7 @@ from datasets import Audio, load_dataset
 from recipes.data import DatasetRecipe
 from recipes.reading import read_yaml
 from recipes.schema import CheckFailed
+from tasks import splits as splits_module
 from tasks.audio_files import decode_flac, encode_flac
 from tasks.clips import SCHEMA
 from tasks.functional.leakage import pcm_hash
@@ -75,6 +76,18 @@ def test_the_audit_of_a_split_says_what_was_heard_and_what_would_have_been_misse
     assert 0 <= content["miss_rate"] <= 1
     assert shortcuts["duration_ms"] == {"auc": 0.5, "called_out": False}
     assert {"level_db", "encoded_bytes", "all together"} <= set(shortcuts)
+    assert audit["measured"] == dict.fromkeys(PARTS, 8)
+
+
+def test_where_cues_are_measured_on_some_clips_the_run_says_on_how_many(home, monkeypatch):
+    said = []
+    monkeypatch.setattr(splits_module, "MEASURED", 4)
+    monkeypatch.setattr(splits_module, "say", said.append)
+    audit = read_json(make_splits.fn(dealt(), recipe()).path / "audit.json")
+    assert audit["measured"] == dict.fromkeys(PARTS, 4)
+    assert any(
+        line.endswith("measured on 4 of 8 clips of train, 4 of 8 clips of dev, 4 of 8 clips of test") for line in said
+    )
 
 
 def disguised(flac: bytes) -> dict:

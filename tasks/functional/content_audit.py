@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from tasks.functional.audio import SAMPLE_RATE_HZ, Waveform, band_limit, n_samples, rms
 from tasks.functional.duplicates import FAMILY_WISE, least_score, search
+from tasks.functional.leakage import clips_of
 
 DURATIONS_MS = (40, 100, 200, 500, 1000)
 CONDITIONS = ((20.0, "clean"), (10.0, "clean"), (0.0, "clean"), (10.0, "phone"))  # SNR in dB, band
@@ -24,14 +25,18 @@ class Content(NamedTuple):
     """What was found between parts, and what would have been.
 
     `found`: a, b (positions), score, lag_s, expected (pairs that chance brings so high), leak (expected <= .01), strongest
-    first; what is no leak is a suspect. `recall`: duration_ms, snr_db, band, planted, found. `pairs`: of clips of
-    different parts. `least_score`: from which a pair is a leak. `unsearchable`: positions of silent clips and of those
+    first; what is no leak is a suspect. `recall`: duration_ms, snr_db, band, planted, found, in copies of clips of the
+    part `hosts`. `pairs`: of clips of different parts; `correlated` of `pieces`: pairs of their pieces that were compared
+    sample by sample. `least_score`: from which a pair is a leak. `unsearchable`: positions of silent clips and of those
     under 20 ms.
     """
 
     found: pd.DataFrame
     recall: pd.DataFrame
+    hosts: str
     pairs: int
+    correlated: int
+    pieces: int
     least_score: float
     unsearchable: list[int]
 
@@ -49,10 +54,11 @@ def audit_content(audio: Sequence[Waveform], part: Sequence[str], *, most_pairs:
     pairs = int(sizes.sum() ** 2 - (sizes**2).sum()) // 2
     result = search(audio, [names.index(name) for name in part], sample_rate=SAMPLE_RATE_HZ, most_pairs=most_pairs)
     least = least_score(result.lags)
-    hosts = [clip for clip, its in zip(audio, part, strict=True) if its == sizes.idxmax()]
+    largest = str(sizes.idxmax())
+    hosts = [clip for clip, its in zip(audio, part, strict=True) if its == largest]
     recall = measure_recall(hosts, least, most_pairs=most_pairs, seed=seed)
     found = result.table.assign(leak=result.table["score"] >= least)
-    return Content(found, recall, pairs, least, result.unsearchable)
+    return Content(found, recall, largest, pairs, result.compared, result.pairs, least, result.unsearchable)
 
 
 def choose_clips(clips: pd.DataFrame, most: int) -> NDArray[np.intp]:
@@ -82,11 +88,14 @@ def content_record(content: Content, compared: pd.DataFrame, clips: Mapping[str,
         "compared": {name: int(n) for name, n in compared["part"].value_counts(sort=False).items()},
         "unsearchable": len(content.unsearchable),
         "pairs": content.pairs,
+        "correlated": content.correlated,
+        "pieces": content.pieces,
         "family_wise": FAMILY_WISE,
         "least_score": round(content.least_score, 2),
         "leaks": sum(pair["leak"] for pair in told),
         "suspects": sum(not pair["leak"] for pair in told),
         "found": told[:NAMED],
+        "hosts": content.hosts,
         "recall": content.recall.to_dict("records"),
         "miss_rate": round(1 - found / planted, 4) if planted else None,
         "seed": seed,
@@ -112,11 +121,11 @@ def _plain(value: Any) -> str | None:
 
 def describe_content(record: Mapping[str, Any]) -> list[str]:
     """The record in lines for a reader: what was compared, what was found, and what would have been missed."""
-    compared = ", ".join(f"{n} of {record['clips'][name]} clips of {name}" for name, n in record["compared"].items())
+    compared = clips_of(record["compared"], record["clips"])
     blind = f"; {record['unsearchable']} silent or under 20 ms" if record["unsearchable"] else ""
     lines = [
-        f"content: {compared}{blind}; {record['pairs']:,} pairs, {record['leaks']} beyond chance (score "
-        f"{record['least_score']:g} and more), {record['suspects']} suspect",
+        f"content: {compared}{blind}; {record['pairs']:,} pairs{likest(record)}, {record['leaks']} beyond chance "
+        f"(score {record['least_score']:g} and more), {record['suspects']} suspect",
         *(f"  {'copy' if pair['leak'] else 'suspect'}: {_say(pair)}" for pair in record["found"]),
     ]
     if record["miss_rate"] is None:
@@ -128,7 +137,8 @@ def describe_content(record: Mapping[str, Any]) -> list[str]:
     ]
     return [
         *lines,
-        f"  copies planted in pink noise and found: {'; '.join(cells)}; missed {record['miss_rate']:.0%} of all",
+        f"  copies of clips of {record['hosts']}, planted in pink noise and found: {'; '.join(cells)}; missed "
+        f"{record['miss_rate']:.0%} of all",
     ]
 
 
@@ -139,7 +149,7 @@ def describe_comparison(audit: Mapping[str, Any]) -> str:
         return (
             "Declared identities and exact audio are compared between the parts; near-duplicates are not looked for."
         )
-    compared = ", ".join(f"{n} of {record['clips'][name]} clips of {name}" for name, n in record["compared"].items())
+    compared = clips_of(record["compared"], record["clips"])
     blind = f" ({record['unsearchable']} of them silent or under 20 ms)" if record["unsearchable"] else ""
     missed = (
         "no copies could be planted for that: what was missed is not known"
@@ -148,9 +158,15 @@ def describe_comparison(audit: Mapping[str, Any]) -> str:
     )
     return (
         f"Declared identities and exact audio are compared between the parts. The content of {compared}{blind} was compared "
-        f"for copies at another gain, offset, SNR or band: {record['leaks']} pairs beyond chance, {record['suspects']} "
-        f"suspect; {missed}."
+        f"for copies at another gain, offset, SNR or band{likest(record)}: {record['leaks']} pairs beyond chance, "
+        f"{record['suspects']} suspect; {missed}."
     )
+
+
+def likest(record: Mapping[str, Any]) -> str:
+    """That only some pairs were compared sample by sample; "" where all were, or where an older record does not say."""
+    correlated, pieces = record.get("correlated", 0), record.get("pieces", 0)
+    return f", the {correlated:,} with the likest spectrograms sample by sample" if correlated < pieces else ""
 
 
 def describe_leaks(record: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ def dataset_card(data: Json) -> dict[str, Any]:
         "opening": list(_opening(data)), "counts": _counts(data), "folds": list(_folds(data)),
         "verdict": data["audit"]["verdict"], "protocol": data["audit"]["protocol"],
         "compared": describe_comparison(data["audit"]), "checks": _checks(data["audit"]),
-        "shortcuts": state_shortcuts(data["audit"].get("shortcuts")),
+        "shortcuts": state_shortcuts(data["audit"].get("shortcuts"), data["audit"]),
         "balance": list(_balance(data["balance"])), "factors": _factors(data), "factor_notes": list(_factor_notes(data)),
         "design": list(_design(data, asked)), "cells": [Table(its["columns"], its["data"]) for its in data["cells"]],
         "families": list(_families(data, asked)), "context": _context(asked["context"]),

@@ -57,12 +57,14 @@ class Search(NamedTuple):
 
     `table`: a, b (positions, the part of a before that of b), score, lag_s, expected (pairs that chance alone brings so
     high over all lags), strongest first, where expected < 1. `lags`: of all pairs together. `compared`: pairs of pieces
-    that were compared sample by sample. `unsearchable`: positions of clips that are silent or under 20 ms.
+    that were compared sample by sample, `pairs`: all there are. `unsearchable`: positions of clips that are silent or
+    under 20 ms.
     """
 
     table: pd.DataFrame
     lags: float
     compared: int
+    pairs: int
     unsearchable: list[int]
 
 
@@ -93,7 +95,7 @@ def search(
     table = table.sort_values("score", ascending=False, kind="stable").drop_duplicates(["a", "b"])
     table["expected"] = [expected(score, lags) for score in table["score"]]
     table = table.loc[table["expected"] < SUSPECT, ["a", "b", "score", "lag_s", "expected"]]
-    return Search(table.reset_index(drop=True), own_lags, len(pairs), pieces.unsearchable())
+    return Search(table.reset_index(drop=True), own_lags, len(pairs), count_pairs(parts), pieces.unsearchable())
 
 
 def expected(score: float, lags: float) -> float:
@@ -163,10 +165,16 @@ def count_lags(pieces: Pieces, parts: NDArray[np.intp]) -> float:
     return float(lengths @ others)
 
 
+def count_pairs(parts: NDArray[np.intp]) -> int:
+    """Pairs of pieces of different parts."""
+    sizes = np.unique(parts, return_counts=True)[1]
+    return int(sizes.sum() ** 2 - (sizes**2).sum()) // 2
+
+
 def _choose(pieces: Pieces, parts: NDArray[np.intp], most: int, pool: ThreadPoolExecutor) -> Pairs:
     """The pairs that are compared sample by sample, the piece of the lower part first."""
     n, members = len(pieces), [np.flatnonzero(parts == part) for part in np.unique(parts)]
-    if sum(len(a) * len(b) for a, b in combinations(members, 2)) <= most:
+    if count_pairs(parts) <= most:
         grids = [
             np.stack(np.meshgrid(a, b, indexing="ij"), axis=-1).reshape(-1, 2) for a, b in combinations(members, 2)
         ]

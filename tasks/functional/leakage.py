@@ -102,3 +102,8 @@ def _shared(
     shared = {identity: on for identity, on in parts.items() if len(on) > 1}
     named = [f"{identity} ({', '.join(sorted(on))})" for identity, on in islice(shared.items(), NAMED)]
     return len(shared), "; ".join(named) + ("; ..." if len(shared) > NAMED else "")
+
+
+def clips_of(some: Mapping[str, int], whole: Mapping[str, int]) -> str:
+    """How many clips of each part an audit looked at, of how many."""
+    return ", ".join(f"{n} of {whole[part]} clips of {part}" for part, n in some.items())

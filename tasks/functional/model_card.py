@@ -25,7 +25,7 @@ def model_card(report: Json, timing: Json) -> dict[str, Any]:
         "comparisons": list(_comparisons(report)),
         "audit": report["leakage"]["verdict"], "compared": describe_comparison(report["leakage"]),
         "checks": list(_checks(report["leakage"])),
-        "shortcuts": state_shortcuts(report["shortcuts"]),
+        "shortcuts": state_shortcuts(report["shortcuts"], report["leakage"]),
         "inflation": list(_inflation(report)),
         "listening": list(_listening(report["listening"])), "seeds": _seeds(report), "spread": _spread(report),
         "factors": list(_by_factor(report)),

@@ -13,6 +13,7 @@ from tasks.functional.levels import stated_end, stated_level
 from tasks.functional.plots import figures
 from tasks.functional.report_document import Report
 from tasks.functional.report_tables import csv_tables
+from tasks.functional.shortcuts import state_measured
 from tasks.functional.timing import Timing
 
 PAGE_BYTES = 5_000_000
@@ -77,6 +78,7 @@ def page(report: Report, template: str, drawn: Mapping[str, bytes], heard: Mappi
         "stated_level": stated_level,
         "stated_end": stated_end,
         "describe_comparison": describe_comparison,
+        "state_measured": state_measured,
     }
     silent = fill(template, context, html=True)
     if not heard:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from tasks.functional.audio import SAMPLE_RATE_HZ, Waveform
 from tasks.functional.cues import CUES, cues
+from tasks.functional.leakage import clips_of
 from tasks.functional.metrics import roc_auc
 
 SHORTCUTS = (*CUES, "duration_ms", "encoded_bytes")
@@ -57,12 +58,13 @@ def _score(
     return {**scores, MODEL: roc_auc(model.predict_proba(values[test])[:, 1], first[test])}
 
 
-def describe_shortcuts(scored: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A line a cue that is called out, or one that none is."""
+def describe_shortcuts(scored: Mapping[str, Mapping[str, Any]], measured: str) -> list[str]:
+    """On which clips cues were measured, and a line a cue that is called out, or one that none is."""
     loud = {name: its["auc"] for name, its in scored.items() if its["called_out"]}
     if not loud:
-        return [f"shortcuts: no cue has an AUC over {CALLED_OUT:g} on test"]
-    return [f"shortcut: {name} has an AUC of {auc:.3f} on test" for name, auc in loud.items()]
+        return [f"shortcuts: no cue has an AUC over {CALLED_OUT:g} on test; measured on {measured}"]
+    lines = [f"shortcut: {name} has an AUC of {auc:.3f} on test" for name, auc in loud.items()]
+    return [*lines, f"  cues measured on {measured}"]
 
 
 def folds_of(part: pd.Series) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
@@ -72,17 +74,24 @@ def folds_of(part: pd.Series) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]
     return [((part != name).to_numpy(), (part == name).to_numpy()) for name in sorted(part.unique())]
 
 
-def state_shortcuts(scored: Mapping[str, Mapping[str, Any]] | None) -> str:
-    """The same as a sentence of a card or report; `scored` is None where nobody looked."""
+def state_shortcuts(scored: Mapping[str, Mapping[str, Any]] | None, audit: Mapping[str, Any]) -> str:
+    """The same as sentences of a card; `scored` is None where nobody looked, `audit` is audit.json."""
     if not scored:
         return "Whether single cues tell the classes apart without anybody listening was not looked at."
     loud = [f"{name} {its['auc']:.3f}" for name, its in scored.items() if its["called_out"]]
     if not loud:
         return (
             f"No single cue ({', '.join(SHORTCUTS)}) tells the classes apart with an AUC over {CALLED_OUT:g} on test; a "
-            f"small model over all of them reaches {scored[MODEL]['auc']:.3f}."
+            f"small model over all of them reaches {scored[MODEL]['auc']:.3f}.{state_measured(audit)}"
         )
     return (
         f"**Some cues tell the classes apart without anybody listening**, fitted on train, AUC on test over {CALLED_OUT:g}: "
-        f"{', '.join(loud)}."
+        f"{', '.join(loud)}.{state_measured(audit)}"
     )
+
+
+def state_measured(audit: Mapping[str, Any]) -> str:
+    """A sentence on how many clips the cues were measured on; "" where on all, or where an older audit does not say."""
+    measured = audit.get("measured") or {}
+    whole = audit["content"]["clips"] if measured else {}
+    return "" if measured == whole else f" Cues were measured on {clips_of(measured, whole)}."
