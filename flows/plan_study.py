@@ -11,6 +11,7 @@ from tasks.cache import Calls, NotCached, looking_up
 from tasks.clips import check_cells
 from tasks.hub import published_recipe, rehearsal
 from tasks.planning import Found, describe, find_sides
+from tasks.variables import demand_variables
 
 
 def plan_study(
@@ -34,7 +35,11 @@ def plan_lines(recipe: StudyRecipe, found: Found, until: Stage, refresh: Stage |
 
 
 def look_up(recipe: StudyRecipe, until: Stage, refresh: Stage | None = None) -> Found:
-    """Every stage after the other until a result is missing or a check would stop the run; none from `refresh` on."""
+    """Every stage after the other until a result is missing or a check would stop the run; none from `refresh` on.
+
+    Raises ValueError with every environment variable that is not set.
+    """
+    demand_variables(recipe, stages_to(until))
     stages = [stage for stage in stages_to(until) if stage not in stages_from(refresh)]
     calls: dict[str, Calls] = {}
     try:

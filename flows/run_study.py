@@ -25,6 +25,7 @@ from tasks.reports import summary
 from tasks.run_page import fenced, show_markdown
 from tasks.slots import gpus, make_limit, visible_gpus
 from tasks.store import Publication, Report
+from tasks.variables import demand_variables
 
 DEFAULT = "study/demo"
 
@@ -125,7 +126,9 @@ def readable(told: str) -> str:
 
 
 def demand_extras(recipe: StudyRecipe, until: Stage) -> None:
-    """Raise ValueError, with the command that installs it, where hygiene or a baseline needs a library that is not there."""
+    """Raise ValueError, with the way out, where hygiene or a baseline needs a library, or the study an environment variable,
+    that is not there."""
+    demand_variables(recipe, stages_to(until))
     if hygiene := recipe.dataset.hygiene:
         detectors.demand([hygiene.detector], "dataset.hygiene", "set dataset.hygiene=null")
     if "evaluate" in stages_to(until):

@@ -21,6 +21,7 @@ from packaging.version import Version
 
 from tasks import child
 from tasks.slots import gpus
+from tasks.sources.variables import shipped_variables, way_to
 from tasks.store import home, make_home
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,7 +52,7 @@ def examine() -> Iterator[Finding]:
     yield from look_at_gpu()
     yield look_at_home()
     yield look_at_disk()
-    yield look_at_corpus()
+    yield from look_at_corpora()
     if installed("huggingface-hub"):
         yield look_at_download()
         yield look_at_token()
@@ -192,14 +193,19 @@ def look_at_download() -> Finding:
     return Finding("warning", "download", f"{free:.1f} GB free at {cache}, {way_out}")
 
 
-def look_at_corpus() -> Finding:
-    """Where real recordings lie."""
-    corpus = os.environ.get("EARSHOT_CORPUS")
-    if not corpus:
-        return Finding("warning", "corpus", "EARSHOT_CORPUS is not set: study/corpus needs it, study/demo does not")
-    if not Path(corpus).expanduser().is_dir():
-        return Finding("warning", "corpus", f"EARSHOT_CORPUS is {corpus}, which is no folder: study/corpus cannot run")
-    return Finding("ok", "corpus", f"EARSHOT_CORPUS is {corpus}")
+def look_at_corpora() -> Iterator[Finding]:
+    """Where real recordings lie: every variable that a shipped data set reads."""
+    for variable, (kind, datasets) in shipped_variables().items():
+        readers = datasets[0] + (f" and {len(datasets) - 1} more" if len(datasets) > 1 else "")
+        folder = os.environ.get(variable)
+        if not folder:
+            says = f"{variable} is not set, study/demo does without; {readers} read {way_to(kind, variable)}"
+        elif not Path(folder).expanduser().is_dir():
+            says = f"{variable} is {folder}, which is no folder: {readers} cannot be built"
+        else:
+            yield Finding("ok", "corpus", f"{variable} is {folder}")
+            continue
+        yield Finding("warning", "corpus", says)
 
 
 # --- services ----------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from tasks.functional.planning import (
     interval_rule,
 )
 from tasks.models.room import asked_of, tokens_of
-from tasks.store import Adapter, Base, Hygiene, Predictions, Reference, Sides, home, read_json, shelf
+from tasks.store import Adapter, Base, Hygiene, Predictions, Recordings, Reference, Sides, home, read_json, shelf
 
 POINTS = 0.03
 RATE = 100e12  # operations a second that a plan counts with: a tenth of an H100's bf16 peak, a GPU of the desk in full
@@ -132,7 +132,9 @@ def find_sides(recipe: StudyRecipe, found: Found) -> pd.DataFrame:
     Raises ValueError or FileNotFoundError where a source cannot be listed or its groups cannot be dealt.
     """
     sides: list[Sides] = results_of(found, "build", "deal_sides")
-    return pd.read_parquet(sides[0].path / "sides.parquet") if sides else dealt(recipe.dataset)
+    if sides:
+        return pd.read_parquet(sides[0].path / "sides.parquet")
+    return dealt(recipe.dataset, results_of(found, "build", "gather_recordings"))
 
 
 def describe(
@@ -156,9 +158,17 @@ def results_of(found: Found, stage: str, task: str) -> list[Any]:
 # --- data --------------------------------------------------------------------------------------------------------
 
 
-def dealt(recipe: DatasetRecipe) -> pd.DataFrame:
-    """Every recording with its length, where that is known, and the part it will be dealt to; nothing is decoded."""
+def dealt(recipe: DatasetRecipe, gathered: Sequence[Recordings]) -> pd.DataFrame:
+    """Every recording with its length, where that is known, and the part it will be dealt to; nothing is decoded.
+
+    gathered: sources that an earlier run has read, which tell the length of whatever they hold.
+    """
     table = pd.concat([listed(source) for source in recipe.sources], ignore_index=True)
+    for read in gathered:
+        columns = ["recording_id", "role", "duration_s"]
+        own = pd.read_parquet(read.path / "recordings.parquet", columns=columns).set_index(columns[:2])["duration_s"]
+        lengths = own.reindex(pd.MultiIndex.from_frame(table[columns[:2]])).set_axis(table.index)
+        table["duration_s"] = lengths.fillna(table["duration_s"])
     return table.assign(part=deal(table, recipe.splits.parts, recipe.splits.seed, by_family=recipe.splits.by_family))
 
 
@@ -180,7 +190,7 @@ def describe_recordings(recipe: StudyRecipe, table: pd.DataFrame) -> list[str]:
     parted = count_strata(table.assign(part=family), sorted(family.unique()))
     several = parted[parted["class"].duplicated(keep=False)]
     counts = pd.concat([whole, several]).rename(columns={"part": "family"}).sort_values("class", kind="stable")
-    counts["hours"] = counts["hours"].map(in_hours)
+    counts["hours"] = in_hours(counts)
     return [
         "recordings, by the headers of their files",
         *counts[["class", "family", "recordings", "groups", "supergroups", "hours"]]
@@ -207,9 +217,10 @@ def describe_hygiene(recipe: StudyRecipe, found: Found) -> list[str]:
     ]
 
 
-def in_hours(hours: float) -> str:
-    """Hours for a reader; "?" where only decoding or speaking tells them."""
-    return "?" if pd.isna(hours) else f"{hours:.2f}"
+def in_hours(counts: pd.DataFrame) -> pd.Series:
+    """Hours of each stratum for a reader: "?" where only decoding or speaking tells them, "1.50+" where of some."""
+    some, all_of_it = counts["unknown"] > 0, counts["unknown"] == counts["recordings"]
+    return counts["hours"].map("{:.2f}".format).add(some.map({True: "+", False: ""})).mask(all_of_it, "?")
 
 
 def describe_data(recipe: StudyRecipe, table: pd.DataFrame) -> list[str]:
@@ -220,8 +231,10 @@ def describe_data(recipe: StudyRecipe, table: pd.DataFrame) -> list[str]:
     counts["clips"] = (
         counts["part"].astype(str).map(clips).where(of_class).map(lambda n: "" if pd.isna(n) else f"{n:,.0f}")
     )
-    counts["hours"] = counts["hours"].map(in_hours)
-    unknown = ["?: known once the source has been read or spoken"] if (counts["hours"] == "?").any() else []
+    counts["hours"] = in_hours(counts)
+    notes = {"?": "?: known once the source has been read or spoken", "+": "+: and what is known only then"}
+    unknown = [note for sign, note in notes.items() if counts["hours"].str.endswith(sign).any()]
+    counts = counts.drop(columns="unknown")
     return [
         f"data set {block.name}: {len(table):,} recordings, dealt by {block.splits.protocol}; "
         f"{2 * sum(clips.values()):,} clips in {block.clips.conditions} conditions a class",

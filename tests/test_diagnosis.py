@@ -1,6 +1,7 @@
 """The doctor names what is wrong with its way out, stops only on what stops the demo, and tells no secret."""
 
 import http.server
+import re
 import subprocess
 import threading
 
@@ -28,6 +29,23 @@ def test_a_sound_machine_has_no_problem_and_the_home_is_not_made(home):
     assert "problem " not in result.output
     assert "EARSHOT_CORPUS is not set" in result.output
     assert not home.exists()
+
+
+def test_every_variable_that_a_shipped_data_set_reads_is_listed_set_or_not(monkeypatch, tmp_path):
+    read = {name for file in (diagnosis.ROOT / "recipes" / "dataset").glob("*.yaml")
+            for name in re.findall(r"\$\{(\w+)\}", file.read_text(encoding="utf-8"))}  # fmt: skip
+    assert {"EARSHOT_CORPUS", "ESC50", "GTZAN", "VOXCONVERSE"} <= read
+    for name in read:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("VOXCONVERSE", str(tmp_path))
+    monkeypatch.setenv("ESC50", str(tmp_path / "nowhere"))
+    found = {finding.says.split()[0]: finding for finding in diagnosis.look_at_corpora()}
+    assert set(found) == read
+    assert [name for name, finding in found.items() if finding.state == "ok"] == ["VOXCONVERSE"]
+    assert "nowhere, which is no folder: dataset/" in found["ESC50"].says
+    assert "MUSAN is not set, study/demo does without; dataset/factorial-1000 and 3 more read" in found["MUSAN"].says
+    assert "`earshot fetch musan --root DIR`, then export MUSAN=DIR/musan" in found["MUSAN"].says
+    assert "`earshot fetch gtzan` says where it comes from" in found["GTZAN"].says
 
 
 def test_no_secret_is_shown(monkeypatch, tmp_path):

@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE
@@ -10,14 +11,14 @@ from typer.testing import CliRunner
 from flows import cli
 from flows.build_dataset import build_dataset
 from flows.plan_study import plan_study
-from flows.run_study import within
+from flows.run_study import demand_extras, within
 from recipes.schema import CheckFailed, load_study
 from tasks import cache, sources, store
 from tasks.clips import check_cells
 from tasks.functional.intervals import clustered_interval
 from tasks.functional.mcnemar import mcnemar_sample_size
 from tasks.functional.planning import Evidence, interval_rule
-from tasks.planning import describe_power, steps_of
+from tasks.planning import describe_power, in_hours, steps_of
 from tests.building import build
 
 
@@ -87,6 +88,26 @@ def test_a_damaged_result_counts_as_missing_and_is_left_where_it_is(built, home)
     assert sorted(cache.results().iterdir()) == records
 
 
+def test_lengths_that_an_earlier_run_has_read_are_told_before_anything_is_dealt(built, home, monkeypatch):
+    """Sources that speak tell no length; those that were gathered do, whether or not they were dealt."""
+    monkeypatch.setattr(sources, "durations_s", lambda block, table: pd.Series(np.nan, index=table.index))
+    again = ["dataset.splits.seed=8"]
+    read = plan_study("study/smoke", again)
+    assert steps(read)["sides"] == "0 of 1 cached, 1 to run"
+    assert not any("?" in line or "recordings of unknown length" in line for line in read)
+    other = plan_study("study/smoke", [*again, "dataset.sources.0.seed=9"])
+    assert steps(other)["recordings"] == "2 of 3 cached, 1 to run"
+    hours = {(part, name): hours for part, name, *_, hours, _ in (row for row in data_of(other) if len(row) == 7)}
+    assert "?" in hours.values()
+    assert any(value not in ("?", "0.00") for value in hours.values()), hours
+    assert "?: known once the source has been read or spoken" in other
+
+
+def test_hours_of_which_only_some_are_known_are_told_as_the_least():
+    counts = pd.DataFrame({"hours": [1.5, 1.5, 0.0], "unknown": [0, 2, 3], "recordings": [3, 3, 3]})
+    assert in_hours(counts).tolist() == ["1.50", "1.50+", "?"]
+
+
 def test_another_block_is_another_result(built):
     found = steps(plan_study("study/smoke", ["dataset.clips.seed=8"]))
     assert (found["sides"], found["plans"]) == ("1 of 1 cached", "0 of 3 cached, 3 to run")
@@ -135,6 +156,28 @@ def test_a_study_that_cannot_run_is_refused_in_a_sentence(home, monkeypatch, cap
     assert stop.value.code == 2
     assert sentence in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("command", [["plan"], ["build", "--dry-run"], ["prompts", "--dry-run"]], ids=" ".join)
+def test_every_environment_variable_that_is_not_set_is_named_at_once(home, monkeypatch, capsys, command):
+    names = ("VOXCONVERSE", "ESC50", "GTZAN", "MUSAN", "WHISPER", "PYANNOTE")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    sets = ["dataset=dataset/factorial-500", "evaluate=evaluate/foreign"]
+    asked = [part for override in sets for part in ("--set", override)]
+    monkeypatch.setattr("sys.argv", ["earshot", *command, "study/smoke", *asked])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    said = capsys.readouterr().err
+    assert stop.value.code == 2
+    scored = [] if command[0] in ("build", "prompts") else ["PYANNOTE", "WHISPER"]
+    named = ["VOXCONVERSE", "ESC50", "GTZAN", "MUSAN", *scored]
+    assert f"smoke reads the environment variables {', '.join(named)}, which are not set\n" in said
+    assert all(f"export {name}=" in said for name in named)
+    assert "`earshot fetch voxconverse --root DIR`, then export VOXCONVERSE=DIR/voxconverse" in said
+    assert not home.exists(), "nothing was run"
+    with pytest.raises(ValueError, match="VOXCONVERSE, ESC50, GTZAN, MUSAN, PYANNOTE, WHISPER, which are not set"):
+        demand_extras(load_study("study/smoke", sets), "publish")
 
 
 MARGINS = ["dataset.clips.design=margins", "dataset.clips.per_cell=null", "dataset.clips.per_class=9"]

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +10,23 @@ from recipes.evaluation import TAKES, WEIGHTS
 from tasks.hub import content_sha
 
 Given = Mapping[str, str]  # `evaluate.weights`
+
+
+def unset_weights(baselines: Sequence[str], given: Given) -> dict[str, str]:
+    """Every variable that the weights of these detectors read and that is not set, with what it should name."""
+    keys = dict.fromkeys(WEIGHTS[name] for name in baselines if name in WEIGHTS)
+    return {
+        variable: f"{TAKES[key]}: export {variable}=/where/its/files/are, or leave {takers(key, baselines)} out of "
+        "evaluate.baselines"
+        for key in keys
+        for variable in re.findall(r"\$\{(\w+)\}", given.get(key, ""))
+        if not os.environ.get(variable)
+    }
+
+
+def takers(key: str, baselines: Sequence[str]) -> str:
+    """The detectors that take these weights."""
+    return " and ".join(name for name in baselines if WEIGHTS.get(name) == key)
 
 
 class Weights(NamedTuple):

@@ -21,8 +21,8 @@ class Evidence(NamedTuple):
 def count_strata(table: pd.DataFrame, parts: Sequence[str]) -> pd.DataFrame:
     """Groups, supergroups, recordings and hours per part and class (role for noise and rooms), parts in their order.
 
-    `table`: role, label, group_id, supergroup_id, part and duration_s, a row a recording. Hours are NaN where the
-    length of a recording is not known yet.
+    `table`: role, label, group_id, supergroup_id, part and duration_s, a row a recording. Hours are of the recordings whose
+    length is known; `unknown` counts the others.
     """
     stratum = table["label"].where(table["role"] == "content", table["role"]).rename("class")
     part = table["part"].astype(pd.CategoricalDtype(list(parts)))
@@ -30,8 +30,8 @@ def count_strata(table: pd.DataFrame, parts: Sequence[str]) -> pd.DataFrame:
     counts = by.agg(
         groups=("group_id", "nunique"), supergroups=("supergroup_id", "nunique"), recordings=("role", "size")
     )
-    hours = by["duration_s"].agg(lambda seconds: seconds.sum(skipna=False)) / 3600
-    return counts.assign(hours=hours).reset_index()
+    known = by["duration_s"].count()
+    return counts.assign(hours=by["duration_s"].sum() / 3600, unknown=counts["recordings"] - known).reset_index()
 
 
 def evidence_of(
