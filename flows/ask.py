@@ -8,6 +8,7 @@ import typer
 
 predict_command = typer.Typer()
 Format = Literal["table", "jsonl", "csv", "parquet", "rttm"]
+NAMED = 5  # files that could not be asked
 
 
 @predict_command.command(
@@ -46,8 +47,8 @@ def predict(
     """Say of every file whether it holds speech: path, label, p_speech, duration, warnings.
 
     p_speech is calibrated where the adapter's card has a temperature. A warning stands where a clip lies outside what
-    the card was measured on. A file that cannot be asked has an error instead of a label, and the command ends with 1.
-    RTTM holds the segments of the first class.
+    the card was measured on. A file that is not there or cannot be asked has an error instead of a label; the others
+    are answered, and the command ends with 1. RTTM holds the segments of the first class.
 
     A long file: earshot predict ADAPTER talk.wav --window-ms 500 --hop-ms 100 --format rttm.
     From a pipe: cat clip.wav | earshot predict ADAPTER -
@@ -68,7 +69,13 @@ def predict(
         draft = out.with_name(f".{out.name}.draft")
         draft.write_bytes(content)
         draft.replace(out)
-    if failed := int(table["error"].notna().sum()):
-        why = "see their remarks" if form == "table" else "see `error`"
-        print(f"earshot: {failed} of {table['path'].nunique()} files could not be asked: {why}", file=sys.stderr)
+    bad = table[table["error"].notna()]
+    if len(bad):
+        named = [f"{path}: {error}" for path, error in zip(bad["path"], bad["error"], strict=True)]
+        more = f"; and {len(named) - NAMED} more, see {'their remarks' if form == 'table' else '`error`'}"
+        print(
+            f"earshot: {len(bad)} of {table['path'].nunique()} files could not be asked: {'; '.join(named[:NAMED])}"
+            + (more if len(named) > NAMED else ""),
+            file=sys.stderr,
+        )
         raise typer.Exit(1)

@@ -58,10 +58,10 @@ def predict(
     warnings, error.
 
     adapter: NAMESPACE/NAME[@sha], or the folder of a published one. audio: files, folders, globs, "-". p_speech is
-    softened by the card's temperature where it has one, p_raw is the model's own. A file that cannot be read, or gives the
-    model nothing to hear, has an error instead of a label; the others are answered all the same. `base`: another place of
-    the very base the adapter is for; `prompt`: another one than the card's, a text or a recipe of one. Raises
-    FileNotFoundError or ValueError where nothing can be asked at all.
+    softened by the card's temperature where it has one, p_raw is the model's own. A file that is not there, cannot be read,
+    or gives the model nothing to hear, has an error instead of a label; the others are answered all the same. `base`:
+    another place of the very base the adapter is for; `prompt`: another one than the card's, a text or a recipe of one.
+    Raises FileNotFoundError or ValueError where nothing can be asked at all.
     """
     published = find_adapter(adapter)
     published = published if prompt is None else published.asking(prompt)
@@ -70,7 +70,8 @@ def predict(
     with tempfile.TemporaryDirectory(prefix="earshot-predict-") as place:
         inputs = expand(audio, Path(place))
         asked = write_clips(inputs, published, window, hop, Path(place, "clips.parquet"))
-        say(f"{len(inputs):,} files, {sum(one.clip is not None for one in asked):,} clips to ask; {told(published)}")
+        clips = sum(one.clip is not None for one in asked)
+        say(f"{counted(len(inputs), 'file')}, {counted(clips, 'clip')} to ask; {told(published)}")
         p_raw = ask(published, asked, Path(place), base, device, say)
     return tabled(asked, p_raw, published, windowed=window is not None)
 
@@ -80,6 +81,11 @@ def answer_files(adapter: str, root: str, names: Sequence[str], device: str) -> 
     """What `predict` gives for files of a folder, named relative to it."""
     table = predict(adapter, [Path(root, name) for name in names], device=device, say=run_page.say)
     return table.assign(path=[Path(path).relative_to(root).as_posix() for path in table["path"]])
+
+
+def counted(n: int, what: str) -> str:
+    """So many of them, in words."""
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
 
 
 def told(published: Published) -> str:
@@ -125,6 +131,9 @@ def write_clips(
     asked: list[Asked] = []
     with Clips(file) as clips:
         for one in inputs:
+            if one.error:
+                asked.append(Asked(one.name, None, 0, 0, (), one.error))
+                continue
             try:
                 for start, samples in cut(one.file, window, hop):
                     clip, warnings = prepared(samples, published), warnings_of(one.file, samples, published)

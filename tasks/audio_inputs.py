@@ -26,46 +26,45 @@ OPENINGS = (
 
 
 class Input(NamedTuple):
-    """A file, and what it is called in the output."""
+    """A file, what it is called in the output, and why it cannot be one, where the name stands for no audio."""
 
     file: Path
     name: str
+    error: str | None = None
 
 
 def expand(arguments: Sequence[str | Path], scratch: Path, stdin: BinaryIO | None = None) -> list[Input]:
-    """Every audio file that the arguments name, in their order, each once.
+    """Every audio file that the arguments name, in their order, each once, and each name that stands for none.
 
     A folder stands for the audio files below it, a pattern for what it matches; "-" for one recording on standard input,
     or for a list of paths there, one a line. A recording from standard input is written into `scratch`.
-    Raises FileNotFoundError for what names no file.
+    Raises FileNotFoundError where nothing names a file, with all that was given.
     """
     found: dict[Path, Input] = {}
     for argument in arguments:
         for one in expand_one(str(argument), scratch, stdin):
             found.setdefault(one.file.absolute(), one)
-    if not found:
-        raise FileNotFoundError("no audio: give files, folders, globs, or - for standard input")
+    if all(one.error for one in found.values()):
+        named = "".join(f"; {one.name}: {one.error}" for one in found.values())
+        raise FileNotFoundError(f"no audio: give files, folders, globs, or - for standard input{named}")
     return list(found.values())
 
 
 def expand_one(argument: str, scratch: Path, stdin: BinaryIO | None) -> list[Input]:
-    """The files of one argument."""
+    """The files of one argument, or the argument itself with the reason why it names none."""
     if argument == STDIN:
         return from_stdin(stdin or sys.stdin.buffer, scratch)
     if not argument.strip():
         raise ValueError("an empty name among the audio: give files, folders, globs, or - for standard input")
     path = Path(argument).expanduser()
     if path.is_dir():
-        if not (below := audio_under(path)):
-            raise FileNotFoundError(f"{argument} holds no audio; read are {', '.join(sorted(SUFFIXES))}")
-        return [Input(file, str(file)) for file in below]
+        below = [Input(file, str(file)) for file in audio_under(path)]
+        return below or [Input(path, argument, f"holds no audio; read are {', '.join(sorted(SUFFIXES))}")]
     if path.exists():
         return [Input(path, argument)]
     matched = [Path(file) for file in sorted(glob.glob(str(path), recursive=True))]
-    files = [file for file in matched if file.is_file() and file.suffix.lower() in SUFFIXES]
-    if not files:
-        raise FileNotFoundError(f"there is no file {argument}, and as a pattern it matches no audio")
-    return [Input(file, str(file)) for file in files]
+    files = [Input(file, str(file)) for file in matched if file.is_file() and file.suffix.lower() in SUFFIXES]
+    return files or [Input(path, argument, "there is no such file, and as a pattern it matches no audio")]
 
 
 def from_stdin(stdin: BinaryIO, scratch: Path) -> list[Input]:

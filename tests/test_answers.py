@@ -14,6 +14,7 @@ import pytest
 import soundfile
 from scipy.special import expit, logit
 
+from flows import cli
 from recipes.clips import ContextBlock
 from tasks import answers
 from tasks.answers import COLUMNS, predict, prepared, written
@@ -224,8 +225,8 @@ def test_files_folders_globs_and_standard_input_name_each_file_once(audio, tmp_p
 @pytest.mark.parametrize(
     ("argument", "stdin", "reason"),
     [
-        ("nowhere.wav", b"", "there is no file nowhere.wav, and as a pattern it matches no audio"),
-        ("empty", b"", "empty holds no audio; read are .aif"),
+        ("nowhere.wav", b"", "nowhere.wav: there is no such file, and as a pattern it matches no audio"),
+        ("empty", b"", "empty: holds no audio; read are .aif"),
         ("-", b"", "no audio: give files, folders"),
         ("", b"", "an empty name among the audio"),
         ("-", bytes(range(200, 256)), "neither audio that can be read nor a list of paths"),
@@ -236,6 +237,33 @@ def test_what_names_no_audio_is_a_sentence(tmp_path, monkeypatch, argument, stdi
     (tmp_path / "empty").mkdir()
     with pytest.raises((FileNotFoundError, ValueError), match=reason):
         expand([argument], tmp_path, io.BytesIO(stdin))
+
+
+def test_every_name_that_stands_for_no_audio_is_told_at_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError) as refused:
+        expand(["a.wav", "-", "*.ogg"], tmp_path, io.BytesIO(b"b.wav\n"))
+    said = str(refused.value)
+    assert said.startswith(
+        "no audio: give files, folders, globs, or - for standard input; a.wav: there is no such file"
+    )
+    assert all(f"{name}: there is no such file" in said for name in ("b.wav", "*.ogg"))
+
+
+def test_a_missing_file_is_named_and_the_others_are_answered(adapter, audio, monkeypatch, capfd):
+    files = [str(audio / name) for name in ("gone.wav", "a.wav", "lost.flac")]
+    monkeypatch.setattr("sys.argv", ["earshot", "predict", ADAPTER, *files, "--format", "jsonl"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    answered = capfd.readouterr()
+    assert stop.value.code == 1
+    rows = [json.loads(line) for line in answered.out.splitlines()]
+    assert [row["path"] for row in rows] == files
+    why = "there is no such file, and as a pattern it matches no audio"
+    assert [row["error"] for row in rows] == [why, None, why]
+    assert [bool(row["label"]) for row in rows] == [False, True, False]
+    assert "3 files, 1 clip to ask; " in answered.err
+    assert f"2 of 3 files could not be asked: {files[0]}: {why}; {files[2]}: {why}\n" in answered.err
 
 
 def test_an_adapter_that_cannot_be_asked_says_why(adapter, audio, tmp_path):
