@@ -28,7 +28,7 @@ from tasks.cache import code_digest, task
 from tasks.functional.audio import SAMPLE_RATE_HZ, embed, n_samples, normalise, ramp
 from tasks.functional.calibration import soften
 from tasks.functional.segments import rttm_lines, segments, window_starts
-from tasks.models.frames import audio_tokens
+from tasks.models.frames import Rate
 from tasks.models.jobs import ScoringJob
 from tasks.published_adapters import LONGEST_MS, Published, base_of, find_adapter
 from tasks.run_page import HOOKS
@@ -65,7 +65,7 @@ def predict(
     """
     published = find_adapter(adapter)
     published = published if prompt is None else published.asking(prompt)
-    window, hop = windows_of(window_ms, hop_ms)
+    window, hop = windows_of(window_ms, hop_ms, published.rate)
     make_home()
     with tempfile.TemporaryDirectory(prefix="earshot-predict-") as place:
         inputs = expand(audio, Path(place))
@@ -94,15 +94,15 @@ def told(published: Published) -> str:
     return f"{published.question.classes[0]} where p_raw is {published.threshold:.3g} or more, {softened} on the card"
 
 
-def windows_of(window_ms: float | None, hop_ms: float | None) -> tuple[int | None, int]:
+def windows_of(window_ms: float | None, hop_ms: float | None, rate: Rate) -> tuple[int | None, int]:
     """Window and hop in samples; a hop is half a window unless given. Raises ValueError where they make no sense."""
     if window_ms is None:
         if hop_ms is not None:
             raise ValueError(f"hop_ms {hop_ms:g} without window_ms: give both, or window_ms alone")
         return None, 0
-    if not 25 <= window_ms <= LONGEST_MS:
+    if not rate.shortest_ms <= window_ms <= LONGEST_MS:
         raise ValueError(
-            f"window_ms {window_ms:g}: the model hears from 25 ms, one audio token, up to {LONGEST_MS} ms"
+            f"window_ms {window_ms:g}: the model hears from {rate.shortest_ms:g} ms, one audio token, up to {LONGEST_MS} ms"
         )
     hop_ms = window_ms / 2 if hop_ms is None else hop_ms
     if not 1 <= hop_ms <= window_ms:
@@ -207,10 +207,10 @@ def prepared(samples: NDArray[np.float32], published: Published) -> NDArray[np.f
         clip = ramp(clip)
     if len(clip) < total:
         clip = embed(clip, total)
-    if not audio_tokens(len(clip)):
+    if not published.rate.audio_tokens(len(clip)):
         raise ValueError(
             f"a clip of {1000 * len(samples) / SAMPLE_RATE_HZ:g} ms gives the model no audio token, it would be answered "
-            "unheard: 25 ms are the least"
+            f"unheard: {published.rate.shortest_ms:g} ms are the least"
         )
     if not clip.any():
         return clip

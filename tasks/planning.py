@@ -14,7 +14,7 @@ from tasks import sources
 from tasks.cache import Calls
 from tasks.functional.grouping import deal
 from tasks.functional.mcnemar import mcnemar_sample_size, smallest_difference
-from tasks.functional.memory import QWEN2_AUDIO_7B, clip_bytes, loading_bytes, operations, weight_bytes
+from tasks.functional.memory import clip_bytes, loading_bytes, operations, weight_bytes
 from tasks.functional.planning import (
     Evidence,
     audio_bytes,
@@ -22,7 +22,8 @@ from tasks.functional.planning import (
     evidence_of,
     interval_rule,
 )
-from tasks.models.room import asked_of, tokens_of
+from tasks.models.families import FAMILIES
+from tasks.models.room import asked_of, refuse_quantised_experts, tokens_of
 from tasks.store import Adapter, Base, Hygiene, Predictions, Recordings, Reference, Sides, home, read_json, shelf
 
 POINTS = 0.03
@@ -356,13 +357,22 @@ def describe_disk(recipe: StudyRecipe, table: pd.DataFrame) -> list[str]:
 
 
 def describe_gpu(recipe: StudyRecipe) -> list[str]:
-    """What training the 7 B model takes of a GPU, by arithmetic: memory by batch, operations, and minutes at a rate."""
+    """What training a base that is known by its name takes of a GPU, by arithmetic: memory by batch, operations, and
+    minutes at a rate."""
     train = recipe.train
-    if "Qwen2-Audio-7B" not in train.base:
+    known = [
+        (facts.rate, its) for facts in FAMILIES.values() for name, its in facts.sizes.items() if name in train.base
+    ]
+    if not known:
         return []
+    rate, size = known[0]
+    try:
+        refuse_quantised_experts(size, train.quantization, train.base)
+    except ValueError as error:
+        return [f"a run would stop at the first training: {error}"]
     full, heard = train.lora is None, bool(train.augment)
     asked = asked_of(train.quantization, train.training, train.scope, full=full, heard=heard)
-    tokens, size = tokens_of(recipe.dataset.clips.longest_ms), QWEN2_AUDIO_7B
+    tokens = tokens_of(recipe.dataset.clips.longest_ms, rate)
     weights, clip = weight_bytes(size, asked) / 1e9, clip_bytes(size, asked, tokens) / 1e9
     clips, steps = clips_of_a_class(recipe.dataset), train.training.get("max_steps", -1)
     sides = [recipe.dataset.splits.sides(fold) for fold in range(recipe.dataset.splits.folds or 1)]

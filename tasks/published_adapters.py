@@ -12,7 +12,8 @@ from recipes.prompts import PromptBlock, prompt_block
 from recipes.schema import explain
 from tasks.functional.predictions import FIXED_THRESHOLD
 from tasks.hub import find, pull
-from tasks.models.frames import MAX_FRAMES
+from tasks.models.families import facts_by_class
+from tasks.models.frames import MAX_FRAMES, Rate
 from tasks.models.jobs import FULL_WEIGHTS, BaseAt, Question, base_at
 from tasks.store import read_json
 
@@ -32,6 +33,7 @@ class Published(NamedTuple):
     durations_ms: tuple[float, float] | None  # shortest and longest test clip
     context: ContextBlock | None
     normalise_to: Any
+    rate: Rate  # of the base's audio tokens
     warning: str = ""  # what holds for whatever it is asked
 
     def asking(self, prompt: str) -> "Published":
@@ -82,7 +84,7 @@ def find_adapter(name: str) -> Published:
         temperature=temperature_of(report),
         durations_ms=(float(lengths.min()), float(lengths.max())) if len(lengths) else None,
         context=ContextBlock(**recipe["context"]) if recipe.get("context") else None,
-        normalise_to=recipe.get("normalise", "peak"),
+        normalise_to=recipe.get("normalise", "peak"), rate=facts_by_class(origin.get("base_class")).rate,
     )  # fmt: skip
 
 

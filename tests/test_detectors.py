@@ -25,7 +25,6 @@ from tasks.detectors.mel_statistics import BINS, MelStatistics, filters, statist
 from tasks.functional.calibration import choose_threshold
 from tasks.functional.metrics import roc_auc
 from tasks.models import devices, family
-from tasks.models.frames import trimmed_frames
 from tasks.models.jobs import Question, ScoringJob, TrainingJob
 from tasks.models.scoring import Scorer, questions
 from tasks.models.training import save, to_train
@@ -360,7 +359,3 @@ def audio_llm_type() -> pa.DataType:
 def test_an_answer_of_two_tokens_is_a_sentence(processor):
     with pytest.raises(ValueError, match=r"the answer 'VOICE' is \d tokens of this tokenizer; answers are one token"):
         questions(processor, ["VOICE or B?"], ["VOICE", "B"])
-
-
-def test_the_frames_of_a_question_are_those_of_its_longest_clip():
-    assert QUESTION.frames == trimmed_frames(3200)

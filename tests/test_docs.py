@@ -270,7 +270,7 @@ def test_the_citation_has_what_the_format_asks_for():
 
 def test_every_work_cited_is_used_where_it_says():
     """By its first author's name, or for what is code of others by the name of the method."""
-    spoken = {"Chu": "Qwen2-Audio", "Xu": "Qwen2.5-Omni", "Hu": "lora", "Dettmers": "quantization"}
+    spoken = {"Chu": "Qwen2-Audio", "Xu": "-Omni", "Hu": "lora", "Dettmers": "quantization"}
     for work in citation()["references"]:
         first = work["authors"][0]["family-names"]
         text = (ROOT / work["notes"]).read_text(encoding="utf-8")

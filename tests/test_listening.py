@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 from tasks.audio_files import decode_flac, encode_flac, samples_of
 from tasks.functional.listening import listening_section
 from tasks.models import family, listening
-from tasks.models.frames import audio_tokens
+from tasks.models.frames import POOLED
 from tasks.models.listening import Listener, NoProcessorWarnings, check, no_audio_prior, sample
 from tasks.models.scoring import Scorer, questions
 from tests.test_qwen2_audio import with_lora
@@ -155,7 +155,9 @@ def test_answers_that_depend_on_the_neighbours_stop_the_run(model, processor, qu
 def test_batches_of_one_token_clips_are_asked_whatever_the_data_set_holds(model, processor, question, monkeypatch):
     found = listening.minds_no_neighbours(listener(model, processor, question, (1000, 333.4)))
     assert found["of_one_token"] <= found["largest_difference"] <= 1e-5
-    assert [audio_tokens(samples_of(clip)) for clip in listening.shortened(flacs((1000, 25, 200, 61)))] == [1] * 4
+    assert [POOLED.audio_tokens(samples_of(clip)) for clip in listening.shortened(flacs((1000, 25, 200, 61)))] == [
+        1
+    ] * 4
     told = Scorer.score
 
     def biased(self, clips, asked, method="forward"):

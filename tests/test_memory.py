@@ -3,20 +3,32 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from recipes.schema import load_study
 from tasks.functional.memory import QWEN2_AUDIO_7B as SIZE
-from tasks.functional.memory import Asked, clip_bytes, largest_batch, loading_bytes, operations, weight_bytes
+from tasks.functional.memory import (
+    QWEN3_OMNI_30B,
+    Asked,
+    clip_bytes,
+    largest_batch,
+    loading_bytes,
+    operations,
+    weight_bytes,
+)
+from tasks.models.frames import POOLED
 from tasks.models.jobs import Question, TrainingJob
 from tasks.models.room import check_room, tokens_of
 from tasks.planning import describe_gpu
+from tests import tiny_omni
+from tests.bench.real_size import make_omni_config
 
 CONFIG = SimpleNamespace(
     model_type="qwen2_audio",
     text_config=SimpleNamespace(hidden_size=4096, num_hidden_layers=32, intermediate_size=11_008, vocab_size=156_032),
     audio_config=SimpleNamespace(d_model=1280, encoder_layers=32),
 )
-SECOND = tokens_of(1000)
+SECOND = tokens_of(1000, POOLED)
 FROZEN = Asked(4, with_encoder=False, checkpointing=False)
 
 
@@ -35,6 +47,33 @@ def test_memory_is_near_what_one_h200_took(checkpointing, clips, measured_gb):
     embedding = 2 * SIZE.vocabulary * SIZE.hidden
     estimate = weight_bytes(SIZE, asked) + embedding + clips * clip_bytes(SIZE, asked, 85)
     assert estimate / 1e9 == pytest.approx(measured_gb, rel=0.15)
+
+
+@pytest.mark.parametrize("name", tiny_omni.OMNIS)
+def test_widths_of_real_size_are_those_of_transformers_own_classes(name):
+    omni, (size,) = tiny_omni.OMNIS[name], tiny_omni.OMNIS[name].facts.sizes.values()
+    config = make_omni_config(omni, tiny_omni.make_processor(omni))
+    assert omni.module.size_of(config) == size
+    with torch.device("meta"):
+        model = tiny_omni.thinker(omni)(config).model
+    layers, encoder = (
+        sum(its.numel() for its in part.parameters()) for part in (model.language_model.layers, model.audio_tower)
+    )
+    assert layers == pytest.approx(size.layer_weights, rel=0.12)
+    assert encoder == pytest.approx(size.encoder_weights, rel=0.05)
+
+
+def test_experts_weigh_what_they_weigh_and_are_quantised_by_nobody():
+    """Of 30 billion parameters a token meets 3."""
+    frozen = Asked(16, with_encoder=False, checkpointing=True)
+    assert QWEN3_OMNI_30B.layer_weights == pytest.approx(29.9e9, rel=0.01)
+    assert QWEN3_OMNI_30B.asked_weights == pytest.approx(2.7e9, rel=0.05)
+    assert loading_bytes(QWEN3_OMNI_30B, frozen) > 60e9
+    assert loading_bytes(QWEN3_OMNI_30B, frozen._replace(bits=4)) > 60e9
+    assert (
+        largest_batch(QWEN3_OMNI_30B, frozen, SECOND, 60e9) == 0 < largest_batch(QWEN3_OMNI_30B, frozen, SECOND, 76e9)
+    )
+    assert operations(QWEN3_OMNI_30B, frozen, SECOND) < operations(SIZE, frozen, SECOND)
 
 
 def test_more_fits_where_less_is_kept():
@@ -73,3 +112,14 @@ def test_a_plan_of_the_7_b_model_says_what_it_takes():
     assert lines[0].startswith("GPU, by arithmetic: 4.7 GB of weights")
     assert "minutes at 100 TFLOP/s" in lines[1]
     assert describe_gpu(load_study("study/demo")) == []
+
+
+@pytest.mark.parametrize(
+    ("quantization", "line"),
+    [("none", "GPU, by arithmetic: 60.2 GB of weights"),
+     ("nf4", "a run would stop at the first training: quantization: 97% of the weights in the layers of Qwen/Qwen3-Omni")],
+)  # fmt: skip
+def test_a_plan_knows_experts_and_that_nobody_quantises_them(quantization, line):
+    base = "train.base=Qwen/Qwen3-Omni-30B-A3B-Instruct@" + "0" * 40
+    changed = ["train=train/qwen2-audio-language-model", base, f"train.quantization={quantization}"]
+    assert describe_gpu(load_study("study/demo", changed))[0].startswith(line)

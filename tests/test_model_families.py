@@ -9,21 +9,23 @@ import torch
 import transformers
 
 from tasks.models import family
-from tasks.models.families import NAMES, Family, family_at, family_named
+from tasks.models.families import FAMILIES, Family, family_at, family_named
 from tasks.models.jobs import base_at
 
 ROOT = Path(__file__).parents[1]
 CONTRACT = [name for name, _ in inspect.getmembers(Family) if not name.startswith("_")]
 
 
-@pytest.mark.parametrize("model_type", NAMES)
+@pytest.mark.parametrize("model_type", FAMILIES)
 def test_a_family_holds_what_the_contract_asks(model_type):
     its = family_named(model_type)
     assert all(hasattr(its, name) for name in CONTRACT)
-    assert hasattr(transformers, its.BASE)
+    facts = FAMILIES[model_type]
+    assert hasattr(transformers, facts.base_class)
+    assert hasattr(transformers, facts.processor_class)
     assert set(its.PARTS) == {"encoder", "projector"}
     config = transformers.AutoConfig.for_model(model_type)
-    assert its.size_of(config).vocabulary > 150_000, "of the real size that transformers has by default"
+    assert its.size_of(config).layer_weights > 10**9, "of the size that transformers has by default"
 
 
 def unlike(folder: Path, config: str) -> Path:
@@ -35,7 +37,8 @@ def unlike(folder: Path, config: str) -> Path:
 @pytest.mark.parametrize("config", ['{"model_type": "voxtral"}', "{}"])
 def test_another_family_is_refused_by_name_with_those_there_are_before_weights_are_read(tmp_path, config):
     base, named = unlike(tmp_path, config), json.loads(config).get("model_type", "")
-    refusal = rf"is a model of the type '{named}', .* Qwen2-Audio \(qwen2_audio\), Qwen2\.5-Omni \(qwen2_5_omni\)"
+    known = r"Qwen2-Audio \(qwen2_audio\), Qwen2\.5-Omni \(qwen2_5_omni\), .* Qwen3-Omni \(qwen3_omni_moe\)"
+    refusal = rf"is a model of the type '{named}', .* {known}"
     for asked in (
         lambda: base_at(str(base), None, None),  # by the process that reads the recipe
         lambda: family.load_processor(base, None),
@@ -52,7 +55,7 @@ def test_a_configuration_that_is_none_is_named(tmp_path, config):
 
 
 def test_flows_and_detectors_hold_the_name_of_no_family():
-    names = [*NAMES, *NAMES.values(), "qwen"]
+    names = [*FAMILIES, *(facts.name for facts in FAMILIES.values()), "qwen"]
     for folder in ("flows", "tasks/detectors"):
         for file in (ROOT / folder).glob("*.py"):
             text = file.read_text(encoding="utf-8").lower()
@@ -62,5 +65,5 @@ def test_flows_and_detectors_hold_the_name_of_no_family():
 def test_the_page_on_your_own_family_names_all_that_the_contract_asks_and_every_family():
     page = (ROOT / "tasks/models/README.md").read_text(encoding="utf-8")
     assert not [name for name in CONTRACT if f"`{name}" not in page]
-    assert not [model_type for model_type in NAMES if f"`{model_type}`" not in page]
-    assert all(family_named(model_type).BASE in page or "thinker" in page for model_type in NAMES)
+    assert not [model_type for model_type in FAMILIES if f"`{model_type}`" not in page]
+    assert all(facts.base_class in page for facts in FAMILIES.values())

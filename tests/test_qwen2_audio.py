@@ -12,7 +12,7 @@ from transformers import BitsAndBytesConfig, Qwen2AudioForConditionalGeneration
 from tasks.functional.decoding import answer_scores, answers_token_ids
 from tasks.models import family, qwen2_audio
 from tasks.models.devices import alike_on_every_cpu
-from tasks.models.frames import MAX_FRAMES, audio_tokens, mel_frames, trimmed_frames
+from tasks.models.frames import MAX_FRAMES, POOLED, mel_frames
 from tasks.models.scope import lora_config, trainable_by_part
 
 QUESTION = "Choose one: A) SPEECH B) NONSPEECH."
@@ -75,14 +75,24 @@ def test_tokens_are_those_the_model_counts(padded):
     samples = torch.arange(160, 16_001, 40)
     frames = -(-samples // 160)
     _, tokens = padded.model.audio_tower._get_feat_extract_output_lengths(frames)
-    assert [audio_tokens(int(n)) for n in samples] == tokens.clamp(min=0).tolist()
-    assert [audio_tokens(16 * ms) for ms in (10, 20, 25, 60, 61, 80, 200, 500, 1000)] == [0, 0, 1, 1, 2, 2, 5, 12, 25]
+    assert [POOLED.audio_tokens(int(n)) for n in samples] == tokens.clamp(min=0).tolist()
+    assert [POOLED.audio_tokens(16 * ms) for ms in (10, 20, 25, 60, 61, 80, 200, 500, 1000)] == [
+        0,
+        0,
+        1,
+        1,
+        2,
+        2,
+        5,
+        12,
+        25,
+    ]
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 16_000 * 40))
 def test_the_cut_is_even_covers_the_clip_and_never_passes_the_padding(samples):
-    cut = trimmed_frames(samples)
+    cut = POOLED.trimmed_frames(samples)
     assert cut % 2 == 0
     assert min(mel_frames(samples), MAX_FRAMES) <= cut <= min(mel_frames(samples) + 3, MAX_FRAMES)
 
@@ -92,7 +102,7 @@ def test_features_are_the_first_ones_of_the_padded_extraction_to_the_bit(process
     reference = reference_inputs(processor, waveforms)
     for k, clip in enumerate(family.extract(processor, waveforms)):
         assert torch.equal(clip.features, reference["input_features"][k, :, : clip.features.shape[1]])
-        assert clip.features.shape[1] == trimmed_frames(len(waveforms[k]))
+        assert clip.features.shape[1] == POOLED.trimmed_frames(len(waveforms[k]))
         assert clip.frames == int(reference["feature_attention_mask"][k].sum())
 
 
@@ -133,7 +143,7 @@ def test_a_clip_alone_answers_as_the_padded_model(padded, expected, trimmed, pro
 @pytest.mark.parametrize("ms", FEW_MS)
 def test_a_clips_own_frames_are_exact_and_one_position_less_is_not(padded, trimmed, processor, ms):
     waveform = sounds([ms])[0]
-    frames = trimmed_frames(len(waveform))
+    frames = POOLED.trimmed_frames(len(waveform))
     batch = batch_of(processor, [waveform])
     reference = padded_logits(padded, processor, [waveform])
 

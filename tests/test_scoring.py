@@ -15,6 +15,7 @@ from tasks.functional.decoding import answer_scores
 from tasks.models import encoding, family, scoring
 from tasks.models.devices import alike_on_every_cpu
 from tasks.models.encoding import Encoder, kept_encodings
+from tasks.models.frames import POOLED
 from tasks.models.scope import lora_config, trainable_by_part
 from tasks.models.scoring import Question, Scorer, answers_of, forward, generate, narrowed, questions
 from tests.bench.bench_score_gpu import make_model
@@ -151,7 +152,7 @@ def test_batches_are_handed_on_as_they_come_and_every_clip_once(model, processor
     places = [places for places, _ in Scorer(model, processor, batch_size=2).scored(clips, asked[:1])]
     assert sorted(place for some in places for place in some) == list(range(len(clips)))
     assert max(map(len, places)) == 2
-    tokens = [{encoding.audio_tokens(samples_of(clips[place])) for place in some} for some in places]
+    tokens = [{POOLED.audio_tokens(samples_of(clips[place])) for place in some} for some in places]
     assert all(len(lengths) == 1 for lengths in tokens), "rows of one length need no padding"
 
 

@@ -12,7 +12,7 @@ import torch
 from recipes.training import TrainMethod
 from tasks.models import devices, family, training
 from tasks.models.collation import IGNORED, Collator
-from tasks.models.frames import audio_tokens
+from tasks.models.frames import POOLED
 from tasks.models.progress_lines import Progress
 from tasks.models.trainer import fit
 from tasks.models.training import read_clips, restricted_accuracy, save, to_train
@@ -85,7 +85,7 @@ def test_the_loss_on_a_sequence_is_everything_but_audio_and_what_follows_nothing
         assert (labels[audio] == IGNORED).all()
         assert labels[0] == IGNORED
         assert torch.equal(labels[1:][~audio[1:]], ids[1:][~audio[1:]])
-        assert audio.sum() == audio_tokens(16 * milliseconds)
+        assert audio.sum() == POOLED.audio_tokens(16 * milliseconds)
     assert processor.batch_decode(batch["targets"][batch["answers"]][:, None]) == ["B", "A"] * 4
 
 

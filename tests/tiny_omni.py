@@ -1,65 +1,92 @@
-"""A tiny Qwen2.5-Omni of the real classes with random weights, saved as the Hub holds the real one: for tests alone."""
+"""Tiny Omnis of the real classes with random weights, saved as the Hub holds the real ones: for tests alone."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
+import transformers
 from torch import nn
 
-from tasks.models import tiny
-from tasks.models.qwen2_5_omni import hearing_processor
+from tasks.models import qwen2_5_omni, qwen3_omni, tiny
+from tasks.models.families import QWEN2_5_OMNI, QWEN3_OMNI, Facts
+from tasks.models.thinkers import hearing_processor
 
-NAMED = {
-    "image_token": "<|IMAGE|>", "audio_token": "<|AUDIO|>", "video_token": "<|VIDEO|>",
-    "vision_bos_token": "<|vision_bos|>", "vision_eos_token": "<|vision_eos|>", "audio_bos_token": "<|audio_bos|>",
-    "audio_eos_token": "<|audio_eos|>",
-}  # fmt: skip
-# As Qwen2.5-Omni's own, its images and videos left out.
-TEMPLATE = (
-    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\n"
-    "You are a helpful assistant.<|im_end|>\n{% endif %}<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n{% else %}"
+WIDTH = 96
+EXTRA = (
+    "image_token",
+    "audio_token",
+    "video_token",
+    "vision_bos_token",
+    "vision_eos_token",
+    "audio_bos_token",
+    "audio_eos_token",
+)
+# As the real ones, their images and videos left out.
+TURN = (
+    "<|im_start|>{{ message['role'] }}\n{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n{% else %}"
     "{% for content in message['content'] %}{% if content['type'] == 'audio' or 'audio_url' in content %}"
-    "<|audio_bos|><|AUDIO|><|audio_eos|>{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}"
+    "AUDIO{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}"
     "<|im_end|>\n{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-WIDTH = 96
+SYSTEM = (
+    "{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    "{% endif %}"
+)
 
 
-def make_processor(padded_s: int = 40) -> Any:
-    """The real processor class, ears only, over a small vocabulary; the real one pads audio to 300 s."""
-    from transformers import PreTrainedTokenizerFast, WhisperFeatureExtractor
+class Omni(NamedTuple):
+    """A family as these tests need it."""
 
-    tokenizer = PreTrainedTokenizerFast(
+    module: ModuleType
+    facts: Facts
+    named: tuple[str, ...]  # what its tokenizer calls `EXTRA`
+    template: str
+    config: Callable[[Any], Any]
+    wrapped: dict[str, Any]  # what a whole one says of itself around its thinker
+    unread: dict[str, torch.Tensor]  # what a whole one holds beside it
+
+
+def make_processor(omni: "Omni", padded_s: int = 40) -> Any:
+    """The real processor class, ears only, over a small vocabulary; the real ones know of 300 s."""
+    tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tiny.make_processor().tokenizer.backend_tokenizer, eos_token="<|im_end|>",
-        pad_token="<|endoftext|>", extra_special_tokens=NAMED, padding_side="left",
+        pad_token="<|endoftext|>", extra_special_tokens=dict(zip(EXTRA, omni.named, strict=True)), padding_side="left",
     )  # fmt: skip
-    extractor = WhisperFeatureExtractor(
+    extractor = transformers.WhisperFeatureExtractor(
         feature_size=128, sampling_rate=16_000, chunk_length=padded_s, return_attention_mask=True
     )
-    return hearing_processor()(feature_extractor=extractor, tokenizer=tokenizer, chat_template=TEMPLATE)
+    hearing: Any = hearing_processor(getattr(transformers, omni.facts.processor_class))
+    return hearing(feature_extractor=extractor, tokenizer=tokenizer, chat_template=omni.template)
 
 
-def make_config(processor: Any) -> Any:
-    """Two layers of everything, grouped keys as the real one has, and three axes of positions."""
-    from transformers import Qwen2_5OmniThinkerConfig
+def text_of(tokenizer: Any) -> dict[str, Any]:
+    """Two layers, with grouped keys as the real ones have."""
+    return {
+        "vocab_size": len(tokenizer), "hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048,
+        "pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.convert_tokens_to_ids("<|im_end|>"),
+    }  # fmt: skip
 
+
+AUDIO = {
+    "d_model": WIDTH, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 4 * WIDTH,
+    "output_dim": WIDTH,
+}  # fmt: skip
+EYES = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 32, "out_hidden_size": WIDTH}
+
+
+def qwen2_5_config(processor: Any) -> Any:
+    """Positions along three axes in three sections."""
     tokenizer = processor.tokenizer
-    return Qwen2_5OmniThinkerConfig(
-        audio_config={
-            "model_type": "qwen2_5_omni_audio_encoder", "d_model": WIDTH, "encoder_layers": 2,
-            "encoder_attention_heads": 4, "encoder_ffn_dim": 4 * WIDTH, "output_dim": WIDTH,
-        },
-        vision_config={
-            "model_type": "qwen2_5_omni_vision_encoder", "depth": 1, "hidden_size": 32, "num_heads": 2,
-            "intermediate_size": 32, "out_hidden_size": WIDTH,
-        },
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 4, 4]}
+    return transformers.Qwen2_5OmniThinkerConfig(
+        audio_config={"model_type": "qwen2_5_omni_audio_encoder", **AUDIO},
+        vision_config={"model_type": "qwen2_5_omni_vision_encoder", **EYES},
         text_config={
-            "model_type": "qwen2_5_omni_text", "vocab_size": len(tokenizer), "hidden_size": WIDTH,
-            "intermediate_size": 4 * WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-            "max_position_embeddings": 2048, "pad_token_id": tokenizer.pad_token_id, "tie_word_embeddings": False,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 4, 4]},
-            "eos_token_id": tokenizer.convert_tokens_to_ids("<|im_end|>"),
+            "model_type": "qwen2_5_omni_text", **text_of(tokenizer), "rope_parameters": rope,
+            "tie_word_embeddings": False,
         },
         audio_token_index=tokenizer.audio_token_id, image_token_index=tokenizer.image_token_id,
         video_token_index=tokenizer.video_token_id,
@@ -68,22 +95,66 @@ def make_config(processor: Any) -> Any:
     )  # fmt: skip
 
 
-def make_model(processor: Any, seed: int) -> nn.Module:
-    """As transformers makes it, with weights large enough that what is heard reaches the answer."""
-    from transformers import Qwen2_5OmniThinkerForConditionalGeneration
+def qwen3_config(processor: Any) -> Any:
+    """Two of eight experts a token, heads wider than their share, and positions along three axes that interleave."""
+    tokenizer = processor.tokenizer
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [6, 5, 5], "mrope_interleaved": True}
+    return transformers.Qwen3OmniMoeThinkerConfig(
+        audio_config={"model_type": "qwen3_omni_moe_audio_encoder", **AUDIO, "downsample_hidden_size": 16},
+        vision_config={
+            "model_type": "qwen3_omni_moe_vision_encoder", **EYES, "deepstack_visual_indexes": [0],
+            "num_position_embeddings": 16,
+        },
+        text_config={
+            "model_type": "qwen3_omni_moe_text", **text_of(tokenizer), "rope_parameters": rope, "head_dim": 32,
+            "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": WIDTH // 2,
+        },
+        audio_token_id=tokenizer.audio_token_id, image_token_id=tokenizer.image_token_id,
+        video_token_id=tokenizer.video_token_id, audio_start_token_id=tokenizer.audio_bos_token_id,
+        audio_end_token_id=tokenizer.audio_eos_token_id, vision_start_token_id=tokenizer.vision_bos_token_id,
+    )  # fmt: skip
 
+
+QWEN2_5 = Omni(
+    qwen2_5_omni, QWEN2_5_OMNI,
+    ("<|IMAGE|>", "<|AUDIO|>", "<|VIDEO|>", "<|vision_bos|>", "<|vision_eos|>", "<|audio_bos|>", "<|audio_eos|>"),
+    "{% for message in messages %}" + SYSTEM + TURN.replace("AUDIO", "<|audio_bos|><|AUDIO|><|audio_eos|>"),
+    qwen2_5_config, {"model_type": "qwen2_5_omni", "architectures": ["Qwen2_5OmniModel"]},
+    {"talker.head.weight": torch.zeros(2), "token2wav.head.weight": torch.zeros(2)},
+)  # fmt: skip
+QWEN3 = Omni(
+    qwen3_omni, QWEN3_OMNI,
+    ("<|image_pad|>", "<|audio_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|audio_start|>",
+     "<|audio_end|>"),
+    "{% for message in messages %}" + TURN.replace("AUDIO", "<|audio_start|><|audio_pad|><|audio_end|>"),
+    qwen3_config, {"model_type": "qwen3_omni_moe", "architectures": ["Qwen3OmniMoeForConditionalGeneration"]},
+    {"talker.head.weight": torch.zeros(2), "code2wav.head.weight": torch.zeros(2)},
+)  # fmt: skip
+OMNIS = {omni.facts.name: omni for omni in (QWEN2_5, QWEN3)}
+
+
+def make_model(omni: Omni, processor: Any, seed: int) -> nn.Module:
+    """As transformers makes it, with weights large enough that what is heard reaches the answer."""
     torch.manual_seed(seed)
-    model = Qwen2_5OmniThinkerForConditionalGeneration(make_config(processor))
-    for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Conv1d):
-            nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+    model: nn.Module = thinker(omni)(omni.config(processor))
+    for name, weight in model.named_parameters():
+        if weight.ndim > 1 and "visual" not in name:
+            fan_in = weight.shape[-1] if weight.ndim == 3 and "experts" in name else weight[0].numel()
+            nn.init.normal_(weight, std=fan_in**-0.5)
+        elif name.endswith("norm.weight"):
+            nn.init.uniform_(weight, 0.5, 1.5)
     nn.init.normal_(model.get_input_embeddings().weight, std=0.3)
     return model.eval()
 
 
-def save(folder: Path) -> Path:
+def thinker(omni: Omni) -> Any:
+    """transformers' class."""
+    return getattr(transformers, omni.facts.base_class)
+
+
+def save(omni: Omni, folder: Path) -> Path:
     """The thinker, and the processor, in a folder."""
-    processor = make_processor()
-    make_model(processor, seed=3).save_pretrained(folder)
+    processor = make_processor(omni)
+    make_model(omni, processor, seed=3).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder

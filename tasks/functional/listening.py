@@ -13,7 +13,7 @@ DIFFERENCES = {
     "left padding": ("one left-padded batch of all lengths through transformers' own forward", "left_padding"),
 }
 REFUSALS = {
-    "zero-token guard": ("clips of 20 ms and less, which give the model no audio token", "zero_token_clips"),
+    "zero-token guard": ("clips that give the model no audio token", "zero_token_clips"),
     "sampling-rate guard": ("audio said to be of another rate than the model's", "other_sampling_rates"),
 }
 

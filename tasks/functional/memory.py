@@ -5,6 +5,7 @@ from typing import NamedTuple
 NF4_BYTES = 0.5 + 4 / 64 / 4 + 0.02  # a weight: 4 bits, its block's scale in 8 bits of 64, the scale's scale
 WIDTHS_KEPT = 12.0  # of the hidden width, that a layer keeps of a token: norms, projections, adapters, attention
 WIDTHS_KEPT_MLP = 4.0  # of the MLP's width: gate, up, and two products
+WIDTHS_KEPT_EXPERT = 3.0  # of the hidden width, for each expert a token goes to: what it gets, says and adds
 
 
 class Size(NamedTuple):
@@ -16,11 +17,28 @@ class Size(NamedTuple):
     vocabulary: int
     encoder_hidden: int
     encoder_layers: int
+    experts: int = 1  # MLPs of a layer, each as wide as `intermediate`
+    experts_asked: int = 1  # by a token
 
     @property
     def layer_weights(self) -> int:
         """Of all layers of the language model."""
-        return self.layers * (4 * self.hidden**2 + 3 * self.hidden * self.intermediate)
+        return self.attention_weights + self.layers * self.experts * self.an_expert
+
+    @property
+    def asked_weights(self) -> int:
+        """Of all layers, those that one token meets."""
+        return self.attention_weights + self.layers * self.experts_asked * self.an_expert
+
+    @property
+    def attention_weights(self) -> int:
+        """Of all layers, keys and values as wide as queries."""
+        return self.layers * 4 * self.hidden**2
+
+    @property
+    def an_expert(self) -> int:
+        """Weights of one MLP."""
+        return 3 * self.hidden * self.intermediate
 
     @property
     def encoder_weights(self) -> int:
@@ -29,6 +47,8 @@ class Size(NamedTuple):
 
 
 QWEN2_AUDIO_7B = Size(4096, 32, 11_008, 156_032, 1280, 32)
+QWEN2_5_OMNI_7B = Size(3584, 28, 18_944, 152_064, 1280, 32)
+QWEN3_OMNI_30B = Size(2048, 48, 768, 152_064, 1280, 32, experts=128, experts_asked=8)
 
 
 class Asked(NamedTuple):
@@ -40,25 +60,33 @@ class Asked(NamedTuple):
     full: bool = False  # every parameter is trained
 
 
+def layer_bytes(size: Size, asked: Asked) -> float:
+    """Bytes of the layers' weights. Experts, which are stacked, are quantised by nobody."""
+    each = NF4_BYTES if asked.bits == 4 else asked.bits / 8
+    if size.experts == 1:
+        return size.layer_weights * each
+    return size.attention_weights * each + (size.layer_weights - size.attention_weights) * max(2.0, asked.bits / 8)
+
+
 def weight_bytes(size: Size, asked: Asked) -> float:
     """Bytes of the weights on the card while training, with gradients and Adam's moments where all are trained."""
-    each = NF4_BYTES if asked.bits == 4 else asked.bits / 8
     dense = 4 if asked.full else 2
     words = size.vocabulary * size.hidden * (2 if asked.full else 1)  # the head; the embedding leaves a frozen card
     rest = words + (size.encoder_weights if asked.with_encoder else 0)
-    return (size.layer_weights * each + rest * dense) * (4 if asked.full else 1)
+    return (layer_bytes(size, asked) + rest * dense) * (4 if asked.full else 1)
 
 
 def loading_bytes(size: Size, asked: Asked) -> float:
     """Bytes of the weights when the base has just been loaded, encoder and embedding included."""
-    each = NF4_BYTES if asked.bits == 4 else asked.bits / 8
     dense = 4 if asked.full else 2
-    return size.layer_weights * each + dense * (2 * size.vocabulary * size.hidden + size.encoder_weights)
+    return layer_bytes(size, asked) + dense * (2 * size.vocabulary * size.hidden + size.encoder_weights)
 
 
 def clip_bytes(size: Size, asked: Asked, tokens: int) -> float:
     """Bytes that one clip of so many tokens, question and answer included, adds to a step."""
-    layer = 2 * tokens * (WIDTHS_KEPT * size.hidden + WIDTHS_KEPT_MLP * size.intermediate)
+    routed = WIDTHS_KEPT_EXPERT * size.experts_asked if size.experts > 1 else 0.0
+    mlp = WIDTHS_KEPT_MLP * size.intermediate * size.experts_asked
+    layer = 2 * tokens * ((WIDTHS_KEPT + routed) * size.hidden + mlp)
     text = layer + size.layers * 2 * tokens * size.hidden if asked.checkpointing else size.layers * layer
     logits = 3 * 4 * size.vocabulary
     heard = 2 * size.encoder_layers * 2 * tokens * (WIDTHS_KEPT + 4 * WIDTHS_KEPT_MLP) * size.encoder_hidden
@@ -78,4 +106,4 @@ def operations(size: Size, asked: Asked, tokens: int) -> float:
     a_weight = 4 + (2 if asked.full else 0) + (2 if asked.checkpointing else 0)
     head = 4 * size.vocabulary * size.hidden
     heard = (4 * size.encoder_weights * 2 * tokens) if asked.with_encoder else 0
-    return float(a_weight * size.layer_weights * tokens + head + heard)
+    return float(a_weight * size.asked_weights * tokens + head + heard)

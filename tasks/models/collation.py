@@ -11,6 +11,7 @@ from tasks.audio_files import decode_flac
 from tasks.functional.decoding import answers_token_ids
 from tasks.models import family
 from tasks.models.augmenting import Augmented
+from tasks.models.families import rate_for
 from tasks.models.packing import pack
 
 IGNORED = -100
@@ -42,6 +43,7 @@ class Collator:
         self.prompt = family.tokenise_prompt(processor, prompt)
         self.answer_ids = answers_token_ids(tokenizer, list(answers.values()))
         self.loss_on = loss_on
+        self.rate = rate_for(processor)
         self.pad = tokenizer.pad_token_id
         end = [] if loss_on == "answer" else tokenizer.encode("<|im_end|>", add_special_tokens=False)
         bare = {label: tokenizer.encode(answer, add_special_tokens=False) for label, answer in answers.items()}
@@ -86,7 +88,7 @@ class Collator:
         ends = len(shared) + torch.tensor([len(turn) for turn in turns]).cumsum(0)
         audio = family.audio_inputs(clips)
         if "feature_attention_mask" in audio:
-            audio["audio_kept"] = family.token_places(audio["feature_attention_mask"])
+            audio["audio_kept"] = family.token_places(audio["feature_attention_mask"], self.rate)
         batch = {
             "input_ids": packed.ids,
             "position_ids": packed.positions,

@@ -30,7 +30,7 @@ def advance(
     """The final hidden state (rows, width) of every row's last token, and with `keep` what the rows then know.
 
     `embeddings` (tokens, rows, width): tokens come first, so that one rotation serves a whole slice and keys are
-    appended without a copy. The numbers of Qwen2's own forward but for the order of its sums, in fewer passes over
+    appended without a copy. The numbers of transformers' own forward but for the order of its sums, in fewer passes over
     memory; the last layer asks for the last tokens only. No gradients.
     """
     tokens, rows, _ = embeddings.shape
@@ -45,25 +45,34 @@ def advance(
         value = torch.empty_like(key)
         if past.tokens:
             key[: past.tokens], value[: past.tokens] = past.keys[index], past.values[index]
-        torch.bmm(heads(new, attention), turns, out=key[past.tokens :].flatten(1, 2))
+        torch.bmm(heads(new, attention, "k_norm"), turns, out=key[past.tokens :].flatten(1, 2))
         value[past.tokens :] = attention.v_proj(seen).view(value[past.tokens :].shape)
         if keep:
             kept.keys.append(key)
             kept.values.append(value)
         if layer is text.layers[-1]:
             hidden, seen, turns = hidden[-1:], seen[-1:], turns[-1:]
-        query = torch.bmm(heads(attention.q_proj(seen), attention), turns).view(len(seen), rows, -1, key.shape[-1])
+        asked = torch.bmm(heads(attention.q_proj(seen), attention, "q_norm"), turns)
+        query = asked.view(len(seen), rows, -1, key.shape[-1])
         hidden = hidden + attention.o_proj(attend(query, key, value, attention.scaling))
-        seen = layer.post_attention_layernorm(hidden)
-        hidden = hidden + layer.mlp.down_proj(
-            layer.mlp.act_fn(layer.mlp.gate_proj(seen)).mul_(layer.mlp.up_proj(seen))
-        )
+        hidden = hidden + through(layer.mlp, layer.post_attention_layernorm(hidden))
     return text.norm(hidden[0]), kept
 
 
-def heads(states: torch.Tensor, attention: nn.Module) -> torch.Tensor:
-    """(tokens, rows, heads * width) as (tokens, rows * heads, width)."""
-    return states.view(len(states), -1, attention.head_dim)
+def heads(states: torch.Tensor, attention: nn.Module, norm: str) -> torch.Tensor:
+    """(tokens, rows, heads * width) as (tokens, rows * heads, width), through the norm of a head where there is one, as in
+    Qwen3."""
+    apart = states.view(len(states), -1, attention.head_dim)
+    return getattr(attention, norm)(apart) if hasattr(attention, norm) else apart
+
+
+def through(mlp: nn.Module, seen: torch.Tensor) -> torch.Tensor:
+    """What a layer's MLP makes of (tokens, rows, width): a gated one in fewer passes, experts as transformers asks them."""
+    if not hasattr(mlp, "gate_proj"):
+        made: torch.Tensor = mlp(seen)
+        return made
+    gated: torch.Tensor = mlp.down_proj(mlp.act_fn(mlp.gate_proj(seen)).mul_(mlp.up_proj(seen)))
+    return gated
 
 
 def rotations(cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

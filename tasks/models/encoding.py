@@ -12,8 +12,7 @@ from tasks.audio_files import decode_flac, samples_of
 from tasks.models import family
 from tasks.models.batches import BatchSizes, ahead, on_device, on_host
 from tasks.models.encoder_cache import EncoderCache, adapted, clip_key, encoder_revision
-from tasks.models.families import family_of
-from tasks.models.frames import audio_tokens
+from tasks.models.families import facts_of, family_of
 
 WORKERS = 4  # beside a GPU; more of them take the interpreter from the thread that sets the GPU to work
 CHUNK = 32  # clips a worker makes ready at a time
@@ -45,6 +44,7 @@ class Encoder:
         self.model = model
         self.processor = processor
         self.cache = cache
+        self.rate = facts_of(model).rate
         self.device: torch.device = model.get_submodule(family_of(model).PARTS["encoder"]).device
 
     def readers(self) -> ThreadPoolExecutor:
@@ -109,7 +109,7 @@ class Encoder:
         """Every clip's vectors on the host, in the order of the clips: what training with a frozen encoder takes."""
         sizes = BatchSizes(self.device, None)
         found: list[family.Encoded] = []
-        tokens = [audio_tokens(samples_of(clip)) for clip in clips]
+        tokens = [self.rate.audio_tokens(samples_of(clip)) for clip in clips]
         with self.readers() as pool, torch.no_grad():  # inference tensors could not be trained on
             feed = self.read_ahead(pool, clips, tokens, sizes)
             while ready := list(itertools.islice(feed, ENCODED_AT_ONCE)):

@@ -3,28 +3,50 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from tasks.functional.memory import Size
+from tasks.functional.memory import QWEN2_5_OMNI_7B, QWEN2_AUDIO_7B, QWEN3_OMNI_30B, Size
+from tasks.models.frames import CHUNKED, POOLED, Rate
 
-# The `model_type` of a base's config.json, and how people call the family.
-NAMES = {
-    "qwen2_audio": "Qwen2-Audio",
-    "qwen2_5_omni": "Qwen2.5-Omni",
-    "qwen2_5_omni_thinker": "Qwen2.5-Omni",  # its thinker saved alone
+
+class Facts(NamedTuple):
+    """What is known of a family before any of its models is loaded."""
+
+    name: str  # as people call it
+    base_class: str  # of transformers, that an adapter is loaded into
+    processor_class: str  # of transformers
+    rate: Rate  # of its audio tokens
+    sizes: Mapping[str, Size]  # of bases that a plan knows by their name
+
+
+QWEN2_AUDIO = Facts(
+    "Qwen2-Audio", "Qwen2AudioForConditionalGeneration", "Qwen2AudioProcessor", POOLED,
+    {"Qwen2-Audio-7B": QWEN2_AUDIO_7B},
+)  # fmt: skip
+QWEN2_5_OMNI = Facts(
+    "Qwen2.5-Omni", "Qwen2_5OmniThinkerForConditionalGeneration", "Qwen2_5OmniProcessor", POOLED,
+    {"Qwen2.5-Omni-7B": QWEN2_5_OMNI_7B},
+)  # fmt: skip
+QWEN3_OMNI = Facts(
+    "Qwen3-Omni", "Qwen3OmniMoeThinkerForConditionalGeneration", "Qwen3OmniMoeProcessor", CHUNKED,
+    {"Qwen3-Omni-30B-A3B": QWEN3_OMNI_30B},
+)  # fmt: skip
+# By the `model_type` of a base's config.json; a thinker may be saved alone.
+FAMILIES = {
+    "qwen2_audio": QWEN2_AUDIO,
+    "qwen2_5_omni": QWEN2_5_OMNI,
+    "qwen2_5_omni_thinker": QWEN2_5_OMNI,
+    "qwen3_omni_moe": QWEN3_OMNI,
+    "qwen3_omni_moe_thinker": QWEN3_OMNI,
 }
 
 
 class Family(Protocol):
     """A module of this package that knows one family; tasks/models/README.md shows how to write one.
 
-    Its model holds `model.language_model` with Qwen2's layers (`tasks.models.decoder` goes through them) and `lm_head`,
-    and hears Whisper's log-mel features, a token every four frames (`tasks.models.frames`).
+    Its model holds `model.language_model` with Qwen's layers (`tasks.models.decoder` goes through them) and `lm_head`,
+    and hears Whisper's log-mel features.
     """
-
-    @property
-    def BASE(self) -> str:
-        """The class of transformers that an adapter is loaded into."""
 
     @property
     def PARTS(self) -> Mapping[str, str]:
@@ -49,7 +71,7 @@ class Family(Protocol):
 
     def encode(self, model: Any, features: Any, mask: Any, kept: Any) -> Any:
         """Audio vectors (sum of tokens, text width) of features (n, bins, frames) that are valid where `mask` (n, frames)
-        is 1; `kept` are the places of tokens among all (n * frames // 4) pooled positions."""
+        is 1; `kept` are the places of tokens among all (n * as many as `frames` give) that the encoder makes."""
 
     def size_of(self, config: Any) -> Size:
         """The widths of a base from its configuration."""
@@ -58,16 +80,20 @@ class Family(Protocol):
 def family_named(model_type: str) -> Family:
     """The family of a `model_type`. Raises ValueError, naming those there are, where it is none of them."""
     refuse_others(model_type)
-    from tasks.models import qwen2_5_omni, qwen2_audio
+    from tasks.models import qwen2_5_omni, qwen2_audio, qwen3_omni
 
-    families: dict[str, Family] = {"Qwen2-Audio": qwen2_audio, "Qwen2.5-Omni": qwen2_5_omni}
-    return families[NAMES[model_type]]
+    families: dict[str, Family] = {
+        QWEN2_AUDIO.name: qwen2_audio,
+        QWEN2_5_OMNI.name: qwen2_5_omni,
+        QWEN3_OMNI.name: qwen3_omni,
+    }
+    return families[FAMILIES[model_type].name]
 
 
 def refuse_others(model_type: str, base: str = "the base") -> None:
     """Raise ValueError for the `model_type` of a family that is not supported."""
-    if model_type not in NAMES:
-        known = ", ".join(f"{name} ({type_})" for type_, name in NAMES.items())
+    if model_type not in FAMILIES:
+        known = ", ".join(f"{facts.name} ({type_})" for type_, facts in FAMILIES.items())
         raise ValueError(
             f"train.base: {base} is a model of the type {model_type!r}, which Earshot does not know how to ask; it knows "
             f"{known}. tasks/models/README.md says what another one takes"
@@ -80,6 +106,25 @@ def type_of(config: str | Path) -> str:
         return str(json.loads(Path(config).read_text(encoding="utf-8")).get("model_type", ""))
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{config} is no configuration of a model: {error}") from error
+
+
+def facts_of(model: Any) -> Facts:
+    """What is known of the family of a model that is loaded."""
+    return FAMILIES[model.config.model_type]
+
+
+def rate_for(processor: Any) -> Rate:
+    """How many audio tokens there are of what a family's processor makes. Raises ValueError for another's processor."""
+    classes = [its.__name__ for its in type(processor).__mro__]
+    for facts in FAMILIES.values():
+        if facts.processor_class in classes:
+            return facts.rate
+    raise ValueError(f"{classes[0]} is the processor of no family that is supported")
+
+
+def facts_by_class(base_class: str | None) -> Facts:
+    """The family whose adapters are loaded into a class of transformers; what names none is of the first there was."""
+    return next((facts for facts in FAMILIES.values() if facts.base_class == base_class), QWEN2_AUDIO)
 
 
 def family_of(model: Any) -> Family:

@@ -13,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from tasks.models.families import family_at, family_of
-from tasks.models.frames import HOP, SAMPLE_RATE_HZ, audio_tokens, trimmed_frames
+from tasks.models.families import facts_of, family_at, family_of, rate_for
+from tasks.models.frames import HOP, SAMPLE_RATE_HZ, Rate
 
 EXTRACTED_AT_ONCE = 32
 LEAST_FRAMES = 64  # products of matrices that are narrower take other kernels, whose last bit differs
+SILENT_FRAMES = 2  # behind a waveform, at whose very end the extractor would mirror it
 
 
 class Prompt(NamedTuple):
@@ -71,23 +72,23 @@ def extract(processor: Any, waveforms: Iterable[NDArray[np.float32]]) -> list[Cl
 
 
 def _extract_some(processor: Any, waveforms: list[NDArray[np.float32]]) -> Iterator[Clip]:
-    """The extractor itself pads, for at the very end of a waveform it would mirror it."""
-    most = processor.feature_extractor.nb_max_frames
+    """The extractor itself pads; what is as long as it can pad is mirrored there as in every stack."""
+    most, rate = processor.feature_extractor.nb_max_frames, rate_for(processor)
+    kept = [rate.trimmed_frames(len(samples), most) for samples in waveforms]
     for samples in waveforms:
-        if audio_tokens(len(samples)) == 0:
+        if rate.audio_tokens(len(samples)) == 0:
             raise ValueError(
                 f"a clip of {len(samples) / 16:.0f} ms gives the model no audio token and would be answered unheard; "
                 "declare a context in the recipe, e.g. clips.context: {kind: noise, total_ms: 200}"
             )
     extracted = processor.feature_extractor(
         waveforms, sampling_rate=SAMPLE_RATE_HZ, padding="max_length", truncation=True,
-        max_length=HOP * max(LEAST_FRAMES, *(trimmed_frames(len(samples), most) for samples in waveforms)),
+        max_length=HOP * min(most, max(LEAST_FRAMES, max(kept) + SILENT_FRAMES)),
         return_attention_mask=True, return_tensors="pt",
     )  # fmt: skip
     valid = extracted["attention_mask"].sum(dim=1).tolist()
-    for features, frames, samples in zip(extracted["input_features"], valid, waveforms, strict=True):
-        own = features[:, : trimmed_frames(len(samples), most)]
-        yield Clip(own.clone(), frames, audio_tokens(len(samples)))
+    for features, frames, width, samples in zip(extracted["input_features"], valid, kept, waveforms, strict=True):
+        yield Clip(features[:, :width].clone(), frames, rate.audio_tokens(len(samples)))
 
 
 def collate(
@@ -124,23 +125,21 @@ def audio_inputs(clips: Sequence[Clip | Encoded]) -> dict[str, torch.Tensor]:
     plain = [clip for clip in clips if isinstance(clip, Clip)]
     if not plain:
         return {"input_features": torch.cat([clip.vectors for clip in clips if isinstance(clip, Encoded)])}
-    frames = max(trimmed_frames(clip.frames * HOP, clip.features.shape[1]) for clip in plain)
+    frames = max(clip.features.shape[1] for clip in plain)
     features = torch.zeros(len(plain), plain[0].features.shape[0], frames)
     for row, clip in zip(features, plain, strict=True):
-        known = clip.features[:, :frames]
-        row[:, : known.shape[1]] = known  # what lies behind a clip's own cut is attended by nobody
+        row[:, : clip.features.shape[1]] = clip.features  # what lies behind a clip's own cut is attended by nobody
     valid = torch.arange(frames)[None, :] < torch.tensor([clip.frames for clip in plain])[:, None]
     return {"input_features": features, "feature_attention_mask": valid.long()}
 
 
-def token_places(mask: torch.Tensor) -> torch.Tensor:
-    """Which of the encoder's flattened (n * pooled positions) are tokens, by the mask (n, frames) of its features.
+def token_places(mask: torch.Tensor, rate: Rate) -> torch.Tensor:
+    """Which of the encoder's flattened (n * places of a row) are tokens, by the mask (n, frames) of its features.
 
     Asked of a mask on a GPU, this keeps the GPU waiting.
     """
-    frames = mask.sum(-1, keepdim=True)
-    tokens = ((frames - 1) // 2 - 1) // 2 + 1  # as `audio_tokens`
-    return (torch.arange(mask.shape[1] // 4, device=mask.device) < tokens).flatten().nonzero()[:, 0]
+    places = torch.arange(rate.tokens_of(mask.shape[1]), device=mask.device)
+    return (places < rate.tokens_of(mask.sum(-1, keepdim=True))).flatten().nonzero()[:, 0]
 
 
 def load_processor(base: str | Path, revision: str | None) -> Any:
@@ -218,7 +217,7 @@ def encode(
     `kept`: what `token_places` says of the mask, where it is known.
     """
     if kept is None:
-        kept = token_places(mask)
+        kept = token_places(mask, facts_of(model).rate)
     return family_of(model).encode(model, features, mask, kept)
 
 

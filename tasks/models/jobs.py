@@ -15,7 +15,6 @@ from tasks import child, forkserver
 from tasks.hub import content_sha
 from tasks.hub_client import endpoint
 from tasks.models.families import refuse_others, type_of
-from tasks.models.frames import SAMPLE_RATE_HZ, trimmed_frames
 from tasks.slots import slot
 from tasks.store import Base, Publication
 
@@ -30,11 +29,6 @@ class Question(BaseModel):
     answers: tuple[str, str]
     prompt: str
     longest_ms: float
-
-    @property
-    def frames(self) -> int:
-        """Mel frames the encoder is cut to: those that leave the longest clip exact."""
-        return trimmed_frames(round(self.longest_ms * SAMPLE_RATE_HZ / 1000))
 
 
 class BaseAt(NamedTuple):

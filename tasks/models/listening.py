@@ -14,7 +14,7 @@ from tasks.audio_files import decode_flac, encode_flac, samples_of
 from tasks.functional.timing import of_all_lengths
 from tasks.models import family
 from tasks.models.decoder import advance
-from tasks.models.families import NAMES
+from tasks.models.families import FAMILIES, rate_for
 from tasks.models.frames import SAMPLE_RATE_HZ
 from tasks.models.scoring import Answers, Question, Scorer, answers_of, embedded, narrowed
 
@@ -148,12 +148,16 @@ def no_audio_prior(model: Any, processor: Any, question: Question, prompt: str) 
 
 
 def refuses_unheard(processor: Any) -> None:
-    """Raises ValueError unless clips of no audio token are refused."""
+    """Raises ValueError unless clips of no audio token are refused, up to the longest of them."""
+    rate = rate_for(processor)
+    samples = max(n for n in range(SAMPLE_RATE_HZ // 10) if rate.audio_tokens(n) == 0)
     try:
-        family.extract(processor, [np.zeros(320, np.float32)])
+        family.extract(processor, [np.zeros(samples, np.float32)])
     except ValueError:
         return
-    raise ValueError("a clip of 20 ms, which gives the model no audio token, would be answered unheard")
+    raise ValueError(
+        f"a clip of {1000 * samples / SAMPLE_RATE_HZ:g} ms, which gives the model no audio token, would be answered unheard"
+    )
 
 
 def refuses_other_rates(processor: Any) -> None:
@@ -177,7 +181,7 @@ class NoProcessorWarnings(logging.Handler):
     They warn, and go on, of what makes a model deaf: a missing rate, an argument by an old name.
     """
 
-    SPEAKERS = ("feature_extraction", "processing", "audio_utils", *NAMES)
+    SPEAKERS = ("feature_extraction", "processing", "audio_utils", *FAMILIES)
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

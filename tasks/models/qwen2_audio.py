@@ -8,7 +8,6 @@ from torch import nn
 
 from tasks.functional.memory import Size
 
-BASE = "Qwen2AudioForConditionalGeneration"
 PARTS = {"encoder": "model.audio_tower", "projector": "model.multi_modal_projector"}
 UNQUANTISED = ("model.audio_tower", "model.multi_modal_projector", "lm_head")
 FIXED = ("embed_positions.weight",)  # sinusoids

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from tasks.functional.memory import Asked, Size, clip_bytes, largest_batch, loading_bytes, weight_bytes
-from tasks.models.families import family_named
-from tasks.models.frames import SAMPLE_RATE_HZ, audio_tokens
+from tasks.models.families import FAMILIES, family_named
+from tasks.models.frames import SAMPLE_RATE_HZ, Rate
 from tasks.models.jobs import TrainingJob
 
 QUESTION_TOKENS = 64  # of the chat turn around the audio, answer included
@@ -22,9 +22,22 @@ def asked_of(
     return Asked(bits, scope != "language_model" or heard, checkpointing, full)
 
 
-def tokens_of(longest_ms: float) -> int:
+def tokens_of(longest_ms: float, rate: Rate) -> int:
     """Tokens of the longest clip with its question."""
-    return QUESTION_TOKENS + audio_tokens(round(longest_ms * SAMPLE_RATE_HZ / 1000))
+    return QUESTION_TOKENS + rate.audio_tokens(round(longest_ms * SAMPLE_RATE_HZ / 1000))
+
+
+def refuse_quantised_experts(size: Size, quantization: dict[str, Any] | None, base: str) -> None:
+    """Raise ValueError where a base of experts is to be quantised: bitsandbytes takes linear layers, and experts are
+    stacked in parameters."""
+    if size.experts > 1 and quantization is not None:
+        share = 1 - size.attention_weights / size.layer_weights
+        whole = loading_bytes(size, Asked(16, with_encoder=False, checkpointing=True))
+        raise ValueError(
+            f"quantization: {share:.0%} of the weights in the layers of {base} are experts, stacked in parameters that "
+            "bitsandbytes leaves as they are: 4 or 8 bits would save next to nothing and round the rest; set "
+            f"train.quantization=none, for a GPU that holds its {whole / 1e9:.0f} GB in bf16"
+        )
 
 
 def check_room(job: TrainingJob, config: Any, limit_bytes: float) -> None:
@@ -32,10 +45,10 @@ def check_room(job: TrainingJob, config: Any, limit_bytes: float) -> None:
 
     By arithmetic (`tasks.functional.memory`), so only what misses by far is refused.
     """
-    size, tokens = (
-        family_named(config.model_type).size_of(config),
-        tokens_of(min(job.question.longest_ms, job.max_audio_ms or job.question.longest_ms)),
-    )
+    size = family_named(config.model_type).size_of(config)
+    refuse_quantised_experts(size, job.quantization, job.base)
+    longest_ms = min(job.question.longest_ms, job.max_audio_ms or job.question.longest_ms)
+    tokens = tokens_of(longest_ms, FAMILIES[config.model_type].rate)
     asked = asked_of(job.quantization, job.training, job.scope, full=job.lora is None, heard=bool(job.augment))
     fits = largest_batch(size, asked, tokens, ERROR * limit_bytes)
     wanted = job.training.get("per_device_train_batch_size")

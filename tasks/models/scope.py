@@ -21,6 +21,23 @@ def lora_config(model: nn.Module, lora: Mapping[str, Any], scope: str) -> Any:
     return LoraConfig(**keywords)
 
 
+def refuse_adapted_experts(model: nn.Module) -> None:
+    """Raise ValueError where LoRA stands in an MLP of experts, whose weights are stacked in parameters.
+
+    peft adds to such a parameter as a whole (its `target_parameters`, into which it also turns the names of an MLP): every
+    step would hold a second copy of all experts, and each of them gets a matrix of the full rank.
+    """
+    plain = model.get_base_model()
+    for path, mlp in plain.named_modules():
+        stacked = any(its.ndim == 3 for name, its in mlp.named_parameters() if "lora_" not in name)
+        if path.endswith(".mlp") and stacked and any("lora_" in name for name, _ in mlp.named_parameters()):
+            raise ValueError(
+                f"{path} of this base holds experts, stacked in parameters: an adapter on them would take a second copy of "
+                "all of them in every step, and none is trained there; name q_proj, k_proj, v_proj and o_proj, as "
+                "train.lora=attention does"
+            )
+
+
 def unfreeze(model: nn.Module, scope: str) -> nn.Module:
     """The model with every parameter of its scope to be trained: language model and head, or encoder and projector too.
 

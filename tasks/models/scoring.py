@@ -17,7 +17,6 @@ from tasks.models import decoder, family
 from tasks.models.batches import BatchSizes, Clock, on_device, on_host, passed
 from tasks.models.encoder_cache import EncoderCache
 from tasks.models.encoding import Encoder, Ready
-from tasks.models.frames import audio_tokens
 from tasks.models.score_log import Rows, ScoreLog
 
 Method = Literal["forward", "generate", "open"]
@@ -256,7 +255,7 @@ class Scorer:
         Raises ValueError for a clip that gives the model no audio token, for one that is too much alone, and for logits
         that are no numbers.
         """
-        tokens = [audio_tokens(samples_of(clip)) for clip in clips]
+        tokens = [self.encoder.rate.audio_tokens(samples_of(clip)) for clip in clips]
         order = np.argsort(tokens, kind="stable").tolist()
         known, order = self.recalled(clips, order, [tokens[i] + behind(asked) for i in order], log)
         yield from known

@@ -351,6 +351,9 @@ def operations(model: nn.Module) -> tuple[float, float]:
     text = plain.model.language_model
     weights = [module for module in text.layers.modules() if isinstance(module, nn.Linear)]
     token = sum((6.0 if its.weight.requires_grad else 4.0) * its.in_features * its.out_features for its in weights)
+    for stacked in (its for its in text.layers.parameters() if its.ndim == 3):  # experts, of which a token meets some
+        met = plain.config.get_text_config().num_experts_per_tok * stacked[0].numel()
+        token += (6.0 if stacked.requires_grad else 4.0) * met
     return token, 4.0 * plain.config.get_text_config().hidden_size * plain.config.get_text_config().vocab_size
 
 

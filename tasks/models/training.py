@@ -25,12 +25,12 @@ from tasks.models.batch_size import memory_limit
 from tasks.models.collation import Collator
 from tasks.models.devices import alike_on_every_cpu, allow_memory, pick_device, with_dtype
 from tasks.models.encoding import Encoder, kept_encodings
-from tasks.models.families import family_of
+from tasks.models.families import facts_of
 from tasks.models.frames import SAMPLE_RATE_HZ
 from tasks.models.jobs import FULL_WEIGHTS, TrainingJob
 from tasks.models.processes import say
 from tasks.models.room import check_room
-from tasks.models.scope import lora_config, trainable_by_part, unfreeze
+from tasks.models.scope import lora_config, refuse_adapted_experts, trainable_by_part, unfreeze
 from tasks.models.trainer import fit
 
 GATE_CLIPS = 1_000  # at most so many training clips are scored for the gate
@@ -64,7 +64,7 @@ def train(job: TrainingJob, device: str) -> None:
     refuse_one_sided(clips, job.question.classes)
     row_weights = weights_of(job.clips, job.sampling)
     model, dtype = load_base(job, device)  # minutes, for a 7 B model: what can be refused has been
-    base_class = family_of(model).BASE
+    base_class = facts_of(model).base_class
     # Before LoRA: as scoring encodes, so that both find each other's vectors.
     frozen = job.scope == "language_model" and not job.augment
     encoded = encode_once(model, processor, every) if frozen else None
@@ -199,9 +199,11 @@ def to_train(model: nn.Module, job: TrainingJob) -> nn.Module:
     if job.lora is None:
         return unfreeze(model, job.scope)
     try:
-        return get_peft_model(model, lora_config(model, job.lora, job.scope))
+        adapted = get_peft_model(model, lora_config(model, job.lora, job.scope))
+        refuse_adapted_experts(adapted)
     except ValueError as error:
         raise ValueError(f"lora: {error}") from error
+    return adapted
 
 
 def read_clips(files: Sequence[str]) -> Dataset:

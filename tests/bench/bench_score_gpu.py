@@ -20,13 +20,13 @@ import torch
 
 from tasks.models import family, tiny
 from tasks.models.encoding import kept_encodings
-from tasks.models.frames import SAMPLE_RATE_HZ, audio_tokens, trimmed_frames
+from tasks.models.frames import POOLED, SAMPLE_RATE_HZ
 from tasks.models.latency import measure
 from tasks.models.scoring import Question, questions
 from tests.bench.real_size import TEXT, encoder_flop, language_flop, make_model, measured_peak, quantise
 from tests.bench.scoring_rows import PROMPTS, Row, make_clips, more_prompts, original, ours
 
-TOKENS = audio_tokens(SAMPLE_RATE_HZ)  # of a clip of 1 s
+TOKENS = POOLED.audio_tokens(SAMPLE_RATE_HZ)  # of a clip of 1 s
 
 
 def main() -> None:
@@ -85,7 +85,7 @@ def agree(name: str, rows: Sequence[Row], plain: Row) -> None:
 def show(rows: Sequence[Row], asked: Sequence[Question], peak: float) -> None:
     """One line a row: clips/s, ratio to the first, share of the peak, memory, share of time that the GPU waited."""
     before, after = (len(part) for part in (asked[0].prompt.before, asked[0].prompt.after))
-    whole, encoder = language_flop(TOKENS + after, before), encoder_flop(trimmed_frames(SAMPLE_RATE_HZ))
+    whole, encoder = language_flop(TOKENS + after, before), encoder_flop(POOLED.trimmed_frames(SAMPLE_RATE_HZ))
     extra = float(np.mean([language_flop(len(q.prompt.after) - 2, before + TOKENS + 2) for q in asked[2:]]))
     for row in rows:
         line = f"{row.name:54} {row.clips_per_s:7.1f} clips/s {row.clips_per_s / rows[0].clips_per_s:6.1f} x"
@@ -111,7 +111,7 @@ def floors(asked: Sequence[Question], peak: float, bandwidth: float) -> None:
     weights = 2 * TEXT["num_hidden_layers"] * (4 * width**2 + 3 * width * inner)
     print(f"a clip of {TOKENS} audio tokens, {after} tokens of text behind and {before} before: {whole / 1e12:.3f} TFLOP "
           f"for the language model, at most {peak / whole:.0f} clips/s; encoder "
-          f"{encoder_flop(trimmed_frames(SAMPLE_RATE_HZ)) / 1e12:.3f} TFLOP; bf16 weights take "
+          f"{encoder_flop(POOLED.trimmed_frames(SAMPLE_RATE_HZ)) / 1e12:.3f} TFLOP; bf16 weights take "
           f"{1000 * weights / bandwidth:.1f} ms a batch, {bandwidth / weights * 256:.0f} clips/s at 256")  # fmt: skip
 
 

@@ -31,7 +31,7 @@ from torch import nn
 
 from tasks.audio_files import decode_flac
 from tasks.models import family, tiny, trainer, training
-from tasks.models.frames import SAMPLE_RATE_HZ, audio_tokens, trimmed_frames
+from tasks.models.frames import POOLED, SAMPLE_RATE_HZ
 from tasks.models.jobs import Question, TrainingJob
 from tests.bench.kernel_shares import Watch, lines_of
 from tests.bench.real_size import TEXT, encoder_flop, make_config, make_model, measured_peak, quantise
@@ -39,7 +39,7 @@ from tests.bench.scoring_rows import PROMPTS, make_clips
 
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
-TOKENS = audio_tokens(SAMPLE_RATE_HZ)
+TOKENS = POOLED.audio_tokens(SAMPLE_RATE_HZ)
 CHECKPOINTED = {"gradient_checkpointing": True}
 WARM_STEPS, TIMED_STEPS, WATCHED_STEPS = 5, 8, 2  # the first ones compile; the last ones are slowed by being watched
 
@@ -191,7 +191,7 @@ def clip_flop(measured: Measured, before: int, after: int, *, shared: bool) -> f
     keys = sum(range(before + 1, before + own + 1)) + start * before / 2
     text = TEXT["num_hidden_layers"] * ((own + start) * token + 4 * width * keys)
     head = 2 * width * TEXT["vocab_size"]
-    return 2 * (text + head + (encoder_flop(trimmed_frames(SAMPLE_RATE_HZ)) if measured.encoder else 0))
+    return 2 * (text + head + (encoder_flop(POOLED.trimmed_frames(SAMPLE_RATE_HZ)) if measured.encoder else 0))
 
 
 def main() -> None:

@@ -1,10 +1,12 @@
-"""Qwen2-Audio-7B with random weights on one GPU, what it computes, and what the GPU reaches: for the GPU benches."""
+"""Bases of real size with random weights on one GPU, what they compute, and what the GPU reaches: for the GPU benches."""
 
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+
+from tests import tiny_omni
 
 AUDIO = {
     "model_type": "qwen2_audio_encoder", "d_model": 1280, "encoder_layers": 32, "encoder_attention_heads": 20,
@@ -15,6 +17,39 @@ TEXT = {
     "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32, "max_position_embeddings": 8192,
     "rms_norm_eps": 1e-5, "tie_word_embeddings": False,
 }  # fmt: skip
+OMNI_TEXTS = {
+    "Qwen2.5-Omni": {  # 7B
+        "vocab_size": 152_064, "hidden_size": 3584, "intermediate_size": 18_944, "num_hidden_layers": 28,
+        "num_attention_heads": 28, "num_key_value_heads": 4, "tie_word_embeddings": False,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+    },
+    "Qwen3-Omni": {  # 30B-A3B
+        "vocab_size": 152_064, "hidden_size": 2048, "intermediate_size": 768, "num_hidden_layers": 48,
+        "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128, "moe_intermediate_size": 768,
+        "num_experts": 128, "num_experts_per_tok": 8,
+        "rope_parameters": {
+            "rope_type": "default", "rope_theta": 1e6, "mrope_section": [24, 20, 20], "mrope_interleaved": True,
+        },
+    },
+}  # fmt: skip
+
+
+def make_omni_config(omni: tiny_omni.Omni, processor: Any) -> Any:
+    """The configuration of an Omni's thinker; what transformers has by default is the real encoder's."""
+    config = omni.config(processor)
+    text = OMNI_TEXTS[omni.facts.name]
+    own = {name: getattr(config.text_config, name) for name in ("pad_token_id", "eos_token_id")}
+    tokens = {name: its for name, its in config.to_dict().items() if name.endswith(("_token_id", "_token_index"))}
+    return type(config)(
+        audio_config={"model_type": config.audio_config.model_type, "output_dim": text["hidden_size"]},
+        vision_config={"model_type": config.vision_config.model_type, "depth": 1},  # nobody looks through it
+        text_config={"model_type": config.text_config.model_type, **text, **own}, **tokens,
+    )  # fmt: skip
+
+
+def make_omni(omni: tiny_omni.Omni, processor: Any, device: str) -> nn.Module:
+    """An Omni's thinker in bf16 with random weights."""
+    return random_weights(tiny_omni.thinker(omni), make_omni_config(omni, processor), device)
 
 
 def make_config(processor: Any) -> Any:
@@ -36,11 +71,17 @@ def make_model(processor: Any, device: str) -> nn.Module:
     """Qwen2-Audio-7B in bf16 with random weights."""
     from transformers import Qwen2AudioForConditionalGeneration
 
+    return random_weights(Qwen2AudioForConditionalGeneration, make_config(processor), device)
+
+
+def random_weights(whole: Any, config: Any, device: str) -> nn.Module:
+    """A model of a class in bf16, made on the device."""
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     try:
         with torch.device(device):
-            return Qwen2AudioForConditionalGeneration(make_config(processor)).eval()
+            made: nn.Module = whole(config).eval()
+            return made
     finally:
         torch.set_default_dtype(torch.float32)
 

@@ -55,7 +55,7 @@ def original(
     and, with two `tokens`, the end of the turn behind it."""
     message = [{"role": "user", "content": [{"type": "audio", "audio_url": "clip"}, {"type": "text", "text": prompt}]}]
     waveforms = [decode_flac(clip) for clip in clips]
-    dtype = model.model.audio_tower.conv1.weight.dtype
+    dtype = model.dtype
     end = [processor.tokenizer.eos_token_id]
 
     def answer(waveform: NDArray[np.float32]) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A second family: the thinker of Qwen2.5-Omni answers as transformers' own, and is trained and asked as the first is."""
+"""Further families: the thinkers of Omnis answer as transformers' own, and are trained and asked as the first family is."""
 
 import copy
 import json
@@ -10,14 +10,15 @@ import pytest
 import torch
 from peft import get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import Qwen2_5OmniThinkerForConditionalGeneration
+from transformers.models.qwen3_omni_moe.processing_qwen3_omni_moe import _get_feat_extract_output_lengths
 
 from tasks.audio_files import decode_flac, encode_flac
 from tasks.detectors import audio_llm
-from tasks.models import family, prompting, qwen2_5_omni
+from tasks.models import family, prompting
 from tasks.models.adapted import with_adapter
 from tasks.models.encoder_cache import EncoderCache, encoder_revision
 from tasks.models.families import family_at
+from tasks.models.frames import CHUNKED
 from tasks.models.jobs import Question as Asked
 from tasks.models.jobs import ScoringJob
 from tasks.models.listening import check
@@ -25,14 +26,21 @@ from tasks.models.packing import packed_rows
 from tasks.models.scope import lora_config, trainable_by_part, unfreeze
 from tasks.models.scoring import Scorer, questions
 from tasks.models.trainer import ASIDE
-from tasks.models.training import read_clips, train
+from tasks.models.training import read_clips, to_train, train
 from tests import tiny_omni
 from tests.adapting import NF4, PROMPT, collator, job, write_clips
 from tests.test_prompts import job_of
 
 QUESTION = "Choose one: A) SPEECH B) NONSPEECH."
-DURATIONS_MS = (30, 25, 61, 99, 333.4, 2000, 2010, 4100)  # chunks are 2 s long
+DURATIONS_MS = (30, 25, 61, 99, 333.4, 2000, 2010, 4090)  # chunks are 2 s long, or 1 s
+LONGEST_MS = (
+    4100  # of as many tokens as 4090; the longest of a batch that Qwen3-Omni's processor pads ends in a mirror
+)
 SHORT_MS = (30, 25, 61, 200, 1000)
+FIRST, *LATER = tiny_omni.OMNIS
+LATER_SLOW = pytest.mark.parametrize(
+    "omni", [FIRST, *(pytest.param(name, marks=pytest.mark.slow) for name in LATER)], indirect=True
+)
 
 
 def sounds(durations_ms) -> list[np.ndarray]:
@@ -40,9 +48,14 @@ def sounds(durations_ms) -> list[np.ndarray]:
     return [random.uniform(-0.7, 0.7, round(16 * ms)).astype(np.float32) for ms in durations_ms]
 
 
+@pytest.fixture(scope="module", params=tiny_omni.OMNIS)
+def omni(request):
+    return tiny_omni.OMNIS[request.param]
+
+
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return tiny_omni.save(tmp_path_factory.mktemp("tiny omni"))
+def base(omni, tmp_path_factory):
+    return tiny_omni.save(omni, tmp_path_factory.mktemp("tiny omni"))
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +64,8 @@ def processor(base):
 
 
 @pytest.fixture(scope="module")
-def padded(base):
-    return Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(base, dtype=torch.float32).eval()
+def padded(omni, base):
+    return tiny_omni.thinker(omni).from_pretrained(base, dtype=torch.float32).eval()
 
 
 @pytest.fixture(scope="module")
@@ -62,17 +75,17 @@ def model(base):
 
 @pytest.fixture(scope="module")
 def reference(padded, processor):
-    """What transformers' processor makes of the clips, and its model's audio vectors and last logits."""
+    """What transformers' processor makes of the clips, and its model's last logits."""
     content = [{"type": "audio", "audio_url": "clip"}, {"type": "text", "text": QUESTION}]
     text = processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
     )
-    waveforms = sounds(DURATIONS_MS)
+    waveforms = sounds((*DURATIONS_MS, LONGEST_MS))
     inputs = processor(
         text=[text] * len(waveforms), audio=waveforms, sampling_rate=16_000, return_tensors="pt", padding=True
     )
     with torch.inference_mode():
-        return inputs, heard_padded(padded, inputs), padded(**inputs).logits[:, -1]
+        return inputs, padded(**inputs).logits[:-1, -1]
 
 
 @torch.inference_mode()
@@ -90,34 +103,70 @@ def encoded(model, processor, waveforms):
     return family.encode(model, inputs["input_features"], inputs["feature_attention_mask"])
 
 
+def test_qwen3_omni_counts_audio_tokens_as_transformers_does_and_hears_every_clip():
+    frames = torch.arange(1, 4001)
+    tokens = _get_feat_extract_output_lengths(frames)
+    assert torch.equal(CHUNKED.tokens_of(frames), tokens)
+    assert [CHUNKED.tokens_of(n) for n in frames.tolist()] == tokens.tolist()
+    kept = [CHUNKED.needed(n) for n in frames.tolist()]
+    assert all(n <= its < n + 8 for n, its in zip(frames.tolist(), kept, strict=True))
+    assert [CHUNKED.audio_tokens(16 * ms) for ms in (0, 10, 20, 80, 81, 1000, 1001)] == [0, 1, 1, 1, 2, 13, 14]
+
+
 # --- exact -------------------------------------------------------------------------------------------------------
 
 
+def features_of(processor, waveforms):
+    """By transformers' own processor, silence behind every clip."""
+    return processor._process_audio(waveforms, sampling_rate=16_000, return_attention_mask=True, return_tensors="pt")[
+        0
+    ]
+
+
+@pytest.mark.parametrize("longest_ms", [8010, pytest.param(30_000, marks=pytest.mark.slow)])
 @torch.inference_mode()
-def test_clips_from_30_ms_to_30_s_are_heard_as_the_padded_model_hears_them(model, padded, processor):
-    waveforms = sounds((30, 2010, 61, 30_000))
-    audio, _ = processor._process_audio(
-        waveforms, sampling_rate=16_000, return_attention_mask=True, return_tensors="pt"
-    )
-    heard = heard_padded(padded, audio)
+def test_clips_from_30_ms_to_30_s_are_heard_as_the_padded_model_hears_them(model, padded, processor, longest_ms):
+    waveforms = sounds((30, 2010, 61, longest_ms))
+    heard = heard_padded(padded, features_of(processor, waveforms))
     torch.testing.assert_close(encoded(model, processor, waveforms), heard, atol=1e-5, rtol=0)
     alone = torch.cat([encoded(model, processor, [waveform]) for waveform in waveforms])
     torch.testing.assert_close(alone, heard, atol=1e-5, rtol=0)
 
 
 @torch.inference_mode()
-def test_an_encoder_that_forgets_its_chunks_hears_something_else(model, processor, reference, monkeypatch):
-    monkeypatch.setattr(model.model.audio_tower, "n_window", 1500)
-    found = encoded(model, processor, sounds(DURATIONS_MS))
-    assert (found - reference[1]).abs().max() > 0.01
+def test_an_encoder_that_forgets_its_windows_hears_something_else(omni, model, processor, monkeypatch):
+    expected = encoded(model, processor, sounds((8500,)))
+    window = "n_window_infer" if omni is tiny_omni.QWEN3 else "n_window"
+    monkeypatch.setattr(model.model.audio_tower, window, 3000)
+    assert (encoded(model, processor, sounds((8500,))) - expected).abs().max() > 0.01
+
+
+@torch.inference_mode()
+def test_company_that_transformers_lets_change_a_short_clip_changes_nothing_here(omni, model, padded, processor):
+    """Qwen3-Omni's own encoder ends the convolutions of a clip under 1 s where the longest of its batch ends."""
+    clip, second = sounds((30, 1000))
+    alone, together = (heard_padded(padded, features_of(processor, its))[0] for its in ([clip], [clip, second]))
+    assert ((alone - together).abs().max() > 0.01) == (omni is tiny_omni.QWEN3)
+    for company in ([clip], [clip, second], [clip, clip[:400]]):
+        torch.testing.assert_close(encoded(model, processor, company)[0], together, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("omni", ["Qwen3-Omni"], indirect=True)
+@torch.inference_mode()
+def test_in_bf16_clips_of_one_token_are_heard_too(model, processor):
+    """A convolution of stride 2 over what is 1 or 2 wide reads on a CPU, in bf16, what it never wrote."""
+    narrow = copy.deepcopy(model).bfloat16()
+    for clip in sounds([25] * 60):
+        heard = encoded(narrow, processor, [clip]).float()
+        torch.testing.assert_close(heard, encoded(model, processor, [clip]), atol=0.1, rtol=0)
 
 
 @torch.inference_mode()
 def test_a_batch_of_all_lengths_answers_as_the_padded_model_and_generation_says_the_same(model, processor, reference):
-    inputs, _, logits = reference
+    inputs, logits = reference
     batch = batch_of(processor, sounds(DURATIONS_MS))
-    assert torch.equal(batch["input_ids"], inputs["input_ids"])
-    assert torch.equal(batch["attention_mask"], inputs["attention_mask"])
+    assert torch.equal(batch["input_ids"], inputs["input_ids"][:-1])
+    assert torch.equal(batch["attention_mask"], inputs["attention_mask"][:-1])
     torch.testing.assert_close(family.last_logits(model, batch), logits, atol=1e-5, rtol=0)
     before = family.tokenise_prompt(processor, QUESTION).before
     for start in (None, family.known_start(model, before)):
@@ -151,17 +200,16 @@ def test_its_own_decoder_answers_as_the_padded_model(model, processor, reference
     np.testing.assert_allclose(found.p_first, (first / (first + second)).numpy(), atol=1e-5)
 
 
-def test_a_whole_omni_as_the_hub_holds_it_is_read_without_what_sees_and_speaks(base, model, processor, tmp_path):
-    config = json.loads((base / "config.json").read_text())
-    whole = {"model_type": "qwen2_5_omni", "architectures": ["Qwen2_5OmniModel"], "thinker_config": config}
+def test_a_whole_omni_as_the_hub_holds_it_is_read_without_what_sees_and_speaks(omni, base, model, processor, tmp_path):
+    whole = {**omni.wrapped, "thinker_config": json.loads((base / "config.json").read_text())}
     (tmp_path / "config.json").write_text(json.dumps(whole))
     saved = {
         f"thinker.{name.removeprefix('thinker.')}": its for name, its in load_file(base / "model.safetensors").items()
     }
     assert any(name.startswith("thinker.visual.") for name in saved), "under the names of the Hub"
     assert any(name.startswith("thinker.model.layers.") for name in saved)
-    save_file({**saved, "talker.head.weight": torch.zeros(2)}, tmp_path / "model.safetensors", {"format": "pt"})
-    assert family_at(tmp_path, None) is qwen2_5_omni
+    save_file({**saved, **omni.unread}, tmp_path / "model.safetensors", {"format": "pt"})
+    assert family_at(tmp_path, None) is omni.module
     found = family.load(tmp_path, revision=None, quantization=None, dtype=torch.float32, device="cpu").eval()
     assert found.model.visual is None
     batch = batch_of(processor, sounds((25, 200)))
@@ -177,7 +225,9 @@ def test_gradients_reach_what_a_scope_names_also_beside_empty_chunks(model, proc
     adapted = get_peft_model(copy.deepcopy(model), lora_config(model, {"r": 4}, scope))
     parts = trainable_by_part(adapted)
     assert (parts["encoder"], parts["projector"]) == (reached, 0)
-    assert parts["language_model"] == 2 * 4 * (2 * (96 + 96) + 2 * (96 + 48))
+    text = [its for name, its in model.model.language_model.named_modules() if "_proj" in name and "self_attn" in name]
+    assert parts["language_model"] == sum(4 * (its.in_features + its.out_features) for its in text)
+    assert len(text) == 2 * 4
     adapted(**batch_of(processor, sounds((25, 2500)))).logits[:, -1].logsumexp(-1).sum().backward()
     given = {name: its.grad for name, its in adapted.named_parameters() if its.requires_grad}
     assert all(torch.isfinite(its).all() for its in given.values())
@@ -196,34 +246,49 @@ def test_a_packed_batch_of_training_answers_as_the_padded_one(model, processor, 
     torch.testing.assert_close(packed[scored], padded, atol=1e-5, rtol=0)
 
 
-def test_every_parameter_of_the_encoder_may_be_trained_but_what_nobody_uses(model):
+def test_every_parameter_of_the_encoder_may_be_trained_but_what_nobody_uses(omni, model):
     parts = trainable_by_part(unfreeze(copy.deepcopy(model), "language_model+encoder"))
-    unused = model.model.audio_tower.audio_bos_eos_token.weight.numel()
+    unused = sum(its.numel() for name, its in model.named_parameters() if name.endswith(omni.module.FIXED))
     assert parts["projector"] == 96 * 96 + 96
     assert parts["trainable"] == parts["all"] - unused
 
 
-def test_nf4_leaves_encoder_and_head_alone(base):
-    quantised = family.load(
-        base,
-        revision=None,
-        quantization={**NF4, "bnb_4bit_compute_dtype": "float32"},
-        dtype=torch.float32,
-        device="cpu",
-    )
+@pytest.mark.parametrize("omni", ["Qwen3-Omni"], indirect=True)
+@pytest.mark.parametrize(
+    "lora", [{"target_modules": ["q_proj", "gate_proj", "up_proj", "down_proj"]}, {"target_modules": "all-linear"},
+             {"target_parameters": ["mlp.experts.down_proj"]}], ids=["mlp", "all-linear", "target_parameters"],
+)  # fmt: skip
+def test_an_adapter_on_experts_is_refused_with_what_to_name_instead(model, lora):
+    with pytest.raises(ValueError, match=r"lora: .*mlp of this base holds experts, .* train\.lora=attention does"):
+        to_train(copy.deepcopy(model), job("base", "out", lora={"r": 2, **lora}))
+
+
+def test_nf4_leaves_encoder_and_head_alone_and_is_refused_where_it_would_leave_experts_alone(omni, base):
+    given = {**NF4, "bnb_4bit_compute_dtype": "float32"}
+    keywords = {"revision": None, "quantization": given, "dtype": torch.float32, "device": "cpu"}
+    if omni is tiny_omni.QWEN3:
+        with pytest.raises(ValueError, match=r"quantization: 75% of the weights .* are experts, .*quantization=none"):
+            family.load(base, **keywords)
+        return
+    quantised = family.load(base, **keywords)
     names = [name for name, its in quantised.named_modules() if type(its).__name__ == "Linear4bit"]
     assert len(names) == 2 * 7
     assert all(name.startswith("model.language_model.") for name in names)
 
 
+@LATER_SLOW
 @pytest.mark.parametrize("scope", ["language_model", pytest.param("language_model+encoder", marks=pytest.mark.slow)])
-def test_an_adapter_is_trained_by_the_same_trainer_and_answers_through_the_same_scorer(base, home, tmp_path, scope):
+def test_an_adapter_is_trained_by_the_same_trainer_and_answers_through_the_same_scorer(
+    omni, base, home, tmp_path, scope
+):
     (out := tmp_path / "adapter").mkdir()
     clips = write_clips(tmp_path / "clips.parquet")
-    training = {"max_steps": 3, "per_device_train_batch_size": 4, "learning_rate": 1e-2}
+    training = {"max_steps": 6, "per_device_train_batch_size": 8, "learning_rate": 1e-2, "logging_steps": 1}
     train(job(base, out, clips=(clips,), training=training, scope=scope), "cpu")
     facts = json.loads((out / "training.json").read_text())
-    assert facts["base_class"] == "Qwen2_5OmniThinkerForConditionalGeneration"
+    assert facts["base_class"] == omni.facts.base_class
+    losses = [line["loss"] for line in facts["history"] if "loss" in line]
+    assert losses[-1] < losses[0] - 0.1
     assert bool(facts["parameters"]["encoder"]) == (scope != "language_model")
     tables = {}
     for name, adapter in {"base": None, "adapter": str(out)}.items():
@@ -236,7 +301,7 @@ def test_an_adapter_is_trained_by_the_same_trainer_and_answers_through_the_same_
         assert heard["silence"]["largest_change_of_log_odds"] > 1e-3
     assert (tables["adapter"]["p_speech"] - tables["base"]["p_speech"]).abs().max() > 1e-3
     with pytest.raises(ValueError, match="does not fit this base"):
-        with_adapter(copy.deepcopy(unlike(base)), out)
+        with_adapter(copy.deepcopy(unlike(omni, base)), out)
 
 
 def scoring(base, output, clips, adapter) -> ScoringJob:
@@ -253,12 +318,11 @@ def written(its, folder) -> str:
     return str(file)
 
 
-def unlike(base):
+def unlike(omni, base):
     """Another Omni, of one layer."""
-    processor = family.load_processor(base, None)
-    config = tiny_omni.make_config(processor)
+    config = omni.config(family.load_processor(base, None))
     config.text_config.num_hidden_layers = 1
-    return family.prepare(Qwen2_5OmniThinkerForConditionalGeneration(config))
+    return family.prepare(tiny_omni.thinker(omni)(config))
 
 
 @pytest.mark.slow
@@ -283,7 +347,8 @@ def test_vectors_from_the_cache_answer_to_the_bit(model, processor, home):
         np.testing.assert_array_equal(Scorer(model, processor, cache).score(clips, asked)[0].p_first, never.p_first)
 
 
-def test_a_listening_thinker_passes_and_a_deaf_one_is_stopped(model, processor):
+@LATER_SLOW
+def test_a_listening_thinker_passes_and_a_deaf_one_is_stopped(omni, model, processor):
     question = questions(processor, [QUESTION], ["A", "B"])[0]
     clips = [encode_flac(waveform) for waveform in sounds((*SHORT_MS, 40))]
     found = check(Scorer(model, processor), processor, question, QUESTION, clips)
@@ -291,6 +356,6 @@ def test_a_listening_thinker_passes_and_a_deaf_one_is_stopped(model, processor):
     assert found["zero_token_clips"] == found["other_sampling_rates"] == "refused"
     deaf = copy.deepcopy(model)
     with torch.no_grad():
-        deaf.model.audio_tower.proj.weight.zero_()
+        deaf.get_submodule(omni.module.PARTS["projector"]).weight.zero_()
     with pytest.raises(ValueError, match="as it answers silence"):
         check(Scorer(deaf, processor), processor, question, QUESTION, clips)

@@ -1,0 +1,89 @@
+"""Qwen3-Omni: its thinker alone, whose layers hold experts; its encoder over a whole batch at once."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tasks.functional.memory import Size
+from tasks.models import thinkers
+from tasks.models.frames import CHUNK, CHUNK_TOKENS, CHUNKED, STRIDE
+from tasks.models.room import refuse_quantised_experts
+from tasks.models.thinkers import adjust as adjust
+
+PARTS = {"encoder": "model.audio_tower", "projector": "model.audio_tower.proj2"}  # to the width of the text
+UNQUANTISED = ("model.audio_tower", "lm_head")
+FIXED = ()
+NARROWEST = 2 * STRIDE  # frames; on a CPU the last convolution makes no number in bf16 of what is 2 wide
+UNREAD = (r"visual\.", r"^talker\.", r"^code2wav\.")
+
+
+def load_processor(base: str | Path, *, revision: str | None) -> Any:
+    """Its own processor, ears only."""
+    from transformers import Qwen3OmniMoeProcessor
+
+    return thinkers.load_processor(Qwen3OmniMoeProcessor, base, revision)
+
+
+def load(base: str | Path, *, revision: str | None, quantization: Any, dtype: torch.dtype, device: str) -> nn.Module:
+    """transformers' own thinker. Raises ValueError where it is to be quantised, and where its encoder has chunks of
+    another length than `tasks.models.frames` counts tokens for."""
+    from transformers import Qwen3OmniMoeThinkerConfig, Qwen3OmniMoeThinkerForConditionalGeneration
+
+    config = Qwen3OmniMoeThinkerConfig.from_pretrained(base, revision=revision)
+    refuse_quantised_experts(size_of(config), quantization, str(base))
+    if config.audio_config.n_window * 2 != CHUNK:
+        raise ValueError(
+            f"{base}: its encoder hears chunks of {2 * config.audio_config.n_window} frames, and tasks/models/frames.py "
+            f"counts audio tokens for chunks of {CHUNK}"
+        )
+    config.vision_config.deepstack_visual_indexes = []
+    return thinkers.load_thinker(
+        Qwen3OmniMoeThinkerForConditionalGeneration, config, base, unread=UNREAD, revision=revision, quantization=None,
+        dtype=dtype, device=device,
+    )  # fmt: skip
+
+
+def encode(model: nn.Module, features: torch.Tensor, mask: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """The encoder's own steps over chunks of 1 s, which meet in windows of 8 s; a shorter batch is one chunk long.
+
+    transformers makes a chunk as long as the longest of its batch, so that there the last token of a clip under 1 s, and
+    through attention all of them, depend on its neighbours. Here a clip is always followed by what follows the last chunk
+    of any clip over 1 s: nothing, for at least as long as its last token looks.
+    """
+    tower = model.model.audio_tower
+    n, bins, frames = features.shape
+    length = min(max(frames, NARROWEST), CHUNK)
+    features = (features.to(tower.device) * mask.to(tower.device)[:, None]).to(tower.conv2d1.weight.dtype)
+    features = nn.functional.pad(features, (0, -frames % length))
+    chunks = features.view(n, bins, -1, length).transpose(1, 2).flatten(0, 1)
+    hidden = torch.cat([convolved(tower, part[:, None]) for part in chunks.split(tower.conv_chunksize)])
+    positions = tower.positional_embedding.positional_embedding[: hidden.shape[1]]
+    rows = (hidden + positions.to(hidden.dtype)).view(n, -1, hidden.shape[-1])
+    window = min(rows.shape[1], tower.n_window_infer // CHUNK * CHUNK_TOKENS)
+    places = CHUNKED.tokens_of(frames)
+    windows = nn.functional.pad(rows, (0, 0, 0, -rows.shape[1] % window)).view(-1, window, rows.shape[-1])
+    starts = torch.arange(len(windows) // n, device=mask.device) * window
+    lengths = (CHUNKED.tokens_of(mask.sum(-1, keepdim=True)) - starts).clamp(0, window).flatten()
+    rows = thinkers.through_layers(tower, windows, lengths).view(n, -1, rows.shape[-1])[:, :places]
+    tokens = tower.ln_post(rows.flatten(0, 1).index_select(0, kept.to(tower.device)))
+    return tower.proj2(tower.act(tower.proj1(tokens)))
+
+
+def convolved(tower: nn.Module, chunks: torch.Tensor) -> torch.Tensor:
+    """(chunks, tokens, width) of features (chunks, 1, bins, frames)."""
+    for convolution in (tower.conv2d1, tower.conv2d2, tower.conv2d3):
+        chunks = nn.functional.gelu(convolution(chunks))
+    made: torch.Tensor = tower.conv_out(chunks.permute(0, 3, 1, 2).flatten(2))
+    return made
+
+
+def size_of(config: Any) -> Size:
+    """The widths of its thinker from its configuration."""
+    config = getattr(config, "thinker_config", config)
+    text, audio = config.text_config, config.audio_config
+    return Size(
+        text.hidden_size, text.num_hidden_layers, text.moe_intermediate_size, text.vocab_size, audio.d_model,
+        audio.encoder_layers, text.num_experts, text.num_experts_per_tok,
+    )  # fmt: skip
