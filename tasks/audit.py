@@ -2,7 +2,7 @@
 
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,12 +22,14 @@ from tasks.functional.duplicates import MOST_PAIRS
 from tasks.functional.leakage import audit, clips_of, pcm_hash
 from tasks.functional.shortcuts import SHORTCUTS, describe_shortcuts, folds_of, measure_cues, measure_shortcuts
 from tasks.hub import find
+from tasks.pace import Paced
 from tasks.split_rows import Row, decode, open_splits, rows_of
 from tasks.store import home, write_json
 
 MOST_CLIPS = 10_000  # that are compared by content, over all splits
 NAMED = 3
 SEED = 0  # draws the planted copies
+Say = Callable[[str], None]
 
 
 class Audited(NamedTuple):
@@ -52,7 +54,8 @@ def audit_dataset(name: str, *, groups: Sequence[str] = (), out: Path | None = N
     splits = open_splits(folder)
     if len(splits) < 2:
         raise ValueError(f"{name} has one split, {next(iter(splits))}: an audit compares two or more")
-    heard = hear(splits, folder)
+    say = Paced()
+    heard = hear(splits, folder, say)
     clips = heard.clips[heard.clips["pcm_hash"].notna()]
     if clips["part"].nunique() < len(splits):
         raise ValueError(f"{name}: a split has no clip that can be read; {heard.unreadable[0]}")
@@ -63,7 +66,7 @@ def audit_dataset(name: str, *, groups: Sequence[str] = (), out: Path | None = N
         "dataset": name, "clips": {part: int((clips["part"] == part).sum()) for part in splits}, "groups": list(groups),
         "columns": [str(column) for column in clips if column not in ("part", "clip_id", "pcm_hash")],
         "checks": [{**row, "shared": int(row["shared"])} for row in found.rows.dropna(subset="shared").to_dict("records")],
-        "content": compare(splits, folder, clips), "shortcuts": shortcuts, "unmeasured": unmeasured,
+        "content": compare(splits, folder, clips, say), "shortcuts": shortcuts, "unmeasured": unmeasured,
         "measured": {part: int((clips["part"] == part).sum()) for part in splits},
         "unreadable": heard.unreadable,
     }  # fmt: skip
@@ -103,11 +106,11 @@ def tell(record: Mapping[str, Any], place: Path) -> Audited:
     return Audited(lines, leaks, doubts, unreadable)
 
 
-def compare(splits: Mapping[str, Iterable[Row]], folder: Path, clips: pd.DataFrame) -> dict[str, Any]:
+def compare(splits: Mapping[str, Iterable[Row]], folder: Path, clips: pd.DataFrame, say: Say) -> dict[str, Any]:
     """The content of the splits, of some clips where there are very many."""
     compared = choose_clips(clips, MOST_CLIPS // len(splits))
-    audio, some = decode_some(splits, folder, set(clips.index[compared])), clips.iloc[compared]
-    content = audit_content(audio, some["part"].tolist(), most_pairs=MOST_PAIRS, seed=SEED)
+    audio, some = decode_some(splits, folder, set(clips.index[compared]), say), clips.iloc[compared]
+    content = audit_content(audio, some["part"].tolist(), most_pairs=MOST_PAIRS, seed=SEED, say=say)
     sizes = {part: int((clips["part"] == part).sum()) for part in splits}
     return content_record(content, some, sizes, SEED)
 
@@ -124,7 +127,7 @@ class Heard(NamedTuple):
     unreadable: list[str]
 
 
-def hear(splits: Mapping[str, Iterable[Row]], folder: Path) -> Heard:
+def hear(splits: Mapping[str, Iterable[Row]], folder: Path, say: Say) -> Heard:
     """Every clip decoded once."""
     clips: list[dict[str, Any]] = []
     cues: list[NDArray[np.float64]] = []
@@ -141,17 +144,21 @@ def hear(splits: Mapping[str, Iterable[Row]], folder: Path) -> Heard:
                 unreadable.append(f"{clip['clip_id']}: {error}")
                 cues.append(np.full(len(SHORTCUTS), np.nan))
             clips.append(clip)
+            say(f"{len(clips):,} clips heard, {part}")
     return Heard(pd.DataFrame(clips), np.array(cues), unreadable)
 
 
-def decode_some(splits: Mapping[str, Iterable[Row]], folder: Path, wanted: set[int]) -> list[NDArray[np.float16]]:
+def decode_some(
+    splits: Mapping[str, Iterable[Row]], folder: Path, wanted: set[int], say: Say
+) -> list[NDArray[np.float16]]:
     """The wanted clips, in half the memory."""
+    decoded: list[NDArray[np.float16]] = []
     with tempfile.TemporaryDirectory() as scratch:
-        return [
-            decode(audio, folder, Path(scratch))[0].astype(np.float16)
-            for position, (_, _, audio) in enumerate(rows_of(splits))
-            if position in wanted
-        ]
+        for position, (_, _, audio) in enumerate(rows_of(splits)):
+            if position in wanted:
+                decoded.append(decode(audio, folder, Path(scratch))[0].astype(np.float16))
+                say(f"{len(decoded):,}/{len(wanted):,} clips decoded to be compared")
+    return decoded
 
 
 def score_cues(clips: pd.DataFrame, cues: NDArray[np.float64]) -> tuple[dict[str, dict[str, Any]] | None, str]:

@@ -27,7 +27,8 @@ from tasks.functional.report_files import Heard, clips_to_hear, report_files
 from tasks.functional.report_tables import evaluation_rows, summary_lines
 from tasks.functional.spectrograms import spectrogram_png
 from tasks.functional.timing import timing_of
-from tasks.run_page import show_picture, show_table
+from tasks.pace import Paced
+from tasks.run_page import say, show_picture, show_table
 from tasks.store import (
     Adapter,
     Looks,
@@ -82,7 +83,7 @@ def make_report(
         write_json(folder / "evidence" / "listening.json", recorded["listening"])
         document = build_report(
             pd.read_parquet(folder / "predictions.parquet"), recorded=recorded, point_metrics=point_metrics,
-            **recorded["provenance"]["settings"],
+            say=Paced(say), **recorded["provenance"]["settings"],
         )  # fmt: skip
         files = report_files(document, (ROOT / TEMPLATE).read_text(encoding="utf-8"), hear(document, splits))
         for name, content in files.items():

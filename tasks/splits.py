@@ -27,6 +27,7 @@ from tasks.functional.design import balance
 from tasks.functional.leakage import Audit, audit, clips_of, pcm_hash
 from tasks.functional.shortcuts import SHORTCUTS, describe_shortcuts, folds_of, measure_cues, measure_shortcuts
 from tasks.hub import pull
+from tasks.pace import Paced
 from tasks.run_page import say, show_table
 from tasks.store import Clips, Publication, Sides, Splits, draft, read_json, write_json
 
@@ -94,7 +95,9 @@ def listen(columns: pd.DataFrame, files: Sequence[Path], seed: int) -> dict[str,
         if position in compared:
             audio[position] = samples
     some = columns.loc[compared]
-    content = audit_content([audio[k] for k in compared], some["part"].tolist(), most_pairs=PAIRS, seed=seed)
+    content = audit_content(
+        [audio[k] for k in compared], some["part"].tolist(), most_pairs=PAIRS, seed=seed, say=Paced(say)
+    )
     heard = columns.loc[measured]
     first = heard["label"] == heard["label"].min()
     table = pd.DataFrame([cues[k] for k in measured], columns=[*SHORTCUTS]).assign(is_first=first.to_numpy())

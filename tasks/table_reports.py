@@ -1,7 +1,6 @@
 """Reports on anybody's predictions: tables read and checked, a report written whole or not at all."""
 
 import importlib.metadata
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from tasks.functional.report_tables import summary_lines
 from tasks.functional.spectrograms import spectrogram_png
 from tasks.functional.timing import Timing, timings
 from tasks.hub import find
+from tasks.pace import Paced, to_stderr
 from tasks.point_metrics import point_metrics
 from tasks.store import read_json, sha256, write_folder
 
@@ -55,7 +55,7 @@ def report_on_tables(asked: Asked, out: Path) -> list[str]:
     tables = read_tables(asked)
     times = times_of(asked, tables)
     document = document_of(asked, tables)
-    say("report computed, drawing it")
+    to_stderr("report computed, drawing it")
     heard = hear(document, asked.audio) if asked.audio else {}
     write_folder(report_files(document, TEMPLATE.read_text(encoding="utf-8"), heard, times), out)
     return [*summary_lines(document), "", f"report     {out / 'report.html'}"]
@@ -87,11 +87,11 @@ def document_of(asked: Asked, tables: Tables) -> Report:
     """The report's content."""
     beside = f", {len(tables.others)} beside it" if tables.others else ""
     rows = f"{asked.predictions}: {len(tables.own):,} rows"
-    say(f"{rows}, reporting on {tables.detector}{beside}, {asked.n_boot:,} resamples")
+    to_stderr(f"{rows}, reporting on {tables.detector}{beside}, {asked.n_boot:,} resamples")
     return build_report(
         tables.own, classes=asked.classes, detector=tables.detector, seed=None,
         threshold="dev" if asked.dev else "fixed", n_boot=asked.n_boot, bootstrap_seed=asked.seed, by=asked.by,
-        against=tables.others, recorded={"provenance": provenance(asked)}, point_metrics=point_metrics,
+        against=tables.others, recorded={"provenance": provenance(asked)}, point_metrics=point_metrics, say=Paced(),
     )  # fmt: skip
 
 
@@ -116,11 +116,6 @@ def timed(path: Path, table: pd.DataFrame) -> dict[str, Timing]:
         return timings(table)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def say(line: str) -> None:
-    """A line of progress, apart from the summary."""
-    print(line, file=sys.stderr, flush=True)
 
 
 # --- tables in ---------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from tasks.functional.leakage import audit, pcm_hash
 from tasks.functional.report import RECORDED, Report, build_report
 from tasks.functional.report_tables import csv_tables
 from tasks.hub import find, is_commit
+from tasks.pace import Paced
 from tasks.repo_checks import check_adapter, check_folder, read_header
 from tasks.rescoring import rescore
 from tasks.store import file_digests, read_json, sha256
@@ -112,7 +113,7 @@ def verify_report(folder: Path) -> Iterator[Finding]:
     try:
         rebuilt = build_report(
             pd.read_parquet(folder / "predictions.parquet"), recorded=recorded, point_metrics=point_metrics,
-            **provenance["settings"],
+            say=Paced(), **provenance["settings"],
         )  # fmt: skip
     except ValueError as error:
         yield Finding("differs", f"report.json: cannot be rebuilt, {error}")

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from typer.testing import CliRunner
 
 from flows import cli
 from recipes.schema import CheckFailed
-from tasks import hub
+from tasks import audit as audit_module
+from tasks import hub, pace
 from tasks.audit import audit_dataset
 from tasks.functional import content_audit
 from tasks.store import read_json
@@ -74,6 +76,20 @@ def run(*arguments: str) -> tuple[int, str]:
         assert isinstance(result.exception, ValueError | FileNotFoundError | CheckFailed), result.exception
         return code, result.output + str(result.exception)
     return result.exit_code, result.output
+
+
+def test_a_long_audit_says_how_far_it_has_come(tmp_path, home, monkeypatch):
+    monkeypatch.setattr(pace, "EVERY_S", 0.0)
+    monkeypatch.setattr(audit_module, "MOST_PAIRS", 60)
+    code, said = run(str(parquet(tmp_path / "data", rows_of())), "--out", str(tmp_path / "out"))
+    assert code == 0, said
+    for line in (
+        "18 clips heard, train", "18/18 clips decoded to be compared", "copies between parts: 18/18 spectrograms made",
+        "planted copies: ",
+    ):  # fmt: skip
+        assert line in said
+    pairs = re.search(r"copies between parts: ([\d,]+)/([\d,]+) pairs compared sample by sample", said)
+    assert pairs
 
 
 # --- levels ------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import pytest
 from scipy.special import expit, logit
 
 from flows.cli import main
-from tasks import table_reports
+from tasks import pace, table_reports
 from tasks.audio_files import encode_flac
 from tasks.functional import plot_canvas, report_files
 from tasks.functional.calibration import choose_threshold, fit_temperature
@@ -351,6 +351,13 @@ def test_19_against_20_of_24_with_one_speech_group_states_values_and_no_interval
     assert needed["groups"] == np.ceil(needed["clips"] * 5 / 24)
     assert "is not shown to beat the detector other" in ran.out
     assert "no interval" in (ran.folder / "report.html").read_text()
+
+
+def test_a_long_report_says_how_far_it_has_come(run, monkeypatch):
+    monkeypatch.setattr(pace, "EVERY_S", 0.0)
+    _, ran = against(run, decisions([1, 0] * 12), decisions([1, 1, 0, 1] * 6))
+    told = [line for line in ran.err.splitlines() if line.startswith("report: ")]
+    assert told == ["report: mine against the others", "report: detector 1/2, mine", "report: detector 2/2, other"]
 
 
 def test_shared_and_lone_errors_are_counted(run):

@@ -1,6 +1,6 @@
 """Copies between the parts of a data set: found by content, and planted to measure how many would have been found."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,22 +41,35 @@ class Content(NamedTuple):
     unsearchable: list[int]
 
 
-def audit_content(audio: Sequence[Waveform], part: Sequence[str], *, most_pairs: int, seed: int) -> Content:
+def audit_content(
+    audio: Sequence[Waveform],
+    part: Sequence[str],
+    *,
+    most_pairs: int,
+    seed: int,
+    say: Callable[[str], None] = lambda line: None,
+) -> Content:
     """Look for copies between clips (16 kHz) of different parts, then for copies that were planted for that.
 
     A pair is a leak where its score is beyond what chance brings over all lags of all pairs, family-wise .01. Both
-    searches compare about `most_pairs` sample by sample. Raises ValueError where there are fewer than two parts.
+    searches compare about `most_pairs` sample by sample. say: takes lines on how far it has come. Raises ValueError where
+    there are fewer than two parts.
     """
     sizes = pd.Series(part, dtype=object).value_counts(sort=False)
     if len(sizes) < 2:
         raise ValueError(f"the clips are of {len(sizes)} part; copies are looked for between two or more")
     names = list(sizes.index)
     pairs = int(sizes.sum() ** 2 - (sizes**2).sum()) // 2
-    result = search(audio, [names.index(name) for name in part], sample_rate=SAMPLE_RATE_HZ, most_pairs=most_pairs)
+    result = search(
+        audio, [names.index(name) for name in part], sample_rate=SAMPLE_RATE_HZ, most_pairs=most_pairs,
+        say=lambda line: say(f"copies between parts: {line}"),
+    )  # fmt: skip
     least = least_score(result.lags)
     largest = str(sizes.idxmax())
     hosts = [clip for clip, its in zip(audio, part, strict=True) if its == largest]
-    recall = measure_recall(hosts, least, most_pairs=most_pairs, seed=seed)
+    recall = measure_recall(
+        hosts, least, most_pairs=most_pairs, seed=seed, say=lambda line: say(f"planted copies: {line}")
+    )
     found = result.table.assign(leak=result.table["score"] >= least)
     return Content(found, recall, largest, pairs, result.compared, result.pairs, least, result.unsearchable)
 
@@ -187,7 +200,14 @@ def _say(pair: Mapping[str, Any]) -> str:
 # --- planting ----------------------------------------------------------------------------------------------------
 
 
-def measure_recall(hosts: Sequence[Waveform], least: float, *, most_pairs: int, seed: int) -> pd.DataFrame:
+def measure_recall(
+    hosts: Sequence[Waveform],
+    least: float,
+    *,
+    most_pairs: int,
+    seed: int,
+    say: Callable[[str], None] = lambda line: None,
+) -> pd.DataFrame:
     """How many planted copies of these clips score `least`: duration_ms, snr_db, band, planted, found.
 
     A duration is planted where at least four clips are long enough for it.
@@ -196,7 +216,7 @@ def measure_recall(hosts: Sequence[Waveform], least: float, *, most_pairs: int, 
     planted = list(_plant(hosts, rng))
     audio = [*hosts, *(copy for _, _, copy in planted)]
     part = [0] * len(hosts) + [1] * len(planted)
-    table = search(audio, part, sample_rate=SAMPLE_RATE_HZ, most_pairs=most_pairs, lags=1).table
+    table = search(audio, part, sample_rate=SAMPLE_RATE_HZ, most_pairs=most_pairs, lags=1, say=say).table
     found = {(a, b - len(hosts)) for a, b in table.loc[table["score"] >= least, ["a", "b"]].to_numpy().tolist()}
     rows = [(*cell, (host, k) in found) for k, (cell, host, _) in enumerate(planted)]
     cells = pd.DataFrame(rows, columns=["duration_ms", "snr_db", "band", "found"]).groupby(

@@ -6,7 +6,7 @@ cross-correlation, against what chance brings over all lags of all pairs of the 
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from statistics import NormalDist
@@ -75,10 +75,12 @@ def search(
     sample_rate: int,
     most_pairs: int = MOST_PAIRS,
     lags: float | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Search:
     """Pairs of clips of different parts of which chance brings less than one in `lags` (by default those searched).
 
     Of more than `most_pairs` pairs about so many are compared sample by sample, those with the likest spectrograms.
+    say: takes lines on how far it has come.
     Raises ValueError as `find_duplicates` does.
     """
     pieces = Pieces(audio, sample_rate)
@@ -86,11 +88,14 @@ def search(
     own_lags = count_lags(pieces, parts)
     lags = own_lags if lags is None else lags
     with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
-        pairs = _choose(pieces, parts, most_pairs, pool)
-        heights, offsets = _correlate(pieces, pairs, pool)
+        pairs = _choose(pieces, parts, most_pairs, pool, say)
+        heights, offsets = _correlate(pieces, pairs, pool, say)
         high = np.flatnonzero(heights >= SCREEN)
         looks = pool.map(lambda k: confirm(pieces[pairs[k, 0]], pieces[pairs[k, 1]], int(offsets[k])), high)
-        rows = [(*pieces.place(pairs[k], lag), score) for k, (score, lag) in zip(high, looks, strict=True)]
+        rows = []
+        for k, (score, lag) in zip(high, looks, strict=True):
+            rows.append((*pieces.place(pairs[k], lag), score))
+            say(f"{len(rows):,}/{len(high):,} pairs that stand out looked at closely")
     table = pd.DataFrame(rows, columns=["a", "b", "lag_s", "score"]).astype({"a": int, "b": int, "lag_s": float})
     table = table.sort_values("score", ascending=False, kind="stable").drop_duplicates(["a", "b"])
     table["expected"] = [expected(score, lags) for score in table["score"]]
@@ -171,7 +176,9 @@ def count_pairs(parts: NDArray[np.intp]) -> int:
     return int(sizes.sum() ** 2 - (sizes**2).sum()) // 2
 
 
-def _choose(pieces: Pieces, parts: NDArray[np.intp], most: int, pool: ThreadPoolExecutor) -> Pairs:
+def _choose(
+    pieces: Pieces, parts: NDArray[np.intp], most: int, pool: ThreadPoolExecutor, say: Callable[[str], None]
+) -> Pairs:
     """The pairs that are compared sample by sample, the piece of the lower part first."""
     n, members = len(pieces), [np.flatnonzero(parts == part) for part in np.unique(parts)]
     if count_pairs(parts) <= most:
@@ -180,10 +187,16 @@ def _choose(pieces: Pieces, parts: NDArray[np.intp], most: int, pool: ThreadPool
         ]
         return np.concatenate([np.empty((0, 2), np.intp), *grids])
     learned = learn([pieces[k] for k in range(0, n, -(-n // LEARNED_FROM))])
-    return candidates(list(pool.map(learned.vectors, pieces)), parts, max(CANDIDATES, most // n), pool)
+    vectors = []
+    for vector in pool.map(learned.vectors, pieces):
+        vectors.append(vector)
+        say(f"{len(vectors):,}/{n:,} spectrograms made, to find the likest")
+    return candidates(vectors, parts, max(CANDIDATES, most // n), pool)
 
 
-def _correlate(pieces: Pieces, pairs: Pairs, pool: ThreadPoolExecutor) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+def _correlate(
+    pieces: Pieces, pairs: Pairs, pool: ThreadPoolExecutor, say: Callable[[str], None]
+) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
     """Height and lag of each pair's peak."""
 
     def prepare(piece: NDArray[np.float32]) -> Signal:
@@ -198,6 +211,9 @@ def _correlate(pieces: Pieces, pairs: Pairs, pool: ThreadPoolExecutor) -> tuple[
         batches += [members[k : k + few] for k in range(0, len(members), few)]
     heights, offsets = np.zeros(len(pairs), np.float32), np.zeros(len(pairs), np.intp)
     peaks = pool.map(lambda batch: correlate(signals, pairs[batch], int(sizes[batch[0]])), batches)
+    done = 0
     for batch, (height, lag) in zip(batches, peaks, strict=True):
         heights[batch], offsets[batch] = height, lag
+        done += len(batch)
+        say(f"{done:,}/{len(pairs):,} pairs compared sample by sample")
     return heights, offsets

@@ -1,7 +1,7 @@
 """A report from one predictions table: every detector beside the headline, and what forbids publishing it."""
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -54,6 +54,7 @@ def build_report(
     then: str | None = None,
     otherwise: str | None = None,
     point_metrics: PointMetrics | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """The report on `detector`: its test rows of the published `seed`, beside every other detector.
 
@@ -63,7 +64,7 @@ def build_report(
     keys as it is. factors: columns of the by-tables, by default the known that vary, and in any case those of `by`.
     against: name -> another such table; its detectors are compared on the clips they share with the headline.
     goals, then, otherwise: what the study wants to know and which study follows, as its recipe has them.
-    point_metrics: `report_metrics.Rule` says what it computes.
+    point_metrics: `report_metrics.Rule` says what it computes. say: takes lines on what is computed next.
     Raises ValueError for a table that `validate_predictions` refuses, no rows of `detector` or of `seed`, an unknown
     key of `recorded`, a factor that is no column or has over 500 levels, a detector of `predictions` that was not
     scored on the same clips, and one of `against` that shares none or gives them other labels or groups.
@@ -83,8 +84,12 @@ def build_report(
     decided |= _beside(table, detector, seed, protocol, threshold, rule)
     decided |= _against(against or {}, decided, protocol, threshold, rule)
     rows_of = {name: one.rows for name, one in decided.items()}
+    say(f"report: {detector} against the others")
     comparisons = compare(rows_of, shown, rule)
-    detectors = {name: _detector(table, name, one, test, shown, threshold, rule) for name, one in decided.items()}
+    detectors = {}
+    for n, (name, one) in enumerate(decided.items(), 1):
+        say(f"report: detector {n}/{len(decided)}, {name}")
+        detectors[name] = _detector(table, name, one, test, shown, threshold, rule)
     headline, power = detectors[detector], report_sections.power(detector, rows_of, comparisons, rule)
     judged = judge_goals(goals, detector, detectors, comparisons, split=unheard(protocol, recorded))
     return Report(
