@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 from flows import cli
 from recipes.schema import CheckFailed
 from tasks.store import fingerprint
-from tests.bench.bench_kills import holdings
 from tests.commands import ROOT, earshot
 
 LINE = re.compile(r"^\d\d:\d\d:\d\d  (.+): (cached|completed, [\d.]+ s)$", re.MULTILINE)
@@ -128,13 +127,6 @@ def test_a_run_leaves_no_draft_no_lock_and_no_process(smoke, rerun):
         from tests.bench.bench_kills import orphans
 
         assert orphans(smoke.home) == {}
-
-
-@pytest.mark.slow
-def test_another_home_gets_the_same_fingerprints(smoke, tmp_path):
-    done = earshot(tmp_path / "elsewhere", "run", "study/smoke")
-    assert done.code == 0, done.err[-3000:]
-    assert holdings(tmp_path / "elsewhere") == holdings(smoke.home)
 
 
 # --- what is not loaded ------------------------------------------------------------------------------------------

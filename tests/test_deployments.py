@@ -132,14 +132,16 @@ def test_an_interval_schedule_makes_runs_and_two_workers_share_one_home(served, 
         "parameters": {**SMOKE, "overrides": ["dataset.clips.seed=8"]},
     }
     answer = served.call("POST", f"deployments/{deployment['id']}/schedules", [schedule])
-    other = served.run("evaluate", **SMOKE, overrides=["dataset.clips.seed=8"])
 
     def scheduled() -> list[dict]:
         found = served.ask("flow_runs/filter", deployments={"id": {"any_": [deployment["id"]]}})
         return [run for run in found if run["auto_scheduled"] and run["state_type"] == "COMPLETED"]
 
-    assert wait_for(lambda: len(scheduled()) >= 2, 240, 1), "the schedule made no two runs"
-    served.call("DELETE", f"deployments/{deployment['id']}/schedules/{answer[0]['id']}")
+    try:
+        other = served.run("evaluate", **SMOKE, overrides=["dataset.clips.seed=8"])
+        assert wait_for(lambda: len(scheduled()) >= 2, 240, 1), "the schedule made no two runs"
+    finally:  # or it would keep the workers of all later tests busy
+        served.call("DELETE", f"deployments/{deployment['id']}/schedules/{answer[0]['id']}")
     assert served.ended(other)["type"] == "COMPLETED", served.logs(other)
     runs = [served.get(f"flow_runs/{other}"), *scheduled()]
     assert {run["state_type"] for run in runs} == {"COMPLETED"}

@@ -1,16 +1,17 @@
-"""A run that is killed at any moment leaves no orphan and no lock, and the next one ends with the same bytes."""
+"""A run that is killed at any moment leaves no orphan and no lock, and the next one ends with the bytes of another home."""
 
 import pytest
 
 from tests.bench.bench_kills import finish, finishes_without, holdings, kill_at, orphans
+from tests.commands import Done
+from tests.conftest import Smoke
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
+def unbroken(smoke: Smoke, rerun: Done) -> dict[str, set[str]]:
     """What a home holds after a run that nobody disturbed."""
-    home = tmp_path_factory.mktemp("unbroken")
-    finish(home)
-    return holdings(home)
+    assert rerun.code == 0, rerun.err[-3000:]
+    return holdings(smoke.home)
 
 
 @pytest.mark.slow
