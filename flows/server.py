@@ -28,6 +28,7 @@ SCHEMA = Path(__file__).with_name("prefect_database.sql")
 STARTS_WITHIN_S = 90
 STORED_WITHIN_S = 60
 HEARTBEAT_S = 30  # the least that Prefect takes; prefect.yaml says the same, and automations.yaml allows for three
+RETRIES = 8  # after 2, 4, ... 256 s: a server may be away for minutes while a step ends; prefect.yaml says the same
 # Services that only schedules, workers and automations need; the command's own server serves one run.
 IDLE_SERVICES = (
     "SCHEDULER",
@@ -75,6 +76,8 @@ def server(*, ui: bool = False, port: int | None = None) -> Iterator[Server]:
     url = f"http://127.0.0.1:{port}/api"
     os.environ.update(settings(folder, url))
     log = folder / "server.log"
+    if ui and at_newest_revision(folder / "prefect.db"):
+        renew_patience(folder / "prefect.db")
     with (
         log.open("w", encoding="utf-8") as output,
         child.started(
@@ -133,6 +136,20 @@ def at_newest_revision(database: Path, schema: Path = SCHEMA) -> bool:
     with contextlib.closing(sqlite3.connect(database)) as connection, contextlib.suppress(sqlite3.Error):
         return any(f"'{row[0]}'" in script for row in connection.execute("SELECT version_num FROM alembic_version"))
     return False
+
+
+def renew_patience(database: Path) -> None:
+    """Let automations that wait for a sign of life wait their whole time from now on.
+
+    A server that was away has heard none, and would say of every run that lived meanwhile that it crashed.
+    """
+    patience_s = "strftime('%s', \"end\") - strftime('%s', start)"
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute(
+            f"UPDATE automation_bucket SET \"end\" = strftime('%Y-%m-%d %H:%M:%f000', 'now', ({patience_s}) || ' seconds') "
+            "WHERE automation_id IN "
+            "(SELECT id FROM automation WHERE json_extract(\"trigger\", '$.posture') = 'Proactive')"
+        )
 
 
 def free_port() -> int:

@@ -18,7 +18,7 @@ import soundfile
 import yaml
 from packaging.specifiers import SpecifierSet
 
-from flows.server import HEARTBEAT_S
+from flows.server import HEARTBEAT_S, RETRIES
 from recipes.schema import load_study
 from tests.bench.bench_kills import holdings
 from tests.commands import ROOT
@@ -48,6 +48,12 @@ def test_a_run_is_called_dead_only_after_three_heartbeats_of_a_deployment_did_no
     assert frequencies == {str(HEARTBEAT_S)}
     (silent,) = [its for its in AUTOMATIONS if its["trigger"]["posture"] == "Proactive"]
     assert silent["trigger"]["within"] == 3 * HEARTBEAT_S
+
+
+def test_a_step_that_ends_while_the_server_is_away_waits_for_it_five_minutes_and_more():
+    retries = {its["work_pool"]["job_variables"]["env"]["PREFECT_CLIENT_MAX_RETRIES"] for its in DEPLOYED}
+    assert retries == {str(RETRIES)}
+    assert sum(2**k for k in range(1, RETRIES + 1)) > 300
 
 
 @pytest.mark.slow

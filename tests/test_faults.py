@@ -12,10 +12,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+import yaml
 
+from flows.server import HEARTBEAT_S
 from tests.bench.bench_kills import holdings
-from tests.prefect_server import Served
+from tests.commands import ROOT
+from tests.prefect_server import Served, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +48,33 @@ def test_a_server_that_is_restarted_in_mid_run_costs_neither_the_run_nor_its_rec
     told = int(re.search(r"study/smoke: (\d+) task runs", said)[1])
     runs = server.ask("task_runs/filter", limit=200)
     assert len([run for run in runs if run["state_type"] == "COMPLETED" and "flow" not in run["task_key"]]) >= told
+
+
+def test_a_run_that_lives_through_the_absence_of_its_server_is_never_said_to_be_dead(server):
+    """It is stopped meanwhile, so that the server comes back and judges before the run can send anything."""
+    patience_s = HEARTBEAT_S + 5
+    text = (ROOT / "automations.yaml").read_text(encoding="utf-8")
+    (silent,) = [its for its in yaml.safe_load(text)["automations"] if its["name"] == "earshot-silent"]
+    made = server.home.parent / "automations.json"
+    made.write_text(json.dumps({**silent, "trigger": {**silent["trigger"], "within": patience_s}}), encoding="utf-8")
+    server.prefect("automation", "create", "--from-file", str(made))
+    command = server.earshot(
+        "train", "study/smoke", "--set", "train.seeds=[5]", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    until(command, "step 2/4: loss")
+    family = [psutil.Process(command.pid), *psutil.Process(command.pid).children(recursive=True)]
+    for process in family:
+        process.suspend()
+    running = {"state": {"type": {"any_": ["RUNNING"]}}, "parent_task_run_id": {"is_null_": True}}
+    (run,) = server.ask("flow_runs/filter", flow_runs=running)
+    server.restart_server(away_s=patience_s)
+    assert not wait_for(lambda: server.state(run["id"])["type"] == "CRASHED", 12), "looked for every 5 s"
+    for process in family:
+        process.resume()
+    _, said = command.communicate(timeout=120)
+    assert command.returncode == 0, said[-3000:]
+    states = server.get(f"flow_run_states/?flow_run_id={run['id']}")
+    assert [state["type"] for state in states] == ["PENDING", "RUNNING", "COMPLETED"]
 
 
 @contextlib.contextmanager

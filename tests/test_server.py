@@ -1,13 +1,15 @@
 """The Prefect server's database is there at once, and is the one that Prefect would have made."""
 
 import importlib.metadata
+import json
 import sqlite3
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import pytest
 
-from flows.server import SCHEMA, at_newest_revision, server_settings
+from flows.server import SCHEMA, at_newest_revision, renew_patience, server_settings
 from tests.commands import ROOT
 
 
@@ -58,6 +60,30 @@ def test_another_prefect_makes_its_own_database(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "3.9.0")
     assert not at_newest_revision(tmp_path / "prefect.db")
     assert not (tmp_path / "prefect.db").exists()
+
+
+def test_a_server_that_comes_back_waits_its_whole_patience_for_a_sign_of_life(tmp_path):
+    """Of proactive automations: their time ran while nobody could hear."""
+    file = tmp_path / "prefect.db"
+    at_newest_revision(file)
+    with sqlite3.connect(file) as connection:
+        for name in ("Proactive", "Reactive"):
+            automation = (name, name, "", json.dumps({"posture": name}), "[]")
+            connection.execute(
+                'INSERT INTO automation (id, name, description, "trigger", actions) VALUES (?, ?, ?, ?, ?)', automation
+            )
+            bucket = (name, name, "[]", "2026-01-01 00:00:00.250000", "2026-01-01 00:01:30.250000", 0)
+            connection.execute(
+                'INSERT INTO automation_bucket (automation_id, trigger_id, bucketing_key, start, "end", count) '
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                bucket,
+            )
+    renew_patience(file)
+    with sqlite3.connect(file) as connection:
+        ends = dict(connection.execute('SELECT automation_id, "end" FROM automation_bucket'))
+    left = datetime.strptime(ends["Proactive"], "%Y-%m-%d %H:%M:%S.%f").replace(tzinfo=UTC) - datetime.now(UTC)
+    assert 80 < left.total_seconds() <= 91
+    assert ends["Reactive"] == "2026-01-01 00:01:30.250000"
 
 
 def statements(script: str) -> list[list[str]]:
