@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from recipes.hub_terms import LICENCES, SIZES, TASKS, languages
+from tasks.functional.card_heads import OF_A_FOLDER
 from tasks.repo_checks import check_readme
 
 REPO = re.compile(r"\w+([.-]\w+)*/\w+([.-]\w+)*")
@@ -83,7 +84,10 @@ def _model(head: Mapping[str, Any]) -> Iterator[str]:
         if not REPO.fullmatch(str(name)):
             yield f"{name!r} is no repository name"
     if head.get("library_name") == "peft":
-        if "base_model" not in head or head.get("base_model_relation") not in RELATIONS:
+        if OF_A_FOLDER in (head.get("tags") or []):
+            if "base_model" in head:
+                yield f"an adapter tagged {OF_A_FOLDER} has no base_model"
+        elif "base_model" not in head or head.get("base_model_relation") not in RELATIONS:
             yield "an adapter has a base_model, and base_model_relation adapter"
         if not head.get("model-index"):
             yield "model-index is missing"

@@ -14,7 +14,6 @@ from tasks import sources
 from tasks.cache import Calls
 from tasks.functional.grouping import deal
 from tasks.functional.mcnemar import mcnemar_sample_size, smallest_difference
-from tasks.functional.memory import clip_bytes, loading_bytes, operations, weight_bytes
 from tasks.functional.planning import (
     Evidence,
     audio_bytes,
@@ -22,12 +21,10 @@ from tasks.functional.planning import (
     evidence_of,
     interval_rule,
 )
-from tasks.models.families import FAMILIES
-from tasks.models.room import asked_of, refuse_quantised_experts, tokens_of
+from tasks.models.room import reckoned
 from tasks.store import Adapter, Base, Hygiene, Predictions, Recordings, Reference, Sides, home, read_json, shelf
 
 POINTS = 0.03
-RATE = 100e12  # operations a second that a plan counts with: a tenth of an H100's bf16 peak, a GPU of the desk in full
 DISCORDANCE = 0.20  # assumed: the upper end of what was measured between detectors of this task (.03 to .20)
 COPIES = 3  # of every clip: of its part, in the audited splits, in the hub
 
@@ -357,37 +354,15 @@ def describe_disk(recipe: StudyRecipe, table: pd.DataFrame) -> list[str]:
 
 
 def describe_gpu(recipe: StudyRecipe) -> list[str]:
-    """What training a base that is known by its name takes of a GPU, by arithmetic: memory by batch, operations, and
-    minutes at a rate."""
+    """What training a base that is known by its name takes of a GPU, by arithmetic."""
     train = recipe.train
-    known = [
-        (facts.rate, its) for facts in FAMILIES.values() for name, its in facts.sizes.items() if name in train.base
-    ]
-    if not known:
-        return []
-    rate, size = known[0]
-    try:
-        refuse_quantised_experts(size, train.quantization, train.base)
-    except ValueError as error:
-        return [f"a run would stop at the first training: {error}"]
-    full, heard = train.lora is None, bool(train.augment)
-    asked = asked_of(train.quantization, train.training, train.scope, full=full, heard=heard)
-    tokens = tokens_of(recipe.dataset.clips.longest_ms, rate)
-    weights, clip = weight_bytes(size, asked) / 1e9, clip_bytes(size, asked, tokens) / 1e9
     clips, steps = clips_of_a_class(recipe.dataset), train.training.get("max_steps", -1)
     sides = [recipe.dataset.splits.sides(fold) for fold in range(recipe.dataset.splits.folds or 1)]
     rows = [2 * sum(n for part, n in clips.items() if its[part] == "train") for its in sides]
     seen = sum(rows) * float(train.training.get("num_train_epochs", 3))
     if steps > 0:
         seen = len(rows) * steps * float(train.batch_size or train.training.get("per_device_train_batch_size") or 16)
-    seen *= len(train.seeds) * kinds_of(recipe)
-    work = seen * operations(size, asked, tokens)
-    return [
-        f"GPU, by arithmetic: {weights:.1f} GB of weights and {clip:.2f} GB a clip at once, {weights + 16 * clip:.0f} GB "
-        f"with batches of 16, {loading_bytes(size, asked) / 1e9:.1f} GB when it is loaded",
-        f"  {seen:,.0f} clips there and back, {work / 1e15:,.0f} PFLOP: {work / RATE / 60:,.0f} minutes at "
-        f"{RATE / 1e12:.0f} TFLOP/s",
-    ]
+    return reckoned(train.method, recipe.dataset.clips.longest_ms, seen * len(train.seeds) * kinds_of(recipe))
 
 
 def describe_base(base: str, device: str) -> list[str]:

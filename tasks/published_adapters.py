@@ -107,10 +107,25 @@ def temperature_of(report: dict[str, Any]) -> float | None:
 
 def base_of(adapter: str, base: tuple[str, str], other: str | None) -> BaseAt:
     """Where the base of an adapter, repository and revision, is loaded from: a place that is given, Hugging Face's cache,
-    the home or the Hub. Raises FileNotFoundError where it is nowhere."""
-    if other is not None:
-        return base_at(other, None, None)
+    the home or the Hub.
+
+    Raises FileNotFoundError where it is nowhere, ValueError where a folder that is given holds another base than the folder
+    by whose name and content the adapter names its own.
+    """
     repo, revision = base
+    if other is not None:
+        given = base_at(other, None, None)
+        if "/" not in repo and given.public_revision != revision:
+            raise ValueError(
+                f"the content of {given.load} is {given.public_revision}, and this is an adapter of {repo}@{revision}: give "
+                "a folder that holds that one with --base"
+            )
+        return given
+    if "/" not in repo:
+        raise FileNotFoundError(
+            f"{adapter} is an adapter of {repo}@{revision}, which is not here: it is a folder of whoever trained the "
+            "adapter, called by its name and content; give a folder that holds it with --base"
+        )
     from huggingface_hub import try_to_load_from_cache
 
     if isinstance(try_to_load_from_cache(repo, "config.json", revision=revision), str):

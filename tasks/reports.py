@@ -27,6 +27,7 @@ from tasks.functional.report_files import Heard, clips_to_hear, report_files
 from tasks.functional.report_tables import evaluation_rows, summary_lines
 from tasks.functional.spectrograms import spectrogram_png
 from tasks.functional.timing import timing_of
+from tasks.models.jobs import base_at
 from tasks.pace import Paced
 from tasks.run_page import say, show_picture, show_table
 from tasks.store import (
@@ -233,12 +234,24 @@ def asked(recipe: StudyRecipe) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def named_base(adapters: Sequence[Adapter], bases: Sequence[Publication], given: str) -> tuple[str, str]:
+    """What the base is called, never by a path of this machine, and its revision."""
+    if adapters:
+        base, _, revision = adapters[0].base.rpartition("@")
+        return base, revision
+    if bases:
+        return bases[0].repo, bases[0].sha
+    if given == "tiny":  # a leaky one
+        return "unpublished/tiny-base", ""
+    at = base_at(given, None, None)
+    return at.name, at.public_revision
+
+
 def parents(
     adapters: Sequence[Adapter], data: Publication, bases: Sequence[Publication], recipe: StudyRecipe
 ) -> dict[str, Any]:
     """Repositories and revisions that this one comes from, and its own name and licence."""
-    named = adapters[0].base if adapters else f"{bases[0].repo}@{bases[0].sha}" if bases else recipe.train.base
-    base, _, revision = named.rpartition("@")
+    base, revision = named_base(adapters, bases, recipe.train.base)
     its = {"fingerprint": adapters[0].fingerprint, "seed": adapters[0].seed} if adapters else None
     return {
         "repo": f"{recipe.publish.namespace}/{recipe.publish.adapter}",

@@ -163,17 +163,11 @@ def asked_again(asking: Asking, fold: int, clips: list[str], place: Path) -> tup
 
 def base_at_hand(asking: Asking, config: dict[str, Any]) -> BaseAt:
     """The base that an adapter's configuration names: as given, or the recipe's folder where this machine has it, or by
-    its name. Raises ValueError where a folder by whose content it was named holds another one."""
+    its name. Raises as `base_of` does."""
     name, revision = config["base_model_name_or_path"], config["revision"]
-    own, of_a_folder = asking.study.train.base, "/" not in name
-    here = own if of_a_folder and Path(own).expanduser().is_dir() else None
-    found = base_of(str(asking.folder), (name, revision), asking.base or here)
-    if of_a_folder and found.public_revision != revision:
-        raise ValueError(
-            f"{found.load} is {name}@{found.public_revision}, and this is an adapter of {name}@{revision}: give a folder "
-            "that holds that one with --base"
-        )
-    return found
+    own = asking.study.train.base
+    here = own if "/" not in name and Path(own).expanduser().is_dir() else None
+    return base_of(str(asking.folder), (name, revision), asking.base or here)
 
 
 @contextlib.contextmanager

@@ -68,6 +68,8 @@ MODELS = {
     "a language that is no list": (changed(lambda head: head.update(language="en")), "no list of ISO 639"),
     "no base": (changed(lambda head: head.pop("base_model")), "an adapter has a base_model"),
     "another relation": (changed(lambda head: head.update(base_model_relation="child")), "an adapter has a base_model"),
+    "a base that is said to be none": (
+        changed(lambda head: head["tags"].append("base-of-a-folder")), "tagged base-of-a-folder has no base_model"),
     "a base that is a path": (changed(lambda head: head.update(base_model="/home/me/base")), "is no repository name"),
     "no library": (changed(lambda head: head.pop("library_name")), "library_name is missing"),
     "an unknown task": (changed(lambda head: head.update(pipeline_tag="hearing")), "'hearing' is no task"),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tasks.card_metadata import card_faults
 from tasks.functional.cards import fill, render_dataset_card, render_model_card
 from tasks.functional.content_audit import describe_comparison
 from tasks.functional.levels import stated_end, stated_level
@@ -184,6 +185,19 @@ def test_example_of_a_family_whose_lines_no_test_runs_is_earshots_own(report: Re
     assert 'answers = predict("earshot/demo", ["clip.wav"])' in code
     assert "only A and B allowed as answers; these lines ask it so." in card
     assert "peft" not in code
+
+
+def test_card_over_a_folder_names_it_by_its_content_and_claims_no_repository(report: Report) -> None:
+    folder = {"base": {"repo": "my base", "revision": "d" * 40}}
+    card = render_model_card(read("model_card.md.j2"), report.model_copy(update={"provenance": PROVENANCE | folder}))
+    assert not list(card_faults(card, "model"))
+    head = yaml.safe_load(card.split("---\n")[1])
+    assert "base-of-a-folder" in head["tags"]
+    assert not {"base_model", "base_model_relation"} & set(head)
+    assert f"my base, a folder in no repository, its content `{'d' * 40}`" in card
+    assert "only who has the very same one can use or check the adapter" in card
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert 'predict("earshot/demo", ["clip.wav"], base="FOLDER")' in code
 
 
 def test_card_of_a_leaky_result_is_refused(report: Report) -> None:

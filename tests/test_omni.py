@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 import torch
 from peft import get_peft_model
 from safetensors.torch import load_file, save_file
@@ -14,6 +15,7 @@ from transformers.models.qwen3_omni_moe.processing_qwen3_omni_moe import _get_fe
 
 from tasks.audio_files import decode_flac, encode_flac
 from tasks.detectors import audio_llm
+from tasks.hub import content_sha
 from tasks.models import family, prompting
 from tasks.models.adapted import with_adapter
 from tasks.models.encoder_cache import EncoderCache, encoder_revision
@@ -29,6 +31,7 @@ from tasks.models.trainer import ASIDE
 from tasks.models.training import read_clips, to_train, train
 from tests import tiny_omni
 from tests.adapting import NF4, PROMPT, collator, job, write_clips
+from tests.commands import earshot
 from tests.test_prompts import job_of
 
 QUESTION = "Choose one: A) SPEECH B) NONSPEECH."
@@ -40,6 +43,9 @@ SHORT_MS = (30, 25, 61, 200, 1000)
 FIRST, *LATER = tiny_omni.OMNIS
 LATER_SLOW = pytest.mark.parametrize(
     "omni", [FIRST, *(pytest.param(name, marks=pytest.mark.slow) for name in LATER)], indirect=True
+)
+LATER_SLOW_ONLY = pytest.mark.parametrize(
+    "omni", [pytest.param(name, marks=pytest.mark.slow) for name in LATER], indirect=True
 )
 
 
@@ -332,6 +338,24 @@ def test_prompts_are_searched_with_it(base, home, tmp_path):
     found = json.loads(Path(search.output, "search.json").read_text())
     assert found["evaluations"]["search"] > 0
     assert found["listening"]["batch_composition"]["largest_difference"] <= 1e-5
+
+
+@LATER_SLOW_ONLY
+def test_a_study_over_a_folder_of_it_is_published_checked_and_asked(base, tmp_path):
+    """The whole way, by the command line; such a base lies in no repository and is called by name and content."""
+    home, clip = tmp_path / "home", tmp_path / "clip.wav"
+    done = earshot(home, "run", "study/smoke", "--set", f"train.base={base}")
+    assert done.code == 0, done.err[-3000:]
+    repo = f"earshot/smoke-adapter@{(home / 'hub/models--earshot--smoke-adapter/refs/main').read_text()}"
+    verified = earshot(home, "verify", repo, "--rescore", "2")
+    assert verified.code == 0, verified.out
+    soundfile.write(clip, sounds((15,))[0], 16_000)
+    assert "give a folder that holds it with --base" in earshot(home, "predict", repo, str(clip)).err
+    said = earshot(home, "predict", repo, str(clip), "--base", str(base))
+    assert said.code == 0, "15 ms give Qwen3-Omni a token: " + said.err
+    card = next((home / "hub/models--earshot--smoke-adapter/snapshots").glob("*/README.md")).read_text()
+    assert f"{base.name}, a folder in no repository, its content `{content_sha(base)}`" in card
+    assert "base_model" not in card
 
 
 # --- the cache and the checks ------------------------------------------------------------------------------------

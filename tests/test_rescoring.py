@@ -114,7 +114,7 @@ def test_a_base_is_taken_where_it_is_said_to_be_and_one_named_by_its_content_mus
         rescore(adapter, 2)
     assert rescore(adapter, 2, str(base)).clips == 2
     (base / "base.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(ValueError, match=f"and this is an adapter of {base.name}@{named['revision']}: give a folder"):
+    with pytest.raises(ValueError, match=f"and this is an adapter of {base.name}@{named['revision']}: give "):
         rescore(adapter, 2, str(base))
 
 

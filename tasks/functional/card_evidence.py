@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from tasks.functional.card_heads import base_of, is_of_speech
+from tasks.functional.card_heads import base_of, is_folder, is_of_speech
 from tasks.functional.card_tables import Json, Part, Table, number
 from tasks.functional.levels import ascending, level_names
 
@@ -87,6 +87,11 @@ def _unmeasured(origin: Json) -> Iterator[str]:
 
 
 def _limits(report: Json) -> Iterator[str]:
+    if is_folder(base := base_of(report["provenance"])):
+        yield (
+            f"Its base, {base['repo']}, is a folder and lies in no repository: only who has the very same one can use or "
+            "check the adapter."
+        )
     n, effect, power = report["n"], report["design_effect"], report["power"]
     worth = (
         f": with a design effect of {number(effect['deff'], 2)} the clips are worth {number(effect['n_eff'], 0)} "
@@ -137,10 +142,12 @@ def _measured(origin: Json) -> str:
 
 
 def _example(origin: Json) -> dict[str, list[Any]]:
-    """The class into which lines for the libraries alone load the base; of a family without such lines, Earshot's own."""
-    named = origin.get("base_class")
-    tried = named in TRIED
-    return {"base_classes": [named] * tried, "asked_by_earshot": [named] * (not tried)}
+    """The class into which lines for the libraries alone load the base; of a family without such lines, and of a base that
+    is a folder of somebody's, Earshot's own, with the argument that says where such a base lies."""
+    named, folder = origin.get("base_class"), is_folder(base_of(origin))
+    tried = named in TRIED and not folder
+    where = ', base="FOLDER"' if folder else ""
+    return {"base_classes": [named] * tried, "asked_by_earshot": [where] * (not tried)}
 
 
 def _quantisation(origin: Json) -> str:
@@ -197,11 +204,13 @@ def _superseded_data(origin: Json) -> Iterator[str]:
 
 def _provenance(origin: Json) -> list[list[str]]:
     data, base = origin["dataset"], base_of(origin)
+    bases = [{"repo": base["repo"], "sha": base["revision"]}] if not origin["bases"] else origin["bases"]
+    at = ", a folder in no repository, its content" if is_folder(base) else " at"
     return [
         ["study", f"{origin['study']}, recipe sha256 `{origin['recipe_sha256']}`"],
         ["data", f"[{data['repo']}](https://huggingface.co/datasets/{data['repo']}) at `{data['sha']}`"],
-        *([f"base of fold {fold}" if len(origin["bases"]) > 1 else "base", f"{one['repo']} at `{one['sha']}`"]
-          for fold, one in enumerate(origin["bases"] or [{"repo": base["repo"], "sha": base["revision"]}])),
+        *([f"base of fold {fold}" if len(bases) > 1 else "base", f"{one['repo']}{at} `{one['sha']}`"]
+          for fold, one in enumerate(bases)),
         ["adapter", f"fingerprint `{origin['adapter']['fingerprint']}`, seed {origin['adapter']['seed']}"],
         ["made again", AGAIN["cpu" if origin["device"] == "cpu" else "gpu"]],
         ["prompt", origin["prompt"].replace("\n", " ").replace("|", "\\|")],

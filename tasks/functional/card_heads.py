@@ -7,6 +7,7 @@ import yaml
 
 OURS, OF_SPEECH = ("earshot",), ("speech-detection", "voice-activity-detection")
 BY_CLIP = {"license_name": "by-clip", "license_link": "LICENSE.md"}  # what `other` means here, and where it stands
+OF_A_FOLDER = "base-of-a-folder"  # the tag of an adapter whose base lies in no repository
 IN_INDEX = ("balanced_accuracy", "accuracy", "roc_auc")
 
 
@@ -63,8 +64,8 @@ def model_head(report: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "license": origin["licence"], **(BY_CLIP if origin["licence"] == "other" else {}),
         "language": origin["heard"]["languages"], "library_name": "peft", "pipeline_tag": "audio-text-to-text",
-        "base_model": base["repo"], "base_model_relation": "adapter", "datasets": [data["repo"]],
-        "tags": [*_tags(report["classes"]), "lora"],
+        **({} if is_folder(base) else {"base_model": base["repo"], "base_model_relation": "adapter"}),
+        "datasets": [data["repo"]], "tags": [*_tags(report["classes"]), "lora", *[OF_A_FOLDER] * is_folder(base)],
         "model-index": [{"name": origin["repo"], "results": [result]}],
     }  # fmt: skip
 
@@ -74,6 +75,11 @@ def base_of(origin: Mapping[str, Any]) -> dict[str, str]:
     if bases := origin["bases"]:
         return {"repo": bases[0]["repo"], "revision": bases[0]["sha"]}
     return {"repo": origin["base"]["repo"], "revision": origin["base"]["revision"]}
+
+
+def is_folder(base: Mapping[str, str]) -> bool:
+    """Whether a base is no repository but a folder, called by its name and by its content instead of a revision."""
+    return "/" not in base["repo"]
 
 
 def _note(metric: Mapping[str, Any], report: Mapping[str, Any]) -> str:

@@ -1,14 +1,16 @@
-"""Whether a training fits its GPU: asked before the base is loaded, and answered with what would fit."""
+"""What a training takes of a GPU, and whether it fits: asked before the base is loaded, answered with what would fit."""
 
 from collections.abc import Iterator
 from typing import Any
 
-from tasks.functional.memory import Asked, Size, clip_bytes, largest_batch, loading_bytes, weight_bytes
+from recipes.training import TrainMethod
+from tasks.functional.memory import Asked, Size, clip_bytes, largest_batch, loading_bytes, operations, weight_bytes
 from tasks.models.families import FAMILIES, family_named
 from tasks.models.frames import SAMPLE_RATE_HZ, Rate
 from tasks.models.jobs import TrainingJob
 
 QUESTION_TOKENS = 64  # of the chat turn around the audio, answer included
+RATE = 100e12  # operations a second that a plan counts with: a tenth of an H100's bf16 peak, a GPU of the desk in full
 ERROR = 1.3  # by how much arithmetic may be wrong before a batch is refused by it
 
 
@@ -38,6 +40,31 @@ def refuse_quantised_experts(size: Size, quantization: dict[str, Any] | None, ba
             "bitsandbytes leaves as they are: 4 or 8 bits would save next to nothing and round the rest; set "
             f"train.quantization=none, for a GPU that holds its {whole / 1e9:.0f} GB in bf16"
         )
+
+
+def reckoned(train: TrainMethod, longest_ms: float, seen: float) -> list[str]:
+    """What training a base that is known by its name takes of a GPU, by arithmetic: memory by batch, operations of `seen`
+    clips, minutes at a rate; or why it would be refused. Nothing of another base."""
+    known = [(its.rate, size) for its in FAMILIES.values() for name, size in its.sizes.items() if name in train.base]
+    if not known:
+        return []
+    rate, size = known[0]
+    try:
+        refuse_quantised_experts(size, train.quantization, train.base)
+    except ValueError as error:
+        return [f"a run would stop at the first training: {error}"]
+    asked = asked_of(
+        train.quantization, train.training, train.scope, full=train.lora is None, heard=bool(train.augment)
+    )
+    tokens = tokens_of(longest_ms, rate)
+    weights, clip = weight_bytes(size, asked) / 1e9, clip_bytes(size, asked, tokens) / 1e9
+    work = seen * operations(size, asked, tokens)
+    return [
+        f"GPU, by arithmetic: {weights:.1f} GB of weights and {clip:.2f} GB a clip at once, {weights + 16 * clip:.0f} GB "
+        f"with batches of 16, {loading_bytes(size, asked) / 1e9:.1f} GB when it is loaded",
+        f"  {seen:,.0f} clips there and back, {work / 1e15:,.0f} PFLOP: {work / RATE / 60:,.0f} minutes at "
+        f"{RATE / 1e12:.0f} TFLOP/s",
+    ]
 
 
 def check_room(job: TrainingJob, config: Any, limit_bytes: float) -> None:
