@@ -35,7 +35,6 @@ app = typer.Typer(
     name="earshot",
     help="Fine-tune an audio LLM to hear speech in very short, very noisy clips, and report only what survives an audit.",
     epilog="Start here:  earshot run study/demo",
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -49,6 +48,14 @@ app.add_typer(power_command)
 app.add_typer(fetching)
 app.add_typer(lineage_command)
 app.add_typer(ui_command)
+
+
+@app.callback(invoke_without_command=True)
+def start(context: typer.Context) -> None:
+    """Where nobody asked for anything, what there is to ask for."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)
 
 
 def command(name: str, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

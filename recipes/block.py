@@ -7,6 +7,16 @@ from pydantic import BaseModel, ConfigDict, Field
 Kwargs = dict[str, Any]
 Unit = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+NAME, WORD, CELL = r"^[\w.-]+$", r"^[\w-]+$", r"^[a-z0-9][\w.+-]*$"
+REPOSITORY = r"^\w+([.-]\w+)*$"  # the Hub allows no "--" and no ".."
+PINNED = r"^\w+([.-]\w+)*/\w+([.-]\w+)*@[0-9a-f]{40}$"
+IN_WORDS = {  # what a pattern accepts, for whoever gave something else
+    NAME: "letters, digits, `_`, `.` and `-`",
+    WORD: "letters, digits, `_` and `-`",
+    CELL: "letters, digits, `_`, `.`, `+` and `-`, the first one a small letter or a digit",
+    REPOSITORY: "letters, digits and `_`, with single `.` or `-` between them",
+    PINNED: "NAMESPACE/NAME@<40 hex digits>",
+}
 
 
 class Block(BaseModel):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from recipes.block import Block, distinct
+from recipes.block import NAME, Block, distinct
 from recipes.reading import apply_overrides, read_yaml
 from recipes.schema import explain
 
@@ -17,7 +17,7 @@ class LeaderboardRecipe(Block):
     """Adapters and detectors that were scored on the same test clips, each pair compared, Holm over all pairs."""
 
     schema_version: Literal[1] = Field(1, alias="schema")
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: str = Field(pattern=NAME)
     description: str = ""
     adapters: Names = Field(min_length=1)  # NAMESPACE/NAME[@sha] of the home's hub or the Hub
     detectors: Names = ()  # of the adapters' published tables: base, mel_statistics, silero ..., an ablation's cell

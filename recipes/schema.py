@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from recipes.block import Block
+from recipes.block import CELL, IN_WORDS, NAME, PINNED, REPOSITORY, Block
 from recipes.clips import ClipsBlock
 from recipes.data import DatasetRecipe
 from recipes.evaluation import OTHERS, SEEDS, Baseline, EvaluateRecipe
@@ -38,8 +38,8 @@ TRAINED, TESTED = "train.clips.", "test.clips."  # of the clips that train; of t
 SHARED_BY_CELLS = tuple(
     f"train.{key}" for key in ("base", "pretrain", "seeds", "gate", "name", "timeout_min", "device")
 )
-RepositoryName = Annotated[str, Field(pattern=r"^\w+([.-]\w+)*$")]  # the Hub allows no "--" and no ".."
-Pinned = Annotated[str, Field(pattern=r"^\w+([.-]\w+)*/\w+([.-]\w+)*@[0-9a-f]{40}$")]  # a repository and its commit
+RepositoryName = Annotated[str, Field(pattern=REPOSITORY)]
+Pinned = Annotated[str, Field(pattern=PINNED)]  # a repository and its commit
 
 
 class PublishBlock(Block):
@@ -67,7 +67,7 @@ class StudyRecipe(Block):
     """One study: a data set, an adapter, the detectors it stands beside, and where the result is published."""
 
     schema_version: int = Field(SCHEMA, alias="schema")
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: str = Field(pattern=NAME)
     description: str = ""
     classes: tuple[str, str] = ("SPEECH", "NONSPEECH")  # the first one is the positive one
     answers: Annotated[tuple[str, str], BeforeValidator(spelt)] = (
@@ -91,7 +91,7 @@ class StudyRecipe(Block):
     otherwise: str | None = Field(None, alias="else")  # the one that follows where some goal is not, or is undecidable
     # cell -> what it changes, as --set has it: each a training of its own, scored on the same clips, in one report;
     # train.clips. and test.clips. change clips that train or clips that judge, evaluate.prompt only the question
-    ablation: dict[Annotated[str, Field(pattern=r"^[a-z0-9][\w.+-]*$")], tuple[str, ...]] = Field(default_factory=dict)
+    ablation: dict[Annotated[str, Field(pattern=CELL)], tuple[str, ...]] = Field(default_factory=dict)
     inflation: bool = False  # train and score the same clips under random folds as well: what leakage would have added
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_by_name=True, validate_by_alias=True)
@@ -330,6 +330,8 @@ def explain(error: ValidationError, of: type[BaseModel] = StudyRecipe) -> str:
         message = found["msg"].removeprefix("Value error, ")
         if found["type"] == "extra_forbidden":
             message = f"no such key; accepted here: {', '.join(_siblings(found['loc'], of))}"
+        elif found["type"] == "string_pattern_mismatch":
+            message = f"accepted are {IN_WORDS[found['ctx']['pattern']]}; got {found['input']!r}"
         elif found["type"] != "value_error":
             message = f"{message}, got {found['input']!r}" if found["type"] != "missing" else "is required and missing"
         lines.append(f"{key}: {message}")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from recipes.block import Block
+from recipes.block import WORD, Block
 
 
 def _as_texts(where: Any) -> Any:
@@ -118,7 +118,7 @@ class AmiSource(TurnsSource):
     """AMI meetings; a speaker is a group, the series of meetings the supergroup."""
 
     kind: Literal["ami"]
-    microphone: str = Field("Mix-Headset", pattern=r"^[\w-]+$")  # which of a meeting's files: MEETING.MICROPHONE.wav
+    microphone: str = Field("Mix-Headset", pattern=WORD)  # which of a meeting's files: MEETING.MICROPHONE.wav
 
 
 class LibriSpeechSource(SpeechSource):

@@ -180,6 +180,16 @@ def test_the_stages_of_a_study_are_all_commands():
         (["predict", "me/nothing", "clip.wav"], "neither a folder nor in"),
         (["predict", "me/nothing", "clip.wav", "--format", "rttm"], "rttm holds segments: give --window-ms"),
         (["verify", "../../nowhere/at/all"], "is no repository name"),
+        (
+            ["run", "study/smoke", "--set", "name=a b"],
+            "name: accepted are letters, digits, `_`, `.` and `-`; got 'a b'",
+        ),
+        (["run", "study/smoke", "--set", "publish.adapter=a/b"], "with single `.` or `-` between them; got 'a/b'"),
+        (
+            ["run", "study/smoke", "--set", "adapter=me/x@main"],
+            "adapter: accepted are NAMESPACE/NAME@<40 hex digits>; got",
+        ),
+        (["run", "study/smoke", "--set", "ablation={B 1: []}"], "the first one a small letter or a digit; got 'B 1'"),
     ],
 )
 def test_a_mistake_is_a_sentence_and_exit_code_2(home, monkeypatch, capsys, arguments, said):
@@ -189,6 +199,14 @@ def test_a_mistake_is_a_sentence_and_exit_code_2(home, monkeypatch, capsys, argu
     assert said in err
     assert "Traceback" not in err
     assert not (home / "store").exists(), "nothing ran"
+
+
+def test_who_asks_for_nothing_is_told_what_there_is(monkeypatch, capsys):
+    assert command(monkeypatch) == 2
+    said = capsys.readouterr()
+    assert said.out.startswith("Usage: earshot ")
+    assert "Start here:  earshot run study/demo" in said.out
+    assert said.err == ""
 
 
 @pytest.mark.parametrize(

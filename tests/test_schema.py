@@ -8,9 +8,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recipes.block import IN_WORDS
 from recipes.data import SplitsBlock
 from recipes.evaluation import Baseline
-from recipes.leaderboard import is_leaderboard, load_leaderboard
+from recipes.leaderboard import LeaderboardRecipe, is_leaderboard, load_leaderboard
 from recipes.reading import RECIPES, apply_overrides, read_yaml
 from recipes.schema import SCHEMA, StudyRecipe, load_study
 from recipes.sources import KINDS
@@ -92,7 +93,7 @@ def test_an_unknown_key_of_any_source_names_the_keys_of_its_kind(kind: str) -> N
         ("{kind: folder, root: x}", "give either `label: CLASS` for all files or `labels"),
         ("{kind: folder, root: x, label: SPEECH, group_by: name}", "'folder' or 'file'"),
         ("{kind: voxconverse, root: x, parts: [train]}", "'dev' or 'test'"),
-        ("{kind: ami, root: x, microphone: ../x}", "pattern"),
+        ("{kind: ami, root: x, microphone: ../x}", "accepted are letters, digits"),
         ("{kind: musan, root: x, per_group: 0}", "greater than or equal to 1"),
         ("{kind: esc50, root: x, max_s: 0}", "greater than or equal to 0.1"),
         ("{kind: fsd50k, root: x, take: music}", "'nonspeech' or 'speech'"),
@@ -158,9 +159,9 @@ def test_a_misspelt_keyword_of_a_library_gets_a_suggestion():
         ("classes=[SPEECH, SPEECH]", "two different names"),
         ("train.gate.accuracy=85", "less than or equal to 1"),
         ("evaluate.baselines=[silero_v9]", "'mel_statistics'"),
-        ("publish.adapter=../../escape", "pattern"),
-        ("publish.adapter=a--b", "pattern"),
-        ("publish.namespace=..", "pattern"),
+        ("publish.adapter=../../escape", "accepted are letters, digits"),
+        ("publish.adapter=a--b", "accepted are letters, digits"),
+        ("publish.namespace=..", "accepted are letters, digits"),
     ],
 )
 def test_impossible_values_are_refused_with_the_way_out(override, way_out):
@@ -387,3 +388,15 @@ def test_free_answers_and_a_quick_look_are_keys_of_a_recipe():
         load_study("study/demo", ["evaluate.open={words: {VOICE: [talk]}}"])
     with pytest.raises(ValueError, match=r"ensembles\.base_open has the name of a detector"):
         load_study("study/demo", ["evaluate.ensembles={base_open: {of: [base, adapter]}}"])
+
+
+def test_every_pattern_of_a_recipe_is_told_in_words():
+    def patterns(schema):
+        if isinstance(schema, dict):
+            yield from schema.get("patternProperties", {})
+            yield from [schema["pattern"]] if isinstance(schema.get("accepted are letters, digits"), str) else []
+        for each in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+            yield from patterns(each)
+
+    found = {its for recipe in (StudyRecipe, LeaderboardRecipe) for its in patterns(recipe.model_json_schema())}
+    assert found == set(IN_WORDS)

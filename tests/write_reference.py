@@ -20,6 +20,7 @@ from typer.cli import get_docs_for_click
 from typer.main import get_command
 
 from flows.cli import app
+from recipes.block import IN_WORDS
 from recipes.schema import StudyRecipe
 from recipes.sources import KINDS, FileSource, SourceBlock
 from tasks.functional.report_document import Report
@@ -200,8 +201,8 @@ def _array(schema: dict[str, Any], paths: dict[str, str]) -> str:
 def _object(schema: dict[str, Any], paths: dict[str, str]) -> str:
     inner = schema.get("additionalProperties")
     if inner is None or isinstance(inner, bool):
-        pattern = next(iter(schema.get("patternProperties", {}).values()), None)
-        return f"name: {accepted(pattern, paths)}" if pattern else "mapping"
+        named = next(iter(schema.get("patternProperties", {}).items()), None)
+        return f"name ({IN_WORDS[named[0]]}): {accepted(named[1], paths)}" if named else "mapping"
     return f"mapping to {accepted(inner, paths)}"
 
 
@@ -217,6 +218,8 @@ def _plain(schema: dict[str, Any], paths: dict[str, str]) -> str:
     limits = [f"{sign} {schema[key]:g}" for key, sign in signs.items() if key in schema]
     if {"minimum", "maximum"} <= {*schema}:
         limits = [f"from {schema['minimum']:g} to {schema['maximum']:g}"]
+    if "pattern" in schema:
+        return IN_WORDS[schema["pattern"]]
     return " ".join([words.get(schema.get("type", ""), "anything"), ", ".join(limits)]).strip()
 
 
