@@ -394,7 +394,7 @@ def test_every_pattern_of_a_recipe_is_told_in_words():
     def patterns(schema):
         if isinstance(schema, dict):
             yield from schema.get("patternProperties", {})
-            yield from [schema["pattern"]] if isinstance(schema.get("accepted are letters, digits"), str) else []
+            yield from [schema["pattern"]] if isinstance(schema.get("pattern"), str) else []
         for each in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
             yield from patterns(each)
 
