@@ -5,6 +5,7 @@ import re
 from html import unescape
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -12,6 +13,7 @@ from tasks.functional import plot_canvas
 from tasks.functional.levels import stated_end
 from tasks.functional.report import Report
 from tasks.functional.report_files import MOST_HEARD, Heard, clips_to_hear, page, report_files
+from tasks.functional.report_schema import SeedsAlike
 from tasks.functional.report_tables import csv_tables, summary_lines
 from tasks.table_reports import TEMPLATE
 from tests.test_report import both_protocols, build, studied
@@ -181,3 +183,31 @@ def test_the_summary_names_every_detector_and_comparison():
     for name in ("base", "majority", "mel_statistics"):
         assert sum(line.startswith(name) for line in lines) == 2
     assert any(line.startswith("adapter ") for line in lines)
+
+
+def test_the_summary_shows_every_seed_and_how_far_they_lie_apart():
+    report = studied()
+    lines = summary_lines(report)
+    at = next(k for k, line in enumerate(lines) if line.startswith("adapter, seed"))
+    published, other, pooled, spread = lines[at + 1 : at + 5]
+    for line, told, metrics in (
+        (published, "42, published", report.seeds[0].metrics),
+        (other, "43 ", report.seeds[1].metrics),
+        (pooled, "all together", report.seeds_pooled),
+    ):
+        assert line.startswith(told)
+        for name in ("balanced_accuracy", "recall_speech", "recall_nonspeech"):
+            found = metrics[name]
+            assert f"{round(found.value, 3)} ({found.ci95[0]:.3f} to {found.ci95[1]:.3f})" in line
+    values = [one.metrics["balanced_accuracy"].value for one in report.seeds]
+    assert spread == (
+        f"balanced accuracy over 2 seeds: mean {np.mean(values):.3f}, standard deviation {np.std(values, ddof=1):.3f}"
+    )
+    alone = report.model_copy(update={"seeds": report.seeds[:1], "seeds_pooled": None, "seeds_spread": None})
+    assert not any("seed" in line for line in summary_lines(alone))
+
+
+def test_the_summary_says_which_seeds_are_no_two():
+    apart = studied().seeds_spread.model_copy(update={"alike": [SeedsAlike(seeds=[42, 43], to_the_bit=True)]})
+    lines = summary_lines(studied().model_copy(update={"seeds_spread": apart}))
+    assert "seeds 42, 43: every clip answered with the same probabilities: one adapter, not 2" in lines

@@ -9,7 +9,7 @@ from tasks.functional.goals import goal_lines
 from tasks.functional.levels import stated_end, stated_level, stated_p
 from tasks.functional.report_document import Report
 from tasks.functional.report_psychometric import Curves, CurveThreshold, Psychometric
-from tasks.functional.report_schema import Comparison, Metric
+from tasks.functional.report_schema import Comparison, Metric, SeedsAlike
 
 
 def csv_tables(report: Report) -> dict[str, pd.DataFrame]:
@@ -55,7 +55,8 @@ def summary_lines(report: Report) -> list[str]:
     """The verdict, then detectors and comparisons: n in groups, intervals over groups."""
     groups = ", ".join(f"{count.groups} {label} groups" for label, count in report.n.by_label.items())
     rows = evaluation_rows(report)
-    width = max(16, *(len(row["detector"]) + 2 for row in rows))
+    heads = [row["detector"] for row in rows] + ([f"{report.detector}, seed"] if len(report.seeds) > 1 else [])
+    width = max(16, *(len(head) + 2 for head in heads))
     goals = goal_lines(report.goals, report.next)
     lines = [
         "",
@@ -73,7 +74,39 @@ def summary_lines(report: Report) -> list[str]:
             for name in ("balanced_accuracy", "roc_auc")
         ]
         lines.append(f"{row['detector']:<{width}}{cells[0]:<30}{cells[1]:<30}".rstrip())
+    lines += _seed_lines(report, width)
     return lines + _compared_lines(report, width) + _threshold_lines(report) + _absent_lines(report)
+
+
+def _seed_lines(report: Report, width: int) -> list[str]:
+    """Every seed, all together and how far they lie apart; nothing of one alone, which the detectors' table has."""
+    if len(report.seeds) < 2:
+        return []
+    metrics = {"balanced_accuracy": "balanced accuracy"}
+    metrics |= {f"recall_{name.lower()}": f"recall {name}" for name in report.classes}
+    rows = {f"{one.seed}{', published' if one.published else ''}": one.metrics for one in report.seeds}
+    rows |= {"all together": report.seeds_pooled} if report.seeds_pooled else {}
+    told = {name: [_with_interval(its[metric]) for metric in metrics] for name, its in rows.items()}
+    lines = [
+        f"{name:<{width}}{''.join(f'{cell:<30}' for cell in cells)}".rstrip()
+        for name, cells in {f"{report.detector}, seed": [*metrics.values()], **told}.items()
+    ]
+    if spread := report.seeds_spread:
+        mean, sd = f"mean {spread.balanced_accuracy_mean:.3f}", f"{spread.balanced_accuracy_sd:.3f}"
+        lines.append(f"balanced accuracy over {len(report.seeds)} seeds: {mean}, standard deviation {sd}")
+        lines += [f"seeds {', '.join(map(str, one.seeds))}: {_alike(one)}" for one in spread.alike]
+    return ["", *lines]
+
+
+def _alike(one: SeedsAlike) -> str:
+    if one.to_the_bit:
+        return f"every clip answered with the same probabilities: one adapter, not {len(one.seeds)}"
+    return "every clip answered alike: the test does not tell them apart, which shows saturation and no stability"
+
+
+def _with_interval(metric: Metric) -> str:
+    ends = "-" if metric.ci95 is None else f"{metric.ci95[0]:.3f} to {metric.ci95[1]:.3f}"
+    return "-" if metric.value is None else f"{round(metric.value, 3)} ({ends})"
 
 
 def _compared_lines(report: Report, width: int) -> list[str]:
