@@ -114,6 +114,18 @@ def test_a_plan_of_the_7_b_model_says_what_it_takes():
     assert describe_gpu(load_study("study/demo")) == []
 
 
+def test_a_base_of_experts_is_refused_without_advice_to_quantise_it():
+    omni = tiny_omni.QWEN3
+    config = make_omni_config(omni, tiny_omni.make_processor(omni))
+    with pytest.raises(
+        ValueError, match=r"takes about 566 GB .* these fit: lora=attention, scope=.*: batches of \d+"
+    ) as refused:
+        check_room(job(quantization=None, lora=None), config, 64e9)
+    assert "nf4" not in str(refused.value)
+    with pytest.raises(ValueError, match=r"97% of the weights .* are experts.*quantization=none.* its 62 GB in bf16"):
+        check_room(job(), config, 80e9)
+
+
 @pytest.mark.parametrize(
     ("quantization", "line"),
     [("none", "GPU, by arithmetic: 60.2 GB of weights"),

@@ -92,11 +92,16 @@ def check_room(job: TrainingJob, config: Any, limit_bytes: float) -> None:
 
 def alternatives(size: Size, asked: Asked, tokens: int, limit_bytes: float) -> Iterator[str]:
     """Settings under which something fits, those closest to what was asked first."""
+    smallest = (
+        {"lora=attention, quantization=nf4, scope=language_model and gradient_checkpointing": Asked(4, False, True)}
+        if size.experts == 1
+        else {"lora=attention, scope=language_model and gradient_checkpointing": Asked(16, False, True)}
+    )
     named = {
         "as it is": asked,
         "training.gradient_checkpointing=true": asked._replace(checkpointing=True),
         "scope=language_model and gradient_checkpointing": asked._replace(checkpointing=True, with_encoder=False),
-        "lora=attention, quantization=nf4, scope=language_model and gradient_checkpointing": Asked(4, False, True),
+        **smallest,
     }
     seen: set[Asked] = set()
     for name, its in named.items():
