@@ -124,6 +124,8 @@ def test_a_plan_prints_recordings_groups_and_hours_of_each_class_and_family() ->
     assert not any(row[:2] == ["SPEECH", "speech"] for row in table), "one family needs no row of its own"
     unknown = recordings()
     unknown.loc[0, "duration_s"] = np.nan
+    assert ["SPEECH", "all", "9", "9", "9", "0.02+"] in [line.split() for line in describe_recordings(study, unknown)]
+    unknown.loc[unknown["label"] == "SPEECH", "duration_s"] = np.nan
     assert ["SPEECH", "all", "9", "9", "9", "?"] in [line.split() for line in describe_recordings(study, unknown)]
 
 

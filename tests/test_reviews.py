@@ -9,6 +9,7 @@ import pytest
 
 from tasks import answers
 from tasks.audio_inputs import Input
+from tasks.models.frames import POOLED
 from tasks.models.jobs import BaseAt, Question, ScoringJob
 from tasks.published_adapters import Published, threshold_of
 from tasks.reviews import drift_of, find_new_files, keep_answers
@@ -129,7 +130,9 @@ def test_windows_of_a_file_that_fails_later_on_are_not_asked(tmp_path, monkeypat
             raise ValueError(f"{file}: is truncated")
 
     question = Question(classes=CLASSES, answers=("A", "B"), prompt="?", longest_ms=1000)
-    published = Published("me/it", tmp_path, ("me/base", "0" * 40), question, None, 0.5, None, None, None, "peak")
+    published = Published(
+        "me/it", tmp_path, ("me/base", "0" * 40), question, None, 0.5, None, None, None, "peak", POOLED
+    )
     asked_for = []
 
     def run(self, module, **told):

@@ -448,13 +448,26 @@ def test_a_training_that_the_kernel_kills_goes_on_to_the_same_bits(tiny_base, fi
         assert (tmp_path / "resumed" / part).read_bytes() == (tmp_path / "straight" / part).read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("logged", "said"),
-    [(1, r"the loss is (nan|inf) at step \d+"), (50, r"lora_A.* holds what is no number at step \d+")],
-    ids=["a loss tells", "no loss is logged in time"],
-)
-def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(tiny_base, file, tmp_path, home, logged, said):
-    steps = {"max_steps": 30, "per_device_train_batch_size": 4, "logging_steps": logged, "learning_rate": 1e30,
+@pytest.mark.parametrize("told_by", ["its loss", "its gradient alone"])
+def test_a_step_that_ruins_the_model_keeps_the_last_good_checkpoint(
+    tiny_base, file, tmp_path, home, monkeypatch, told_by
+):
+    known, calls = AnswerTrainer.training_step, []
+
+    def ruined(self, *arguments, **keywords):
+        loss = known(self, *arguments, **keywords)
+        calls.append(1)
+        if len(calls) == 3:
+            next(p for p in self.model.parameters() if p.requires_grad).grad.fill_(float("nan"))
+        return loss
+
+    rate = 1e30 if told_by == "its loss" else 1e-3
+    if told_by != "its loss":
+        monkeypatch.setattr(AnswerTrainer, "training_step", ruined)
+    said = (
+        r"the loss is (nan|inf) at step \d+" if told_by == "its loss" else "lora_A.* holds what is no number at step 3"
+    )
+    steps = {"max_steps": 30, "per_device_train_batch_size": 4, "logging_steps": 50, "learning_rate": rate,
              "save_steps": 1, "max_grad_norm": 0.0, "save_strategy": "steps"}  # fmt: skip
     with pytest.raises(ValueError, match=rf"{said}; lower training\.learning_rate"):
         run(tmp_path / "out", file, tiny_base, training=steps, checkpoints=str(tmp_path / "kept"))
