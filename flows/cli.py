@@ -157,18 +157,16 @@ def prompts(study: Study, overrides: Overrides = None, refresh: Refresh = None, 
 
         print("\n".join(plan_prompts(study, overrides or [], refresh)))
         return
-    from recipes.schema import load_study
-    from tasks.hub import published_recipe
-    from tasks.prompts import prompt_summary, search_of
-
-    search_of(load_study(study, overrides or [], published_recipe))
 
     def load() -> "Callable[[], PromptReport]":
         from flows.optimize_prompt import optimize_prompt
 
         return lambda: optimize_prompt(study, overrides or [], refresh)
 
-    print("\n".join(prompt_summary(served(study, overrides, "train", load))))
+    report = served(study, overrides, "train", load)
+    from tasks.prompts import prompt_summary  # not before: what imports Prefect settles where it logs and what it asks
+
+    print("\n".join(prompt_summary(report)))
 
 
 @command("publish", "earshot publish study/demo")

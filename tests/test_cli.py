@@ -201,6 +201,31 @@ def test_a_mistake_is_a_sentence_and_exit_code_2(home, monkeypatch, capsys, argu
     assert not (home / "store").exists(), "nothing ran"
 
 
+BEFORE_THE_SERVER = """
+import contextlib, sys
+from flows import cli, server
+
+@contextlib.contextmanager
+def stop(**options):
+    raise SystemExit("prefect" in sys.modules)
+    yield
+
+server.server = stop
+for verb in ("run", "prompts"):
+    sys.argv = ["earshot", verb, "study/smoke"]
+    try:
+        cli.main()
+    except SystemExit as ended:
+        print(verb, ended.code)
+"""
+
+
+def test_prefect_is_not_imported_before_its_settings_are_made(home):
+    """It would log its own lines among ours and read the user's profile."""
+    done = subprocess.run([sys.executable, "-c", BEFORE_THE_SERVER], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["run False", "prompts False"], done.stderr
+
+
 def test_who_asks_for_nothing_is_told_what_there_is(monkeypatch, capsys):
     assert command(monkeypatch) == 2
     said = capsys.readouterr()

@@ -496,6 +496,7 @@ def test_the_whole_demo_ends_with_gains_looks_and_a_prompt_that_evaluate_takes(t
     home = tmp_path / "home"
     first = earshot(home, *SEARCH)
     assert first.code == 0, first.err[-3000:]
+    assert "| INFO" not in first.err, "what Prefect logs goes to the run, not among our lines"
     (report,) = (home / "store" / "promptreport").glob("*[0-9a-f]")
     document = PromptReport.model_validate_json((report / "prompts.json").read_text())
     assert set(document.models) == set(document.test) == {"base", "adapter"}
