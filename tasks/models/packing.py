@@ -54,6 +54,7 @@ def attention(
     Rows are padded on the right for the product alone: what is causal looks at no padding there.
     """
     rows, longest, known = layout
+    query, key = query.to(value.dtype), key.to(value.dtype)  # autocast widens the norms of heads
 
     def apart(states: torch.Tensor) -> torch.Tensor:
         """(rows, heads, longest, width) of what lies behind the beginning."""
