@@ -345,6 +345,31 @@ def test_the_first_command_of_the_readme_is_run_by_ci():
     assert "\nearshot run study/demo\n" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
+# --- what a reader writes ----------------------------------------------------------------------------------------
+
+WRITES = (
+    r"--out (?!FILE)([\w./-]+)", r'open\("([^"]+)", "w', r'Path\("([^"]+)"\)\.mkdir', r'(?:to_parquet|write)\("([^"]+)"',
+    r"(?m)^# (\S+\.yaml)$",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_git_ignores_what_a_page_has_a_reader_write_into_the_clone(page):
+    ignored = {line.strip("/") for line in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()}
+    assert written_by(PAGES[page]) - ignored == set()
+
+
+def test_what_a_page_has_a_reader_write_is_found():
+    assert written_by(PAGES["flows/TUTORIAL.md"]) == {"clip.flac", "listening", "mine", "mine.yaml"}
+
+
+def written_by(text: str) -> set[str]:
+    """Files and folders, right in the clone, that the blocks of a page write."""
+    blocks = re.findall(r"^```(?:bash|python|yaml)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    found = {name for block in blocks for pattern in WRITES for name in re.findall(pattern, block)}
+    return {Path(name).parts[0] for name in found if not Path(name).is_absolute()}
+
+
 # --- the messages of TROUBLESHOOTING.md --------------------------------------------------------------------------
 
 
