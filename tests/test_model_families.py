@@ -8,9 +8,11 @@ import pytest
 import torch
 import transformers
 
+from tasks.hub import content_sha
 from tasks.models import family
 from tasks.models.families import FAMILIES, Family, family_at, family_named
 from tasks.models.jobs import base_at
+from tasks.reports import named_base
 
 ROOT = Path(__file__).parents[1]
 CONTRACT = [name for name, _ in inspect.getmembers(Family) if not name.startswith("_")]
@@ -46,6 +48,13 @@ def test_another_family_is_refused_by_name_with_those_there_are_before_weights_a
     ):
         with pytest.raises(ValueError, match=refusal):
             asked()
+
+
+def test_a_folder_is_called_by_its_name_and_content_and_never_by_its_path(tmp_path):
+    (folder := tmp_path / "my base").mkdir()
+    unlike(folder, '{"model_type": "qwen3_omni_moe"}')
+    assert named_base([], [], str(folder)) == ("my base", content_sha(folder))
+    assert named_base([], [], "Qwen/Qwen2-Audio-7B-Instruct@" + "a" * 40) == ("Qwen/Qwen2-Audio-7B-Instruct", "a" * 40)
 
 
 @pytest.mark.parametrize("config", ["{", "[]"])
