@@ -150,6 +150,17 @@ def test_every_threshold_is_stated_and_a_remark_says_where_they_differ(study, th
     assert all(f"(a at 0.500, fixed; b at {stated})" in line for line in remarks)
 
 
+def test_thresholds_that_each_chose_on_its_own_dev_clips_are_stated_and_no_doubt(study):
+    chosen = {
+        name: study.model_copy(update={"threshold": Threshold(value=value, chosen_on="dev", by_fold={"0": value})})
+        for name, value in {"a": 0.25, "b": 0.75}.items()
+    }
+    said = (
+        "Each is decided at the threshold that its own dev clips chose (a at 0.250, from dev; b at 0.750, from dev)."
+    )
+    assert series_remarks(chosen)[0] == said
+
+
 def test_thresholds_that_nobody_knows_are_not_taken_for_the_same(study):
     own = study.model_copy(update={"threshold": Threshold(value=None, chosen_on="own")})
     assert series_remarks({"a": own, "b": own})[0].startswith(

@@ -376,7 +376,7 @@ GoalVerdict = Literal["met", "not met", "undecidable"]
 class Goal(Section):
     """One goal of the study's recipe, judged by the interval: undecidable where that holds the bound or is not reliable.
 
-    On a leaky split every goal is, but for the inflation.
+    On a split that is leaky or was not audited every goal is, but for the inflation.
     """
 
     asks: str

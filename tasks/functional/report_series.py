@@ -63,6 +63,8 @@ def threshold_remarks(reports: Mapping[str, Report]) -> list[str]:
     if len(set(at.values())) < 2 and OWN not in at.values():
         return []
     named = "; ".join(f"{name} at {where}" for name, where in at.items())
+    if all(one.threshold.chosen_on == "dev" for one in reports.values()):
+        return [f"Each is decided at the threshold that its own dev clips chose ({named})."]
     apart = len(set(at.values()) - {OWN}) > 1
     said = (
         "Answers are decided at different thresholds"
