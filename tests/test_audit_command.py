@@ -228,7 +228,9 @@ def published(folder: Path, rows: dict[str, list[dict[str, Any]]]) -> str:
     return "mine/clips"
 
 
-@pytest.mark.parametrize("kind", [saved, as_files, as_hub_shards, published])
+@pytest.mark.parametrize(
+    "kind", [saved, published, *(pytest.param(kind, marks=pytest.mark.slow) for kind in (as_files, as_hub_shards))]
+)
 def test_every_kind_of_data_set_is_audited_alike(tmp_path, home, kind):
     rows = rows_of()
     same = rows["train"][4]["audio"]["bytes"]

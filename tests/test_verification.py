@@ -107,8 +107,10 @@ def test_what_was_published_verifies_by_name_and_as_a_folder(smoke, adapter, mon
 
 @pytest.mark.parametrize(
     ("name", "pattern", "found"),
-    [("README.md", r"balanced accuracy \S*\d", "README.md"), ("report.json", r'"value": 0\.\d', "report.json: ")],
-    ids=["the card", "the report"],
+    [
+        pytest.param("README.md", r"balanced accuracy \S*\d", "README.md", marks=pytest.mark.slow, id="the card"),
+        pytest.param("report.json", r'"value": 0\.\d', "report.json: ", id="the report"),
+    ],
 )
 def test_one_digit_is_found_even_where_the_hashes_were_altered_with_it(
     adapter, monkeypatch, capsys, name, pattern, found
