@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.cli import main
+from tasks import pace
 from tasks.cache import ROOT
 from tasks.functional.cards import render_dataset_card
 from tasks.functional.report import RECORDED, Report
@@ -311,7 +312,8 @@ def test_a_card_that_counts_otherwise_than_its_clips_is_found_even_where_card_an
     assert found.startswith("card.json: clips, groups, levels and licences, counted again; counts[0].groups: stated")
 
 
-def test_a_clip_with_other_audio_is_found(data):
+def test_a_clip_with_other_audio_is_found(data, monkeypatch, capsys):
+    monkeypatch.setattr(pace, "EVERY_S", 0.0)
     file = data / "data" / "dev.parquet"
     table = pq.read_table(file)
     audio = table["audio"].to_pylist()
@@ -321,6 +323,7 @@ def test_a_clip_with_other_audio_is_found(data):
     cover_up(data)
     (found,) = differing(data)
     assert re.search(r"^data: audio of 80 clips, by its hash; another: ", found)
+    assert "test.parquet: 32/32 clips heard\n" in capsys.readouterr().err, "how far it has come, where that takes long"
 
 
 def test_audio_that_claims_more_than_the_memory_is_a_difference_and_is_not_decoded(data):
