@@ -29,6 +29,7 @@ from tasks.models.scope import lora_config, trainable_by_part, unfreeze
 from tasks.models.scoring import Scorer, questions
 from tasks.models.trainer import ASIDE
 from tasks.models.training import read_clips, to_train, train
+from tasks.published_adapters import base_of
 from tests import tiny_omni
 from tests.adapting import NF4, PROMPT, collator, job, write_clips
 from tests.commands import earshot
@@ -358,7 +359,10 @@ def test_a_study_over_a_folder_of_it_is_published_checked_and_asked(base, tmp_pa
     verified = earshot(home, "verify", repo, "--rescore", "2")
     assert verified.code == 0, verified.out
     soundfile.write(clip, sounds((15,))[0], 16_000)
-    assert "give a folder that holds it with --base" in earshot(home, "predict", repo, str(clip)).err
+    with pytest.raises(
+        FileNotFoundError, match="a folder of whoever trained .* give a folder that holds it with --base"
+    ):
+        base_of(repo, (base.name, content_sha(base)), None)
     said = earshot(home, "predict", repo, str(clip), "--base", str(base))
     assert said.code == 0, "15 ms give Qwen3-Omni a token: " + said.err
     card = next((home / "hub/models--earshot--smoke-adapter/snapshots").glob("*/README.md")).read_text()
