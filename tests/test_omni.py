@@ -360,7 +360,7 @@ def test_a_study_over_a_folder_of_it_is_published_checked_and_asked(base, tmp_pa
     assert verified.code == 0, verified.out
     soundfile.write(clip, sounds((15,))[0], 16_000)
     with pytest.raises(
-        FileNotFoundError, match="a folder of whoever trained .* give a folder that holds it with --base"
+        FileNotFoundError, match=r"a folder of whoever trained .* give a folder that holds it with --base"
     ):
         base_of(repo, (base.name, content_sha(base)), None)
     said = earshot(home, "predict", repo, str(clip), "--base", str(base))
