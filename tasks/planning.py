@@ -190,7 +190,7 @@ def describe_recordings(recipe: StudyRecipe, table: pd.DataFrame) -> list[str]:
     counts = pd.concat([whole, several]).rename(columns={"part": "family"}).sort_values("class", kind="stable")
     counts["hours"] = in_hours(counts)
     return [
-        "recordings, by the headers of their files",
+        "recordings, by the headers of their files or as an earlier run has read them",
         *counts[["class", "family", "recordings", "groups", "supergroups", "hours"]]
         .to_string(index=False)
         .splitlines(),

@@ -93,7 +93,7 @@ def test_where_not_every_pair_is_compared_sample_by_sample_how_many_are_is_said(
     assert "likest" not in describe_content(leaky)[0] + describe_comparison({"content": leaky})
     few = content_record(audit_content(clips(), PART, most_pairs=100, seed=0), rows(), dict.fromkeys(PART, 12), 0)
     assert few["correlated"] < few["pieces"] == few["pairs"] == 180
-    said = f", the {few['correlated']} with the likest spectrograms sample by sample"
+    said = f", the {few['correlated']} likest pairs sample by sample"
     assert f"180 pairs{said}, 0 beyond chance" in describe_content(few)[0]
     assert f"SNR or band{said}: 0 pairs beyond chance" in describe_comparison({"content": few})
 

@@ -179,7 +179,7 @@ def describe_comparison(audit: Mapping[str, Any]) -> str:
 def likest(record: Mapping[str, Any]) -> str:
     """That only some pairs were compared sample by sample; "" where all were, or where an older record does not say."""
     correlated, pieces = record.get("correlated", 0), record.get("pieces", 0)
-    return f", the {correlated:,} with the likest spectrograms sample by sample" if correlated < pieces else ""
+    return f", the {correlated:,} likest pairs sample by sample" if correlated < pieces else ""
 
 
 def describe_leaks(record: Mapping[str, Any]) -> str:
