@@ -101,7 +101,9 @@ class ProposerBlock(Block):
 class RaceBlock(Block):
     """Successive elimination on paired blocks of clips, the first one of whole groups."""
 
-    blocks: int = Field(15, ge=2, le=100)  # each holds so small a part of the clips
+    blocks: int = Field(
+        15, ge=3, le=100
+    )  # each holds so small a part of the clips; two are asked before any is dropped
     confidence: float = Field(0.98, gt=0.5, lt=1)  # that an eliminated prompt stays below the leader
 
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.functional import prompt_race
 from tasks.functional.prompt_race import (
     DRAWS,
     Clips,
@@ -14,6 +15,7 @@ from tasks.functional.prompt_race import (
     drawn_answers,
     filled,
     known_score,
+    opening,
     race,
     simulate,
 )
@@ -22,10 +24,10 @@ from tasks.functional.prompt_search import chance_optimism, style_effects
 SURE = 1.0  # no prediction is ever trusted
 
 
-def clips_of(random: np.random.Generator, groups: int = 12, most: int = 6) -> Clips:
+def clips_of(random: np.random.Generator, groups: int = 12, most: int = 6, blocks: int = 5) -> Clips:
     sizes = random.integers(1, most + 1, groups)
     group = np.repeat(np.arange(groups), sizes)
-    return clips_in_blocks(group.tolist(), (group % 2 == 0).tolist(), 5, seed=1)
+    return clips_in_blocks(group.tolist(), (group % 2 == 0).tolist(), blocks, seed=1)
 
 
 def margins_of(
@@ -154,9 +156,9 @@ def test_after_the_first_block_the_clips_are_asked_that_are_least_certain():
     assert near[chosen].mean() < 0.6 * near[np.isnan(raced.margin[cut])].mean()
 
 
-def test_what_is_plainly_worse_is_dropped_after_its_first_block_and_costs_little():
+def test_what_is_plainly_worse_is_dropped_after_the_first_clips_and_costs_little():
     random = np.random.default_rng(5)
-    clips = clips_of(random, groups=60)
+    clips = clips_of(random, groups=60, blocks=15)
     margins = margins_of(random, clips, 1).repeat(21, axis=0) + 0.1 * random.standard_normal((21, len(clips.group)))
     margins[2:] = random.standard_normal((19, len(clips.group)))  # 19 of 20 candidates hear nothing
     margins[1] += 0.6 * clips.sign
@@ -164,6 +166,33 @@ def test_what_is_plainly_worse_is_dropped_after_its_first_block_and_costs_little
     assert raced.best == 1
     assert raced.evaluations < 0.4 * margins.size
     assert np.isnan(raced.margin[2:]).any(axis=1).all()
+
+
+@given(st.integers(0, 10_000), st.integers(3, 20))
+def test_what_is_asked_first_is_the_first_block_and_what_known_prompts_are_least_sure_of(seed, blocks):
+    random = np.random.default_rng(seed)
+    clips = clips_of(random, groups=30, blocks=blocks)
+    known, size = margins_of(random, clips, 2), -(-len(clips.group) // clips.blocks)
+    places = opening(clips, known, size)
+    assert len(places) == len(set(places)) == max((clips.block == 0).sum(), min(2 * size, len(clips.group)))
+    assert set(np.flatnonzero(clips.block == 0)) <= set(places)
+    rest, near = np.setdiff1d(np.arange(len(clips.group)), places), places[clips.block[places] > 0]
+    distance = np.abs(known.mean(axis=0))
+    assert not len(near) or not len(rest) or distance[near].max() <= distance[rest].min()
+
+
+def test_a_prompt_that_is_better_only_near_the_boundary_is_seen_there_before_it_is_dropped(monkeypatch):
+    """Fails where nothing but whole groups at random is asked first, as the second half shows."""
+    random = np.random.default_rng(0)
+    clips = clips_of(random, groups=60, blocks=15)
+    margins = (3 * clips.sign + 0.3 * random.standard_normal(len(clips.group)))[None].repeat(2, axis=0)
+    margins[1] += 0.01 * random.standard_normal(len(clips.group))
+    near = random.choice(np.flatnonzero(clips.block > 0), 12, replace=False)
+    margins[:, near] = np.array([[-0.2], [0.2]]) * clips.sign[near]
+    start, free = standing(margins, clips), np.zeros(2)
+    assert race(Asked(margins), clips, start, [1], free, 0.98, 0).best == 1
+    monkeypatch.setattr(prompt_race, "opening", lambda clips, references, size: np.flatnonzero(clips.block == 0))
+    assert race(Asked(margins), clips, start, [1], free, 0.98, 0).best == 0
 
 
 def test_length_costs_what_the_recipe_says():

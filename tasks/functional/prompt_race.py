@@ -11,7 +11,7 @@ PRIOR_DF = 6.0  # with how many observations the spread pooled over all prompts 
 GROUP_SHARE = 0.2  # of the variance left over that the clips of a group share
 RIDGE = 1e-3  # of the regression on other prompts, per clip
 PRIOR_CLIPS = 15.0  # that tell of a prompt no more of a clip's class than the others do
-MOST_KNOWN = 3  # prompts known on all clips that another one's answers are predicted from, the latest ones
+MOST_KNOWN = 6  # prompts known on all clips that another one's answers are predicted from, the latest ones
 DRAWS = 500  # of the answers that are missing
 SURE = 0.95  # a prompt that is better than the best with this probability is asked of all clips at once
 EQUAL = 1e-9  # closer scores are equal
@@ -104,18 +104,18 @@ def race(
 ) -> Standing:
     """Ask the runners block after block, and drop each that will, with `confidence`, not become the best.
 
-    The first block is of whole groups at random. After a block the missing answers are drawn anew many times
-    (`simulate`). A runner that is surely better than the best is asked of all clips, so that the others are measured
-    against what is known; one that comes to what it has to reach in too few draws is dropped. The next block holds the
-    clips on which the others' answers are least certain: they decide, and most clips are answered alike by any prompt.
-    Who is left is known on all clips, so the choice is that of asking every clip unless the best one was dropped. Of
-    equals the one with the lower number is best.
+    What is asked first, before any is dropped, is that of `opening`. Then, and after each block, the missing answers are
+    drawn anew many times (`simulate`). A runner that is surely better than the best is asked of all clips, so that the
+    others are measured against what is known; one that comes to what it has to reach in too few draws is dropped. The next
+    block holds the clips on which the others' answers are least certain: they decide, and most clips are answered alike by
+    any prompt. Who is left is known on all clips, so the choice is that of asking every clip unless the best one was
+    dropped. Of equals the one with the lower number is best.
     ask: (prompts, clips) margins for numbers of prompts and of clips. penalty: (prompts,). Some prompt of `standing`
     was asked of all clips, the runners of none.
     """
     margin, score, best = standing.margin.copy(), standing.score.copy(), standing.best
     random, size = np.random.default_rng(seed), -(-len(clips.group) // clips.blocks)
-    alive, places = np.array(runners, dtype=int), np.flatnonzero(clips.block == 0)
+    alive, places = np.array(runners, dtype=int), opening(clips, known_beside(margin, best), size)
 
     def complete(numbers: IntArray) -> None:
         nonlocal best
@@ -126,6 +126,9 @@ def race(
             if (score[number], -number) > (score[best], -best):
                 best = number
 
+    def goal() -> FloatArray:
+        return np.array(score[best] + penalty[alive] + np.where(alive > best, EQUAL, -EQUAL))
+
     while len(alive):
         margin[np.ix_(alive, places)] = ask(alive.tolist(), places)
         missing = np.isnan(margin[alive[0]])  # the same clips of all
@@ -135,11 +138,10 @@ def race(
         drawn = simulate(margin[alive], known_beside(margin, best), clips, random)
         score[alive] = drawn.score.mean(axis=1) - penalty[alive]
         top = int(np.argmax(score[alive]))
-        if drawn.chance(score[best] + penalty[alive])[top] > SURE:
+        if drawn.chance(goal())[top] > SURE:
             complete(alive[[top]])
-        goal = score[best] + penalty[alive] + np.where(alive > best, EQUAL, -EQUAL)
-        chance = drawn.chance(goal)
-        stays = np.isnan(margin[alive]).any(axis=1) & (drawn.most > goal) & (chance >= 1 - confidence)
+        chance, may = drawn.chance(goal()), drawn.most > goal()
+        stays = np.isnan(margin[alive]).any(axis=1) & may & (chance >= 1 - confidence)
         alive, places = alive[stays], least_certain(drawn.right[stays], chance[stays], missing, size)
     return Standing(margin, score, best)
 
@@ -237,6 +239,19 @@ def known_beside(margin: FloatArray, best: int) -> FloatArray:
     return margin[sorted({*whole[-MOST_KNOWN:].tolist(), best})]
 
 
+def opening(clips: Clips, references: FloatArray, size: int) -> IntArray:
+    """Clips that every runner is asked before any is dropped: the first block and, up to two blocks' worth, those on which
+    prompts known on all clips lie nearest to saying the other thing.
+
+    Whole groups at random show how a prompt shifts and stretches, but hold few clips near its boundary: where most answers
+    are plain, a prompt was judged by none of those on which prompts differ. references: (k, n).
+    """
+    first = np.flatnonzero(clips.block == 0)
+    distance = np.where(clips.block == 0, np.inf, np.abs(references.mean(axis=0)))
+    more = min(2 * size, len(distance)) - len(first)
+    return np.concatenate([first, np.argsort(distance, kind="stable")[: max(0, more)]])
+
+
 def least_certain(right: FloatArray, chance: FloatArray, missing: BoolArray, size: int) -> IntArray:
     """`size` of the missing clips, those whose answers are least certain, above all of runners that may or may not win."""
     doubt = (chance * (1 - chance) + 1e-3) @ (right * (1 - right))
@@ -247,7 +262,7 @@ def filled(margin: FloatArray, clips: Clips, best: int, seed: int) -> FloatArray
     """1 for a right answer, 0 for a wrong one, and the probability of a right one where none was asked for; NaN for a prompt
     that was asked nothing. (prompts, n)
 
-    What a race asks after its first block is chosen, so it is no sample of the clips.
+    What a race asks beside its first block is chosen, so it is no sample of the clips.
     """
     right = np.where(np.isnan(margin), np.nan, margin * clips.sign > 0)
     for number in np.flatnonzero(np.isnan(margin).any(axis=1) & ~np.isnan(margin).all(axis=1)):
