@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 SCHEMA = Path(__file__).with_name("prefect_database.sql")
 STARTS_WITHIN_S = 90
 STORED_WITHIN_S = 60
+LOCKED_S = 30  # how long another server's writing to the database is waited for
 HEARTBEAT_S = 30  # the least that Prefect takes; prefect.yaml says the same, and automations.yaml allows for three
 RETRIES = 8  # after 2, 4, ... 256 s: a server may be away for minutes while a step ends; prefect.yaml says the same
 # Services that only schedules, workers and automations need; the command's own server serves one run.
@@ -76,7 +77,7 @@ def server(*, ui: bool = False, port: int | None = None) -> Iterator[Server]:
     url = f"http://127.0.0.1:{port}/api"
     os.environ.update(settings(folder, url))
     log = folder / "server.log"
-    if ui and at_newest_revision(folder / "prefect.db"):
+    if ui:
         renew_patience(folder / "prefect.db")
     with (
         log.open("w", encoding="utf-8") as output,
@@ -139,17 +140,28 @@ def at_newest_revision(database: Path, schema: Path = SCHEMA) -> bool:
 
 
 def renew_patience(database: Path) -> None:
-    """Let automations that wait for a sign of life wait their whole time from now on.
+    """Let automations that wait for a sign of life wait their whole time from now on, for one that is given from now on.
 
-    A server that was away has heard none, and would say of every run that lived meanwhile that it crashed.
+    A server that was away has heard none, and would say of every run that lived meanwhile that it crashed; so it would
+    over the signs of life that are sent again, each with the time of its own. Does nothing where there is no such table.
+    Raises ValueError where the database cannot be written.
     """
+    if not database.exists():
+        return
+    now = "strftime('%Y-%m-%d %H:%M:%f000', 'now'"
     patience_s = "strftime('%s', \"end\") - strftime('%s', start)"
-    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
-        connection.execute(
-            f"UPDATE automation_bucket SET \"end\" = strftime('%Y-%m-%d %H:%M:%f000', 'now', ({patience_s}) || ' seconds') "
-            "WHERE automation_id IN "
-            "(SELECT id FROM automation WHERE json_extract(\"trigger\", '$.posture') = 'Proactive')"
-        )
+    try:
+        with contextlib.closing(sqlite3.connect(database, timeout=LOCKED_S)) as connection, connection:
+            if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'automation_bucket'").fetchone():
+                connection.execute(
+                    f"UPDATE automation_bucket SET start = {now}), \"end\" = {now}, ({patience_s}) || ' seconds') "
+                    "WHERE automation_id IN "
+                    "(SELECT id FROM automation WHERE json_extract(\"trigger\", '$.posture') = 'Proactive')"
+                )
+    except sqlite3.Error as error:
+        raise ValueError(
+            f"Prefect's database {database} cannot be used ({error}); end what else uses it, or move it away"
+        ) from None
 
 
 def free_port() -> int:

@@ -1,5 +1,6 @@
 """The Prefect server's database is there at once, and is the one that Prefect would have made."""
 
+import contextlib
 import importlib.metadata
 import json
 import sqlite3
@@ -9,7 +10,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from flows.server import SCHEMA, at_newest_revision, renew_patience, server_settings
+from flows.server import SCHEMA, at_newest_revision, renew_patience, server, server_settings
 from tests.commands import ROOT
 
 
@@ -62,9 +63,12 @@ def test_another_prefect_makes_its_own_database(tmp_path, monkeypatch):
     assert not (tmp_path / "prefect.db").exists()
 
 
-def test_a_server_that_comes_back_waits_its_whole_patience_for_a_sign_of_life(tmp_path):
-    """Of proactive automations: their time ran while nobody could hear."""
-    file = tmp_path / "prefect.db"
+@pytest.fixture
+def buckets(tmp_path, monkeypatch):
+    """A database, in a home, with an automation of each posture that waits since long; and how each waits: from, until."""
+    monkeypatch.setenv("EARSHOT_HOME", str(tmp_path))
+    file = tmp_path / "prefect" / "prefect.db"
+    file.parent.mkdir()
     at_newest_revision(file)
     with sqlite3.connect(file) as connection:
         for name in ("Proactive", "Reactive"):
@@ -78,12 +82,74 @@ def test_a_server_that_comes_back_waits_its_whole_patience_for_a_sign_of_life(tm
                 "VALUES (?, ?, ?, ?, ?, ?)",
                 bucket,
             )
-    renew_patience(file)
+
+    def spans() -> dict[str, tuple[datetime, datetime]]:
+        with sqlite3.connect(file) as connection:
+            found = connection.execute('SELECT automation_id, start, "end" FROM automation_bucket').fetchall()
+        return {name: (at(start), at(end)) for name, start, end in found}
+
+    return file, spans
+
+
+def at(text: str) -> datetime:
+    return datetime.strptime(text, "%Y-%m-%d %H:%M:%S.%f").replace(tzinfo=UTC)
+
+
+def test_a_server_that_comes_back_waits_its_whole_patience_for_a_new_sign_of_life(buckets):
+    """Of proactive automations: their time ran while nobody could hear. However often it comes back, and from its coming
+    on: what was sent meanwhile is sent again, is older than that, and says nothing of now."""
+    file, spans = buckets
+    begin = datetime.now(UTC)
+    for _ in range(3):
+        renew_patience(file)
+    start, end = spans()["Proactive"]
+    assert abs((start - begin).total_seconds()) < 1
+    assert 89 <= (end - start).total_seconds() <= 91
+    assert spans()["Reactive"] == (at("2026-01-01 00:00:00.250000"), at("2026-01-01 00:01:30.250000"))
+
+
+def come_back(monkeypatch, **how) -> None:
+    """All of a server but its process."""
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setattr("flows.server.child.started", lambda *_, **__: contextlib.nullcontext())
+    monkeypatch.setattr("flows.server.settings", lambda *_: {})
+    with server(**how):
+        pass
+
+
+def test_a_server_waits_anew_for_a_database_that_an_older_one_left_and_a_command_s_own_leaves_it_alone(
+    buckets, monkeypatch
+):
+    file, spans = buckets
     with sqlite3.connect(file) as connection:
-        ends = dict(connection.execute('SELECT automation_id, "end" FROM automation_bucket'))
-    left = datetime.strptime(ends["Proactive"], "%Y-%m-%d %H:%M:%S.%f").replace(tzinfo=UTC) - datetime.now(UTC)
-    assert 80 < left.total_seconds() <= 91
-    assert ends["Reactive"] == "2026-01-01 00:01:30.250000"
+        connection.execute("UPDATE alembic_version SET version_num = '0123456789ab'")
+    come_back(monkeypatch)
+    assert spans()["Proactive"] == spans()["Reactive"]
+    come_back(monkeypatch, ui=True)
+    assert spans()["Proactive"] > spans()["Reactive"]
+
+
+def test_a_server_over_an_empty_home_has_nobody_to_wait_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("EARSHOT_HOME", str(tmp_path))
+    come_back(monkeypatch, ui=True)
+    sqlite3.connect(tmp_path / "empty.db").close()
+    for name in ("empty.db", "none.db"):
+        renew_patience(tmp_path / name)
+    assert not (tmp_path / "none.db").exists()
+
+
+def test_a_database_that_is_written_by_another_or_is_none_is_a_sentence(buckets, monkeypatch):
+    file, _ = buckets
+    monkeypatch.setattr("flows.server.LOCKED_S", 0)
+    with contextlib.closing(sqlite3.connect(file)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(
+            ValueError, match=r"prefect\.db cannot be used \(database is locked\); end what else uses it"
+        ):
+            renew_patience(file)
+    file.write_bytes(b"\x00garbage" * 100)
+    with pytest.raises(ValueError, match=r"cannot be used \(file is not a database\); .* or move it away"):
+        renew_patience(file)
 
 
 def statements(script: str) -> list[list[str]]:
