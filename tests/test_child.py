@@ -133,6 +133,22 @@ def test_a_child_that_runs_too_long_is_stopped_with_all_it_started(kind, tmp_pat
     assert wait_for(lambda: not any(map(lives, pids(noted))))
 
 
+def test_a_child_that_ended_in_time_did_not_run_too_long_however_slowly_it_is_listened_to(kind, monkeypatch):
+    timers = []
+
+    class Timer(threading.Timer):
+        def start(self):
+            timers.append(self)
+
+    def too_late(line: str) -> None:
+        assert wait_for(lambda: not lives(int(line)))
+        timers[0].function()
+
+    monkeypatch.setattr(child.threading, "Timer", Timer)
+    run(kind("import os; print(os.getpid())"), on_line=too_late)
+    assert len(timers) == 1
+
+
 def test_a_killed_child_says_which_signal(kind):
     for number in (signal.SIGKILL, signal.SIGSEGV):
         with pytest.raises(ValueError, match=f"^training was killed by {number.name}; run the same command again"):

@@ -9,7 +9,9 @@ from uuid import uuid4
 import httpx
 import pytest
 from prefect import Task
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import State, StateType
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 import tasks
 from flows.run_study import readable
@@ -99,6 +101,36 @@ def test_a_server_that_is_away_costs_the_page_and_not_the_task(page, monkeypatch
     monkeypatch.setattr(run_page._terminal, "propagate", True)
     Living("progress", "x").show(1.0, "on the way")
     assert "the page of the run could not be written" in caplog.text
+
+
+def test_a_job_at_work_waits_seconds_for_a_server_that_went_away_and_is_asked_seldom_then(page, home, monkeypatch):
+    """The client is one that was connected, which is patient; the page of a cached run shows the last version anyway."""
+    home.mkdir()
+    asked, slept, now = [], [], [100.0]
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        raise httpx.ConnectError("refused")
+
+    def client(sync_client: bool):
+        its = SyncPrefectClient("http://127.0.0.1:1/api", httpx_settings={"transport": httpx.MockTransport(refuse)})
+        its._client._has_connected = True
+        return its
+
+    with monkeypatch.context() as away, temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 8}):
+        away.setattr(run_page, "get_client", client)
+        away.setattr("prefect.client.base.time.sleep", slept.append)
+        away.setattr(run_page.time, "monotonic", lambda: now[0])
+        bar = Living("progress", "x")
+        for step in range(60):
+            bar.show(float(step), "on the way")
+            now[0] += 1
+        assert len(asked) == 2 * (1 + run_page.RETRIES)
+        assert sum(slept) < 20
+        bar.show(100.0, "done", last=True)
+    announce(None, RUN, state("Completed"))
+    announce(None, RUN, state("Cached"))
+    assert page == [["new", "progress", "x", 100.0]]
 
 
 def test_a_bar_tells_the_time_that_is_left(page, monkeypatch):
