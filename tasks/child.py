@@ -15,6 +15,7 @@ from typing import IO, Any, Protocol
 LIFELINE = "EARSHOT_LIFELINE"
 REFUSAL = "refused: "  # opens the line in which a child says why it cannot do its job
 GRACE_S = 5.0
+ENDED_S = 0.1  # within that time it is known of a process that ended that it did
 
 
 class Process(Protocol):
@@ -55,8 +56,11 @@ def run(
         overdue = threading.Event()
 
         def end() -> None:
-            overdue.set()
-            end_group(process)
+            try:
+                process.wait(ENDED_S)  # it may have ended in time, and we be slow to read what it said
+            except subprocess.TimeoutExpired:
+                overdue.set()
+                end_group(process)
 
         def end_the_rest() -> None:
             process.wait()

@@ -22,11 +22,14 @@ from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging import get_run_logger
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from tasks.store import home, read_json, write_json
 
 PROGRESS = "EARSHOT_PROGRESS"  # set where lines of progress go to standard error, also those of a runner's processes
 EVERY_S = 2.0  # at most so often is something on the page written anew
+AWAY_S = 30.0  # and so often where the server did not take it
+RETRIES = 2  # of what is written anew anyway, after 2 and 4 s: it is written between two lines of a job at work
 _terminal = logging.getLogger("earshot")
 _silent: ContextVar[bool] = ContextVar("silent", default=False)
 _submitted: dict[UUID, None] = {}  # task runs that this process handed to a runner, in their order
@@ -172,6 +175,12 @@ def _show(shown: Shown) -> UUID | None:
         return None
     if task := TaskRunContext.get():
         _shown[task.task_run.id].append(shown)
+    return _post_here(shown)
+
+
+def _post_here(shown: Shown) -> UUID | None:
+    """Put it on the page of the run that calls this, if one does."""
+    if task := TaskRunContext.get():
         return _post(shown, task.task_run.id, task.task_run.flow_run_id)
     if (flow := FlowRunContext.get()) and flow.flow_run:
         return _post(shown, None, flow.flow_run.id)
@@ -195,7 +204,7 @@ def slug(key: str) -> str:
 class Living:
     """Something on the page of a task that is written anew while the task runs, at most every `EVERY_S` seconds.
 
-    A server that is away costs the page a version, never the task its work.
+    A server that is away costs the page its newest versions, never the task its work: seconds each half minute.
     """
 
     def __init__(self, kind: Literal["markdown", "progress"], key: str) -> None:
@@ -210,8 +219,10 @@ class Living:
             return
         self.due = time.monotonic() + EVERY_S
         try:
-            self._write(Shown(self.kind, self.key, data, description))
+            with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: RETRIES}):
+                self._write(Shown(self.kind, self.key, data, description))
         except httpx.HTTPError as error:
+            self.due = time.monotonic() + AWAY_S
             _terminal.warning(f"the page of the run could not be written ({error!r}); the run goes on")
 
     def is_due(self) -> bool:
@@ -219,13 +230,15 @@ class Living:
         return time.monotonic() >= self.due
 
     def _write(self, shown: Shown) -> None:
-        if self.id is None:
-            self.id = _show(shown)
-        else:
-            with get_client(sync_client=True) as client:
-                client.update_artifact(self.id, ArtifactUpdate(data=shown.data, description=shown.description))
         task = TaskRunContext.get()
         remembered = _shown[task.task_run.id] if task else []
         if self.latest in remembered:
             remembered[remembered.index(self.latest)] = shown
+        else:
+            remembered.append(shown)
         self.latest = shown
+        if self.id is None:
+            self.id = _post_here(shown)
+        else:
+            with get_client(sync_client=True) as client:
+                client.update_artifact(self.id, ArtifactUpdate(data=shown.data, description=shown.description))
