@@ -41,6 +41,7 @@ LONGEST_MS = (
     4100  # of as many tokens as 4090; the longest of a batch that Qwen3-Omni's processor pads ends in a mirror
 )
 SHORT_MS = (30, 25, 61, 200, 1000)
+MANY_MS = (25, 30, 40, 50, 80, 99, 100, 120, 160, 200, 330, 500, 750, 990, 1000, 1005, 1090, 1500)
 FIRST, *LATER = tiny_omni.OMNIS
 LATER_SLOW = pytest.mark.parametrize(
     "omni", [FIRST, *(pytest.param(name, marks=pytest.mark.slow) for name in LATER)], indirect=True
@@ -82,7 +83,7 @@ def model(base):
 
 @pytest.fixture(scope="module")
 def reference(padded, processor):
-    """What transformers' processor makes of the clips, and its model's last logits."""
+    """What transformers' processor makes of the clips, and its model's last logits of each alone."""
     content = [{"type": "audio", "audio_url": "clip"}, {"type": "text", "text": QUESTION}]
     text = processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
@@ -92,12 +93,29 @@ def reference(padded, processor):
         text=[text] * len(waveforms), audio=waveforms, sampling_rate=16_000, return_tensors="pt", padding=True
     )
     with torch.inference_mode():
-        return inputs, padded(**inputs).logits[:-1, -1]
+        return inputs, torch.cat([padded(**row).logits[:, -1] for row in rows_of(inputs)[:-1]])
+
+
+def rows_of(inputs) -> list[dict[str, torch.Tensor]]:
+    """Every row of a batch without what its longest one padded it with, as transformers takes it alone."""
+    audio = ("input_features", "feature_attention_mask")
+    heard = inputs["feature_attention_mask"].bool()
+    rows = [{name: inputs[name][k : k + 1][..., its] for name in audio} for k, its in enumerate(heard)]
+    if "input_ids" in inputs:
+        text = ("input_ids", "attention_mask")
+        for k, (row, its) in enumerate(zip(rows, inputs["attention_mask"].bool(), strict=True)):
+            row.update({name: inputs[name][k : k + 1, its] for name in text})
+    return rows
 
 
 @torch.inference_mode()
 def heard_padded(padded, inputs):
     return padded.get_audio_features(inputs["input_features"], inputs["feature_attention_mask"]).last_hidden_state
+
+
+def heard_alone(padded, inputs) -> list[torch.Tensor]:
+    """transformers' own vectors of every clip of a batch, each heard alone."""
+    return [heard_padded(padded, row) for row in rows_of(inputs)]
 
 
 def batch_of(processor, waveforms, pad_after=0):
@@ -106,7 +124,11 @@ def batch_of(processor, waveforms, pad_after=0):
 
 
 def encoded(model, processor, waveforms):
-    inputs = family.audio_inputs(family.extract(processor, waveforms))
+    return encoded_clips(model, family.extract(processor, waveforms))
+
+
+def encoded_clips(model, clips):
+    inputs = family.audio_inputs(clips)
     return family.encode(model, inputs["input_features"], inputs["feature_attention_mask"])
 
 
@@ -123,18 +145,17 @@ def test_qwen3_omni_counts_audio_tokens_as_transformers_does_and_hears_every_cli
 # --- exact -------------------------------------------------------------------------------------------------------
 
 
-def features_of(processor, waveforms):
-    """By transformers' own processor, silence behind every clip."""
-    return processor._process_audio(waveforms, sampling_rate=16_000, return_attention_mask=True, return_tensors="pt")[
-        0
-    ]
+def features_of(processor, waveforms, padding="max_length"):
+    """By transformers' own processor, silence behind every clip, or behind all but the longest."""
+    keywords = {"sampling_rate": 16_000, "return_attention_mask": True, "return_tensors": "pt", "padding": padding}
+    return processor._process_audio(waveforms, **keywords)[0]
 
 
 @pytest.mark.parametrize("longest_ms", [8080, pytest.param(30_000, marks=pytest.mark.slow)])
 @torch.inference_mode()
-def test_clips_from_30_ms_to_30_s_are_heard_as_the_padded_model_hears_them(model, padded, processor, longest_ms):
+def test_clips_from_30_ms_to_30_s_are_heard_as_transformers_hears_each_alone(model, padded, processor, longest_ms):
     waveforms = sounds((30, 2010, 61, 190, longest_ms))
-    heard = heard_padded(padded, features_of(processor, waveforms))
+    heard = torch.cat(heard_alone(padded, features_of(processor, waveforms)))
     torch.testing.assert_close(encoded(model, processor, waveforms), heard, atol=1e-5, rtol=0)
     alone = torch.cat([encoded(model, processor, [waveform]) for waveform in waveforms])
     torch.testing.assert_close(alone, heard, atol=1e-5, rtol=0)
@@ -149,13 +170,28 @@ def test_an_encoder_that_forgets_its_windows_hears_something_else(omni, model, p
 
 
 @torch.inference_mode()
+def test_clips_of_every_length_are_heard_as_transformers_hears_each_alone_whatever_their_company(
+    omni, model, padded, processor
+):
+    waveforms = sounds([*MANY_MS, 10, 20] if omni is tiny_omni.QWEN3 else MANY_MS)
+    expected = heard_alone(padded, features_of(processor, [*waveforms, *sounds([1600])], padding=True))[:-1]
+    clips = family.extract(processor, waveforms)
+    for clip, vectors in zip(clips, expected, strict=True):
+        torch.testing.assert_close(encoded_clips(model, [clip]), vectors, atol=1e-5, rtol=0)
+    for most in (99, 100, 150):
+        kept = [k for k, clip in enumerate(clips) if clip.frames <= most]
+        vectors = torch.cat([expected[k] for k in kept])
+        torch.testing.assert_close(encoded_clips(model, [clips[k] for k in kept]), vectors, atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
 def test_company_that_transformers_lets_change_a_short_clip_changes_nothing_here(omni, model, padded, processor):
-    """Qwen3-Omni's own encoder ends the convolutions of a clip under 1 s where the longest of its batch ends."""
-    clip, second = sounds((30, 1000))
-    alone, together = (heard_padded(padded, features_of(processor, its))[0] for its in ([clip], [clip, second]))
+    """Qwen3-Omni's own encoder ends the convolutions of a clip up to 1 s where the longest of its batch ends."""
+    features = features_of(processor, sounds((30, 1000)))
+    alone, together = heard_alone(padded, features)[0][0], heard_padded(padded, features)[0]
     assert ((alone - together).abs().max() > 0.01) == (omni is tiny_omni.QWEN3)
-    for company in ([clip], [clip, second], [clip, clip[:400]]):
-        torch.testing.assert_close(encoded(model, processor, company)[0], together, atol=1e-5, rtol=0)
+    found = encoded(model, processor, sounds((30, 1000)))[0]
+    torch.testing.assert_close(found, alone, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("omni", ["Qwen3-Omni"], indirect=True)
@@ -164,17 +200,14 @@ def test_in_bf16_clips_of_one_token_are_heard_too(model, processor):
     """A convolution of stride 2 over what is 1 or 2 wide reads on a CPU, in bf16, what it never wrote."""
     narrow = copy.deepcopy(model).bfloat16()
     clips = family.extract(processor, sounds([25] * 60))
-
-    def heard(its, clips):
-        inputs = family.audio_inputs(clips)
-        return family.encode(its, inputs["input_features"], inputs["feature_attention_mask"]).float()
-
-    alone = torch.cat([heard(narrow, [clip]) for clip in clips])
-    torch.testing.assert_close(alone, heard(model, clips), atol=0.1, rtol=0)
+    alone = torch.cat([encoded_clips(narrow, [clip]).float() for clip in clips])
+    torch.testing.assert_close(alone, encoded_clips(model, clips), atol=0.1, rtol=0)
 
 
 @torch.inference_mode()
-def test_a_batch_of_all_lengths_answers_as_the_padded_model_and_generation_says_the_same(model, processor, reference):
+def test_a_batch_of_all_lengths_answers_as_transformers_asked_each_alone_and_generation_says_the_same(
+    model, processor, reference
+):
     inputs, logits = reference
     batch = batch_of(processor, sounds(DURATIONS_MS))
     assert torch.equal(batch["input_ids"], inputs["input_ids"][:-1])

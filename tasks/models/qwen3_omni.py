@@ -49,8 +49,8 @@ def encode(model: nn.Module, features: torch.Tensor, mask: torch.Tensor, kept: t
     """The encoder's own steps over chunks of 1 s, which meet in windows of 8 s; a shorter batch is one chunk long.
 
     transformers makes a chunk as long as the longest of its batch, so that there the last token of a clip under 1 s, and
-    through attention all of them, depend on its neighbours. Here a clip is always followed by what follows the last chunk
-    of any clip over 1 s: nothing, for at least as long as its last token looks.
+    through attention all of them, depend on its neighbours. Here every clip is heard as transformers hears it alone: up to
+    1 s its convolutions end where it ends, beyond that the last chunk is as long as the others.
     """
     tower = model.model.audio_tower
     n, bins, frames = features.shape
@@ -58,23 +58,29 @@ def encode(model: nn.Module, features: torch.Tensor, mask: torch.Tensor, kept: t
     features = (features.to(tower.device) * mask.to(tower.device)[:, None]).to(tower.conv2d1.weight.dtype)
     features = nn.functional.pad(features, (0, -frames % length))
     chunks = features.view(n, bins, -1, length).transpose(1, 2).flatten(0, 1)
-    hidden = torch.cat([convolved(tower, part[:, None]) for part in chunks.split(tower.conv_chunksize)])
+    frames_heard = mask.sum(-1)
+    ends = frames_heard.where(frames_heard <= CHUNK, length).repeat_interleave(len(chunks) // n).to(tower.device)
+    parts = zip(chunks.split(tower.conv_chunksize), ends.split(tower.conv_chunksize), strict=True)
+    hidden = torch.cat([convolved(tower, part[:, None], end) for part, end in parts])
     positions = tower.positional_embedding.positional_embedding[: hidden.shape[1]]
     rows = (hidden + positions.to(hidden.dtype)).view(n, -1, hidden.shape[-1])
     window = min(rows.shape[1], tower.n_window_infer // CHUNK * CHUNK_TOKENS)
     places = CHUNKED.tokens_of(frames)
     windows = nn.functional.pad(rows, (0, 0, 0, -rows.shape[1] % window)).view(-1, window, rows.shape[-1])
     starts = torch.arange(len(windows) // n, device=mask.device) * window
-    lengths = (CHUNKED.tokens_of(mask.sum(-1, keepdim=True)) - starts).clamp(0, window).flatten()
+    lengths = (CHUNKED.tokens_of(frames_heard[:, None]) - starts).clamp(0, window).flatten()
     rows = thinkers.through_layers(tower, windows, lengths).view(n, -1, rows.shape[-1])[:, :places]
     tokens = tower.ln_post(rows.flatten(0, 1).index_select(0, kept.to(tower.device)))
     return tower.proj2(tower.act(tower.proj1(tokens)))
 
 
-def convolved(tower: nn.Module, chunks: torch.Tensor) -> torch.Tensor:
-    """(chunks, tokens, width) of features (chunks, 1, bins, frames)."""
+def convolved(tower: nn.Module, chunks: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """(chunks, tokens, width) of features (chunks, 1, bins, frames), each chunk with nothing behind its first `ends`
+    (chunks,) frames at any stage, as where a convolution pads it there."""
     for convolution in (tower.conv2d1, tower.conv2d2, tower.conv2d3):
-        chunks = nn.functional.gelu(convolution(chunks))
+        chunks, ends = nn.functional.gelu(convolution(chunks)), (ends + 1) // 2
+        inside = torch.arange(chunks.shape[-1], device=ends.device) < ends[:, None]
+        chunks = chunks * inside[:, None, None]
     made: torch.Tensor = tower.conv_out(chunks.permute(0, 3, 1, 2).flatten(2))
     return made
 
