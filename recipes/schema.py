@@ -96,6 +96,13 @@ class StudyRecipe(Block):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_by_name=True, validate_by_alias=True)
 
+    def in_public(self, base: str) -> dict[str, Any]:
+        """The recipe as it is published: a folder of this machine goes by what the `base` is called, NAME@content."""
+        content = self.model_dump(mode="json", by_alias=True)
+        if self.train.base != "tiny":  # a Hub id is called by itself
+            content["train"]["base"] = base
+        return content
+
     @property
     def longest_ms(self) -> float:
         """Length of the longest waveform that its base ever gets, in any cell."""

@@ -137,7 +137,10 @@ class TrainMethod(Block):
     @classmethod
     def _pinned(cls, base: str) -> str:
         is_path = base == "tiny" or base.startswith((".", "/", "~"))
-        if not is_path and not re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", base):
+        named = (
+            r"([\w.-]+/[\w.-]+|[^/]+)@[0-9a-f]{40}"  # a name alone is that of a folder in a recipe that was published
+        )
+        if not is_path and not re.fullmatch(named, base):
             raise ValueError(
                 f"{base!r} is neither `tiny`, nor a folder, nor a Hub id with its revision: NAMESPACE/NAME@<40 hex digits>"
             )

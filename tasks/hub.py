@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
@@ -198,7 +198,12 @@ def is_commit(folder: Path, sha: str) -> bool:
 
 def content_sha(folder: Path) -> str:
     """40 hex digits over names and bytes of all files: what a commit is in the home's hub."""
-    lines = (f"{name}\0{digest}\0" for name, digest in sorted(file_digests(folder).items()))
+    return sha_of(file_digests(folder))
+
+
+def sha_of(digests: Mapping[str, str]) -> str:
+    """40 hex digits over the names of files and their digests."""
+    lines = (f"{name}\0{digest}\0" for name, digest in sorted(digests.items()))
     return hashlib.sha1("".join(lines).encode(), usedforsecurity=False).hexdigest()
 
 

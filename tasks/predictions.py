@@ -166,8 +166,9 @@ def score_audio_llm(
     check_agreement(scores, TOLERANCE["rounded" if method.quantization or timing["rounded"] else "exact"])
     table = clips.merge(scores, on="clip_id", validate="one_to_many")
     predictions = save(
-        table, name, splits, fold, seed=adapter.seed if adapter else None, prompt=question.prompt, heard=heard
-    )
+        table, name, splits, fold, seed=adapter.seed if adapter else None, prompt=question.prompt, heard=heard,
+        base=f"{at.name}@{at.public_revision}",
+    )  # fmt: skip
     write_timing(predictions, {"score_s": seconds, "latency": timing["latency"]})
     return predictions
 
@@ -277,6 +278,7 @@ def save(
     seed: int | None,
     prompt: str | None,
     heard: Mapping[str, Any] | None = None,
+    base: str | None = None,
 ) -> Predictions:
     """Add what identifies the detector and store the table, with what was found of its model's listening.
 
@@ -292,4 +294,4 @@ def save(
         table.to_parquet(folder / "predictions.parquet", index=False)
         if heard is not None:
             write_json(folder / "listening.json", heard)
-        return Predictions.of(folder, detector=name, rows=len(table))
+        return Predictions.of(folder, detector=name, rows=len(table), base=base)

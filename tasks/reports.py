@@ -27,7 +27,6 @@ from tasks.functional.report_files import Heard, clips_to_hear, report_files
 from tasks.functional.report_tables import evaluation_rows, summary_lines
 from tasks.functional.spectrograms import spectrogram_png
 from tasks.functional.timing import timing_of
-from tasks.models.jobs import base_at
 from tasks.pace import Paced
 from tasks.run_page import say, show_picture, show_table
 from tasks.store import (
@@ -78,7 +77,8 @@ def make_report(
     table = pd.concat([pd.read_parquet(reference.path / "predictions.parquet") for reference in predictions])
     with draft(Report) as folder:
         table.to_parquet(folder / "predictions.parquet", index=False)
-        recorded = record(looks, splits, data, adapters, bases, recipe, sha256(folder / "predictions.parquet"))
+        base = named_base(adapters, bases, predictions, recipe.train.base)
+        recorded = record(looks, splits, data, adapters, bases, base, recipe, sha256(folder / "predictions.parquet"))
         recorded["listening"] = heard_by(predictions)
         (folder / "evidence").mkdir()
         write_json(folder / "evidence" / "listening.json", recorded["listening"])
@@ -162,6 +162,7 @@ def record(
     data: Publication,
     adapters: Sequence[Adapter],
     bases: Sequence[Publication],
+    base: tuple[str, str],
     recipe: StudyRecipe,
     predictions_sha256: str,
 ) -> dict[str, Any]:
@@ -176,8 +177,8 @@ def record(
         "gate": gate_facts(adapters, recipe) if first else None,
         "looks": looks.model_dump() | {"ledger": "kept in this home, append-only, not tamper-proof"},
         "provenance": {
-            **asked(recipe),
-            **parents(first, data, bases, recipe),
+            **asked(recipe, base),
+            **parents(first, data, bases, base, recipe),
             "heard": heard(splits, recipe),
             **environment(first),
             "folds": splits.folds,
@@ -220,9 +221,9 @@ def gate_facts(adapters: Sequence[Adapter], recipe: StudyRecipe) -> dict[str, An
     }
 
 
-def asked(recipe: StudyRecipe) -> dict[str, Any]:
-    """The parts of the recipe a reader of the report looks for, and the digest of the whole."""
-    whole = recipe_digest(recipe.model_dump(mode="json", by_alias=True))
+def asked(recipe: StudyRecipe, base: tuple[str, str]) -> dict[str, Any]:
+    """The parts of the recipe a reader of the report looks for, and the digest of the whole as it is published."""
+    whole = recipe_digest(recipe.in_public("@".join(base)))
     train = recipe.train
     return {
         "study": recipe.name, "recipe_sha256": whole,
@@ -234,8 +235,10 @@ def asked(recipe: StudyRecipe) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def named_base(adapters: Sequence[Adapter], bases: Sequence[Publication], given: str) -> tuple[str, str]:
-    """What the base is called, never by a path of this machine, and its revision."""
+def named_base(
+    adapters: Sequence[Adapter], bases: Sequence[Publication], predictions: Sequence[Predictions], given: str
+) -> tuple[str, str]:
+    """What the base is called, never by a path of this machine, and its revision: as whatever loaded it wrote down."""
     if adapters:
         base, _, revision = adapters[0].base.rpartition("@")
         return base, revision
@@ -243,21 +246,24 @@ def named_base(adapters: Sequence[Adapter], bases: Sequence[Publication], given:
         return bases[0].repo, bases[0].sha
     if given == "tiny":  # a leaky one
         return "unpublished/tiny-base", ""
-    at = base_at(given, None, None)
-    return at.name, at.public_revision
+    base, _, revision = next(its.base for its in predictions if its.base).rpartition("@")
+    return base, revision
 
 
 def parents(
-    adapters: Sequence[Adapter], data: Publication, bases: Sequence[Publication], recipe: StudyRecipe
+    adapters: Sequence[Adapter],
+    data: Publication,
+    bases: Sequence[Publication],
+    base: tuple[str, str],
+    recipe: StudyRecipe,
 ) -> dict[str, Any]:
     """Repositories and revisions that this one comes from, and its own name and licence."""
-    base, revision = named_base(adapters, bases, recipe.train.base)
     its = {"fingerprint": adapters[0].fingerprint, "seed": adapters[0].seed} if adapters else None
     return {
         "repo": f"{recipe.publish.namespace}/{recipe.publish.adapter}",
         "licence": recipe.publish.licence,
         "dataset": {"repo": data.repo, "sha": data.sha, "licence": recipe.dataset.licence},
-        "base": {"repo": base, "revision": revision},
+        "base": dict(zip(("repo", "revision"), base, strict=True)),
         "bases": [{"repo": published.repo, "sha": published.sha} for published in bases],
         "adapter": its,
     }

@@ -16,7 +16,7 @@ from recipes.schema import StudyRecipe, load_study
 from tasks import forkserver
 from tasks.functional.predictions import FIXED_THRESHOLD
 from tasks.hub import pull
-from tasks.models.jobs import BaseAt, Question, ScoringJob
+from tasks.models.jobs import Question, ScoringJob
 from tasks.published_adapters import base_of
 from tasks.store import read_json
 
@@ -134,7 +134,8 @@ def asked_again(asking: Asking, fold: int, clips: list[str], place: Path) -> tup
     """Scores of some clips of one fold, and on what the child computed."""
     study = asking.study
     adapter = asking.folder / f"fold-{fold}" if fold else asking.folder
-    base = base_at_hand(asking, read_json(adapter / "adapter_config.json"))
+    config = read_json(adapter / "adapter_config.json")
+    base = base_of(str(asking.folder), (config["base_model_name_or_path"], config["revision"]), asking.base)
     table = pq.read_table(asking.data / "data", filters=[("clip_id", "in", clips)])
     if missing := set(clips) - {*table["clip_id"].to_pylist()}:
         raise ValueError(f"{asking.data} lacks {len(missing)} of the published clips, e.g. {min(missing)}")
@@ -159,15 +160,6 @@ def asked_again(asking: Asking, fold: int, clips: list[str], place: Path) -> tup
             forkserver.stop()
     scores = pd.read_parquet(place / "scores" / "scores.parquet").query("method == 'generate'")
     return scores[["clip_id", "p_speech", "prediction"]], read_json(place / "scores" / "timing.json")
-
-
-def base_at_hand(asking: Asking, config: dict[str, Any]) -> BaseAt:
-    """The base that an adapter's configuration names: as given, or the recipe's folder where this machine has it, or by
-    its name. Raises as `base_of` does."""
-    name, revision = config["base_model_name_or_path"], config["revision"]
-    own = asking.study.train.base
-    here = own if "/" not in name and Path(own).expanduser().is_dir() else None
-    return base_of(str(asking.folder), (name, revision), asking.base or here)
 
 
 @contextlib.contextmanager

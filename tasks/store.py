@@ -144,6 +144,7 @@ class Predictions(Reference):
 
     detector: str
     rows: int
+    base: str | None = None  # NAME@revision of the model that was asked
 
 
 class Report(Reference):

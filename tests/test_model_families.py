@@ -2,17 +2,20 @@
 
 import inspect
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
 
-from tasks.hub import content_sha
+from flows.run_study import demand_extras
+from recipes.schema import load_study
 from tasks.models import family
 from tasks.models.families import FAMILIES, Family, family_at, family_named
-from tasks.models.jobs import base_at
+from tasks.models.jobs import base_at, name_of
 from tasks.reports import named_base
+from tasks.store import Predictions
 
 ROOT = Path(__file__).parents[1]
 CONTRACT = [name for name, _ in inspect.getmembers(Family) if not name.startswith("_")]
@@ -50,11 +53,52 @@ def test_another_family_is_refused_by_name_with_those_there_are_before_weights_a
             asked()
 
 
-def test_a_folder_is_called_by_its_name_and_content_and_never_by_its_path(tmp_path):
-    (folder := tmp_path / "my base").mkdir()
-    unlike(folder, '{"model_type": "qwen3_omni_moe"}')
-    assert named_base([], [], str(folder)) == ("my base", content_sha(folder))
-    assert named_base([], [], "Qwen/Qwen2-Audio-7B-Instruct@" + "a" * 40) == ("Qwen/Qwen2-Audio-7B-Instruct", "a" * 40)
+def test_a_folder_is_called_by_its_name_wherever_one_stands_and_by_what_a_loader_reads_of_it(
+    tiny_base, tmp_path, monkeypatch
+):
+    (folder := tmp_path / "my base").symlink_to(shutil.copytree(tiny_base, tmp_path / "elsewhere"))
+    known = base_at(str(folder), None, None)
+    assert known.name == "my base"
+    monkeypatch.chdir(folder)
+    assert base_at(".", None, None).name == "elsewhere", "as the system calls it"
+    with pytest.raises(ValueError, match="/ has no name"):
+        name_of(Path("/"))
+    for beside in (
+        ".cache/huggingface/download/config.json.metadata",
+        ".git/config.json",
+        "README.md",
+        "._model.safetensors",
+    ):
+        (folder / beside).parent.mkdir(parents=True, exist_ok=True)
+        (folder / beside).write_text("another day")
+    assert base_at(str(folder), None, None) == known
+    for read in ("model.safetensors", "config.json", "tokenizer_config.json", "chat_template.jinja"):
+        kept = (folder / read).read_bytes()
+        (folder / read).write_bytes(kept + b" ")
+        assert base_at(str(folder), None, None).public_revision != known.public_revision, read
+        (folder / read).write_bytes(kept)
+
+
+def test_a_report_takes_the_name_of_its_base_from_who_loaded_it_and_looks_for_no_folder():
+    scored = [Predictions(fingerprint="a" * 16, detector=name, rows=1, base=base)
+              for name, base in (("majority", None), ("base", "my base@" + "a" * 40))]  # fmt: skip
+    assert named_base([], [], scored, "/gone/my base") == ("my base", "a" * 40)
+
+
+def test_a_recipe_is_published_without_the_place_of_its_base_and_the_same_wherever_that_is():
+    public = "my base@" + "a" * 40
+    studies = [load_study("study/smoke", [f"train.base={at}"]) for at in ("/home/alice/secret/my base", "./my base")]
+    here, there = (study.in_public(public) for study in studies)
+    assert here == there
+    assert here["train"]["base"] == public
+    assert "alice" not in json.dumps(here)
+    again = load_study(here)
+    assert again.in_public(public) == here, "it is a study, but for where its base lies"
+    with pytest.raises(ValueError, match=r"train\.base: my base@a+ is a folder of whoever published the recipe"):
+        demand_extras(again, "train")
+    for base in ("tiny", "Qwen/Qwen2-Audio-7B-Instruct@" + "a" * 40):
+        study = load_study("study/smoke", [f"train.base={base}"])
+        assert study.in_public(base) == study.model_dump(mode="json", by_alias=True)
 
 
 @pytest.mark.parametrize("config", ["{", "[]"])

@@ -15,14 +15,13 @@ from transformers.models.qwen3_omni_moe.processing_qwen3_omni_moe import _get_fe
 
 from tasks.audio_files import decode_flac, encode_flac
 from tasks.detectors import audio_llm
-from tasks.hub import content_sha
 from tasks.models import family, prompting
 from tasks.models.adapted import with_adapter
 from tasks.models.encoder_cache import EncoderCache, encoder_revision
 from tasks.models.families import family_at
 from tasks.models.frames import CHUNKED
 from tasks.models.jobs import Question as Asked
-from tasks.models.jobs import ScoringJob
+from tasks.models.jobs import ScoringJob, model_sha
 from tasks.models.listening import check
 from tasks.models.packing import packed_rows
 from tasks.models.scope import lora_config, trainable_by_part, unfreeze
@@ -389,18 +388,22 @@ def test_a_study_over_a_folder_of_it_is_published_checked_and_asked(base, tmp_pa
     done = earshot(home, "run", "study/smoke", "--set", f"train.base={base}")
     assert done.code == 0, done.err[-3000:]
     repo = f"earshot/smoke-adapter@{(home / 'hub/models--earshot--smoke-adapter/refs/main').read_text()}"
-    verified = earshot(home, "verify", repo, "--rescore", "2")
+    verified = earshot(home, "verify", repo, "--rescore", "2", "--base", str(base))
     assert verified.code == 0, verified.out
     soundfile.write(clip, sounds((15,))[0], 16_000)
     with pytest.raises(
         FileNotFoundError, match=r"a folder of whoever trained .* give a folder that holds it with --base"
     ):
-        base_of(repo, (base.name, content_sha(base)), None)
+        base_of(repo, (base.name, model_sha(base)), None)
     said = earshot(home, "predict", repo, str(clip), "--base", str(base))
     assert said.code == 0, "15 ms give Qwen3-Omni a token: " + said.err
     card = next((home / "hub/models--earshot--smoke-adapter/snapshots").glob("*/README.md")).read_text()
-    assert f"{base.name}, a folder in no repository, its content `{content_sha(base)}`" in card
+    assert f"{base.name}, a folder in no repository, its content `{model_sha(base)}`" in card
     assert "base_model" not in card
+    told = [
+        file for file in (home / "hub").rglob("*") if file.is_file() and str(base.parent).encode() in file.read_bytes()
+    ]
+    assert not told, "no path of this machine is published"
 
 
 # --- the cache and the checks ------------------------------------------------------------------------------------

@@ -9,8 +9,7 @@ import pytest
 import yaml
 
 from tasks import verification
-from tasks.hub import content_sha
-from tasks.models.jobs import ScoringJob
+from tasks.models.jobs import ScoringJob, model_sha
 from tasks.rescoring import apart, rescore
 from tasks.store import read_json, write_json
 from tasks.verification import verify_repo, verify_scores
@@ -108,12 +107,14 @@ def test_a_base_is_taken_where_it_is_said_to_be_and_one_named_by_its_content_mus
     monkeypatch.setattr(ScoringJob, "run", run)
     assert rescore(adapter, 2, str(base)).how == f"on cpu, with the base in {base}"
     assert jobs[-1].base == str(base)
-    named = {"base_model_name_or_path": base.name, "revision": content_sha(base)}
+    named = {"base_model_name_or_path": base.name, "revision": model_sha(base)}
     alter(adapter / "adapter_config.json", lambda config: config.update(named))
     with pytest.raises(FileNotFoundError, match=rf"{base.name}@.* which is not here: .*--base"):
         rescore(adapter, 2)
     assert rescore(adapter, 2, str(base)).clips == 2
     (base / "base.json").write_text("{}", encoding="utf-8")
+    assert rescore(adapter, 2, str(base)).clips == 2, "no loader reads it"
+    alter(base / "generation_config.json", lambda config: config.update(temperature=2.0))
     with pytest.raises(ValueError, match=f"and this is an adapter of {base.name}@{named['revision']}: give "):
         rescore(adapter, 2, str(base))
 

@@ -1,6 +1,7 @@
 """What a parent tells a child that trains or scores: a JSON file, checked on both sides, without torch."""
 
 import contextlib
+import os
 import re
 import shutil
 import time
@@ -12,13 +13,18 @@ from pydantic import BaseModel, ConfigDict
 
 from recipes.training import AugmentBlock, EarlyStoppingBlock, LossBlock
 from tasks import child, forkserver
-from tasks.hub import content_sha
+from tasks.hub import content_sha, sha_of
 from tasks.hub_client import endpoint
 from tasks.models.families import refuse_others, type_of
 from tasks.slots import slot
-from tasks.store import Base, Publication
+from tasks.store import Base, Publication, sha256
 
 FULL_WEIGHTS = "model.safetensors"  # where no adapter but the base itself was trained
+# What transformers reads of a model's folder; notes, licences and what `hf download` leaves in .cache are not the model.
+READ_BY_LOADERS = (
+    "*config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json", "tokenizer.model", "vocab.json",
+    "merges.txt", "added_tokens.json", "special_tokens_map.json", "chat_template.*", "additional_chat_templates/*.jinja",
+)  # fmt: skip
 
 
 class Question(BaseModel):
@@ -43,12 +49,14 @@ class BaseAt(NamedTuple):
 def base_at(base: str, tiny: Base | None, published: Publication | None) -> BaseAt:
     """The tiny base by its publication (a leaky one has none), a Hub id by its revision, a folder by its content.
 
-    Raises FileNotFoundError for a folder without a model, ValueError for one of a family that is not supported.
+    Raises FileNotFoundError for a folder without a model, ValueError for one of a family that is not supported and for a
+    folder that is only named.
     """
     if tiny and published:
         return BaseAt(str(tiny.path), None, published.repo, published.sha)
     if tiny:
         return BaseAt(str(tiny.path), None, "unpublished/tiny-base", content_sha(tiny.path))
+    refuse_mere_names(base)
     if match := re.fullmatch(r"(.+)@([0-9a-f]{40})", base):
         return BaseAt(match[1], match[2], match[1], match[2])
     folder = Path(base).expanduser()
@@ -57,7 +65,30 @@ def base_at(base: str, tiny: Base | None, published: Publication | None) -> Base
             f"train.base: {folder} holds no config.json; give a model folder, a Hub id@revision or `tiny`"
         )
     refuse_others(type_of(folder / "config.json"), str(folder))
-    return BaseAt(str(folder), None, folder.name, content_sha(folder))
+    return BaseAt(str(folder), None, name_of(folder), model_sha(folder))
+
+
+def refuse_mere_names(base: str) -> None:
+    """Raise ValueError for NAME@content, as a published recipe calls a folder: it does not say where that lies."""
+    if re.fullmatch(r"[^/]+@[0-9a-f]{40}", base):
+        raise ValueError(
+            f"train.base: {base} is a folder of whoever published the recipe, called by its name and content; set "
+            "train.base to a folder that holds it, or to a Hub id with its revision: NAMESPACE/NAME@<40 hex digits>"
+        )
+
+
+def name_of(folder: Path) -> str:
+    """What a folder is called, also where it is given as `.`. Raises ValueError for the root, which has no name."""
+    name = os.path.basename(os.path.abspath(folder))  # of a link its own name, not its target's
+    if not name:
+        raise ValueError(f"train.base: {folder} has no name that an adapter could call it by; give a folder below it")
+    return name
+
+
+def model_sha(folder: Path) -> str:
+    """40 hex digits over names and bytes of what is read of a model's folder when it is loaded."""
+    files = {file for pattern in READ_BY_LOADERS for file in folder.glob(pattern) if not file.name.startswith(".")}
+    return sha_of({file.relative_to(folder).as_posix(): sha256(file) for file in files if file.is_file()})
 
 
 # What libraries print on the way is for their developers; our own lines are what a run's log shows. OpenMP's threads
