@@ -83,6 +83,10 @@ def main() -> None:
     except Exception as error:
         if hasattr(error, "format_message"):  # click's own: unknown option, missing argument
             fail(error.format_message(), 2)
+        from flows.server import absence
+
+        if said := absence(error):
+            fail(said, 2)
         raise
     finally:
         gc.freeze()  # else the interpreter goes through all that was imported before it leaves

@@ -171,6 +171,20 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def absence(error: Exception) -> str | None:
+    """What to say of an error by which Prefect's client gives up on a server that is away; None of any other error."""
+    import httpx
+
+    url = os.environ.get("PREFECT_API_URL")
+    with contextlib.suppress(RuntimeError):  # it has no request
+        if url and isinstance(error, httpx.TransportError) and str(error.request.url).startswith(url):
+            return (
+                f"the Prefect server at {url} is away ({error}): start it again on the same database and port, and run "
+                "the same command again; it goes on from what was finished"
+            )
+    return None
+
+
 def wait_until_stored(task_runs: Sequence[UUID]) -> None:
     """Until the server has every one of these task runs in its final state.
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 
 from tasks import child
 
@@ -92,31 +93,65 @@ def hold_several(
 
 def queue(names: Sequence[str], held: contextlib.ExitStack, still_wanted: Callable[[], None], wanted: int = 1) -> None:
     """Hold one of the server's slots, or several, in a run. A server that is away costs slots, not the job: locks stand."""
-    from prefect.concurrency.sync import concurrency
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
     from tasks.run_page import in_a_run, say
 
     if not in_a_run():
         return
-    make_limit(names)
-    asked = time.monotonic()
-    told = False
+    begin, asked = time.monotonic(), 0
     while True:
         still_wanted()
-        slots = concurrency(
-            limit_name(), occupy=wanted, timeout_seconds=ASK_S, lease_duration=LEASE_S, strict=True,
-            raise_on_lease_renewal_failure=False,
-        )  # fmt: skip
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
+            absence = client.api_healthcheck()
+        if absence:
+            say(
+                f"no GPU slot is asked for, the Prefect server is away ({absence!r}): locks of this host keep GPUs apart"
+            )
+            return
+        if not asked:
+            make_limit(names)
+        if asked == 1:
+            say(f"waiting for one of {len(names)} GPU slots ({limit_name()})")
+        asked += 1
+        if hold_slots(wanted, held):
+            break
+    if asked > 1:
+        say(f"waited {time.monotonic() - begin:.0f} s for a GPU slot")
+
+
+def hold_slots(wanted: int, held: contextlib.ExitStack) -> bool:
+    """Hold so many of the server's slots where they are free within `ASK_S`; whether they are held."""
+    import httpx
+    from prefect.concurrency.sync import concurrency
+
+    from tasks.run_page import say
+
+    slots = concurrency(
+        limit_name(), occupy=wanted, timeout_seconds=ASK_S, lease_duration=LEASE_S, strict=True,
+        raise_on_lease_renewal_failure=False,
+    )  # fmt: skip
+    try:
+        slots.__enter__()
+    except TimeoutError:
+        return False
+    except Exception as error:
+        if isinstance(
+            error.__cause__, httpx.TransportError
+        ):  # it left between the question whether it is there and this
+            return False
+        raise
+
+    def give_back(kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
         try:
-            held.enter_context(slots)
-        except TimeoutError:
-            if not told:
-                say(f"waiting for one of {len(names)} GPU slots ({limit_name()})")
-            told = True
-            continue
-        if told:
-            say(f"waited {time.monotonic() - asked:.0f} s for a GPU slot")
-        return
+            return bool(slots.__exit__(kind, error, trace))
+        except httpx.HTTPError as away:
+            say(f"the GPU slot was not given back ({away!r}): the server takes it back within {LEASE_S + 30:.0f} s")
+            return False
+
+    held.push(give_back)
+    return True
 
 
 def hold_one(names: Sequence[str], held: contextlib.ExitStack, still_wanted: Callable[[], None]) -> str:

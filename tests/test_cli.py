@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -250,6 +251,27 @@ def test_a_check_that_failed_is_1_and_anything_a_user_can_mend_is_2(monkeypatch,
     monkeypatch.setattr(cli, "run_until", run_until)
     assert command(monkeypatch, "run", "study/smoke") == code
     assert capsys.readouterr().err == said
+
+
+def test_a_server_that_is_away_for_too_long_is_a_sentence_and_another_that_does_not_answer_is_not(monkeypatch, capsys):
+    def run_until(*arguments):
+        raise httpx.ConnectError("[Errno 111] Connection refused", request=asked.pop(0))
+
+    monkeypatch.setenv("PREFECT_API_URL", "http://server:4200/api")
+    monkeypatch.setattr(cli, "run_until", run_until)
+    ours, theirs = (
+        httpx.Request("POST", "http://server:4200/api/flow_runs/"),
+        httpx.Request("GET", "https://elsewhere/x"),
+    )
+    asked = [ours, theirs, None]
+    assert command(monkeypatch, "run", "study/smoke") == 2
+    assert capsys.readouterr().err == (
+        "earshot: the Prefect server at http://server:4200/api is away ([Errno 111] Connection refused): start it again on "
+        "the same database and port, and run the same command again; it goes on from what was finished\n"
+    )
+    while asked:
+        with pytest.raises(httpx.ConnectError):
+            cli.main()
 
 
 def test_a_fault_of_ours_is_not_dressed_up_as_a_users(monkeypatch):

@@ -1,5 +1,6 @@
 """Jobs share GPUs: one holder each, the others wait their turn, and the dead hold nothing."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -9,6 +10,8 @@ import sys
 import threading
 import time
 
+import httpx
+import prefect.concurrency.sync
 import pytest
 
 from tasks import child, slots
@@ -194,6 +197,88 @@ def test_no_more_jobs_run_on_a_cpu_than_its_cores_bear(monkeypatch):
     for thread in threads:
         thread.join(10)
     assert max(at_once) == most
+
+
+class Prefect:
+    """A server as `slots` sees it: whether it answers, how many slots are free, and what was said to it."""
+
+    def __init__(self) -> None:
+        self.answers: list[bool] = []  # to each question whether it is there, in order; then always
+        self.free = [1]  # slots, each time one is asked for
+        self.error: Exception | None = None  # what asking for a slot, or giving it back, ends with
+        self.lines: list[str] = []
+
+    def api_healthcheck(self):
+        return None if not self.answers or self.answers.pop(0) else httpx.ConnectError("refused")
+
+    @contextlib.contextmanager
+    def concurrency(self, name: str, **_):
+        if self.free.pop(0) <= 0:
+            raise self.error or TimeoutError
+        yield
+        if self.error:
+            raise self.error
+
+
+@pytest.fixture
+def prefect(two_gpus, monkeypatch) -> Prefect:
+    its = Prefect()
+    monkeypatch.setattr("prefect.client.orchestration.get_client", lambda sync_client: contextlib.nullcontext(its))
+    monkeypatch.setattr("prefect.concurrency.sync.concurrency", its.concurrency)
+    monkeypatch.setattr(slots, "make_limit", lambda names: None)
+    monkeypatch.setattr("tasks.run_page.in_a_run", lambda: True)
+    monkeypatch.setattr("tasks.run_page.say", its.lines.append)
+    return its
+
+
+def test_a_job_whose_server_is_away_takes_a_gpu_by_its_lock_alone_and_says_so(prefect):
+    prefect.answers, prefect.free = [False], []
+    with slots.slot("cuda") as its:
+        assert its["CUDA_VISIBLE_DEVICES"] == "0"
+    assert prefect.lines == [
+        "no GPU slot is asked for, the Prefect server is away (ConnectError('refused')): locks of this host keep GPUs apart"
+    ]
+
+
+def test_a_job_that_waits_for_a_slot_waits_no_longer_once_the_server_is_gone(prefect):
+    prefect.answers, prefect.free = [True, True, True, False], [0, 0, 0]
+    with slots.slot("cuda"):
+        pass
+    assert [line.split(" GPU slot")[0] for line in prefect.lines] == ["waiting for one of 2", "no"]
+
+
+def test_a_server_that_leaves_before_it_gives_the_slot_is_no_error_but_one_that_refuses_it_is(prefect):
+    prefect.answers, prefect.free = [True, False], [0]
+    prefect.error = Exception("unable to acquire")
+    prefect.error.__cause__ = httpx.ConnectError("refused")
+    with slots.slot("cuda"):
+        pass
+    assert len(prefect.lines) == 1
+    prefect.free, prefect.error = [0], Exception("no such limit")
+    with pytest.raises(Exception, match="no such limit"), slots.slot("cuda"):
+        pass
+
+
+def test_a_slot_that_cannot_be_given_back_costs_a_finished_job_nothing(prefect):
+    prefect.error = httpx.ConnectError("refused")
+    with slots.slot("cuda"):
+        pass
+    assert prefect.lines == [
+        "the GPU slot was not given back (ConnectError('refused')): the server takes it back within 90 s"
+    ]
+    prefect.free = [1]
+    with pytest.raises(ValueError, match="of the job"), slots.slot("cuda"):
+        raise ValueError("of the job")
+
+
+def test_a_slot_that_is_free_is_held_in_silence_and_one_that_was_not_is_told_of(prefect):
+    with slots.slot("cuda"):
+        pass
+    assert prefect.lines == []
+    prefect.free = [0, 0, 1]
+    with slots.slot("cuda"):
+        pass
+    assert [line.split()[0] for line in prefect.lines] == ["waiting", "waited"]
 
 
 @pytest.mark.gpu
