@@ -134,9 +134,9 @@ def test_a_report_without_an_audit_is_not_taken_for_a_clean_one(study):
 @pytest.mark.parametrize(
     ("threshold", "stated"),
     [
-        ({"value": 0.5, "chosen_on": "fixed"}, "0.500, fixed"),
+        ({"value": 0.5, "chosen_on": "fixed"}, "0.5, fixed"),
         ({"value": 0.3123, "chosen_on": "dev", "by_fold": {"0": 0.3123}}, "0.312, from dev"),
-        ({"value": None, "chosen_on": "dev", "by_fold": {"0": 0.4, "1": 0.2, "2": 0.3}}, "0.200 to 0.400, from dev"),
+        ({"value": None, "chosen_on": "dev", "by_fold": {"0": 0.4, "1": 0.2, "2": 0.3}}, "0.2 to 0.4, from dev"),
         ({"value": None, "chosen_on": "own"}, "its own"),
     ],
 )
@@ -146,8 +146,34 @@ def test_every_threshold_is_stated_and_a_remark_says_where_they_differ(study, th
     assert row["decided_at"] == stated
     assert stated in "\n".join(series_lines([row], []))
     remarks = [line for line in series_remarks({"a": study, "b": other}) if "threshold's; ROC AUC needs none" in line]
-    assert len(remarks) == (stated != "0.500, fixed")
-    assert all(f"(a at 0.500, fixed; b at {stated})" in line for line in remarks)
+    assert len(remarks) == (stated != "0.5, fixed")
+    assert all(f"(a at 0.5, fixed; b at {stated})" in line for line in remarks)
+
+
+@pytest.mark.parametrize(
+    ("pair", "stated"),
+    [
+        ((0.5, 0.5004), "a at 0.5, fixed; b at 0.5004, fixed"),
+        ((0.0001, 0.0004), "a at 0.0001, fixed; b at 0.0004, fixed"),
+    ],
+)
+def test_thresholds_that_lie_close_are_no_less_different_and_are_told_apart(study, pair, stated):
+    reports = {
+        name: study.model_copy(update={"threshold": Threshold(value=value, chosen_on="fixed")})
+        for name, value in zip("ab", pair, strict=True)
+    }
+    (remark,) = (line for line in series_remarks(reports) if "threshold's; ROC AUC needs none" in line)
+    assert remark.startswith(f"Answers are decided at different thresholds ({stated}): ")
+
+
+def test_folds_that_change_places_are_different_thresholds(study):
+    folds = [
+        Threshold(value=None, chosen_on="dev", by_fold=its) for its in ({"0": 0.2, "1": 0.4}, {"0": 0.4, "1": 0.2})
+    ]
+    reports = {name: study.model_copy(update={"threshold": its}) for name, its in zip("ab", folds, strict=True)}
+    assert series_remarks(reports)[0].startswith(
+        "Each is decided at the threshold that its own dev clips chose (a at 0.2 to"
+    )
 
 
 def test_thresholds_that_each_chose_on_its_own_dev_clips_are_stated_and_no_doubt(study):
@@ -155,9 +181,7 @@ def test_thresholds_that_each_chose_on_its_own_dev_clips_are_stated_and_no_doubt
         name: study.model_copy(update={"threshold": Threshold(value=value, chosen_on="dev", by_fold={"0": value})})
         for name, value in {"a": 0.25, "b": 0.75}.items()
     }
-    said = (
-        "Each is decided at the threshold that its own dev clips chose (a at 0.250, from dev; b at 0.750, from dev)."
-    )
+    said = "Each is decided at the threshold that its own dev clips chose (a at 0.25, from dev; b at 0.75, from dev)."
     assert series_remarks(chosen)[0] == said
 
 

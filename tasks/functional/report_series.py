@@ -13,6 +13,7 @@ NOT_AUDITED = "whether it was trained on recordings of the test clips is not kno
 OWN = "its own"
 FLOOR = "mel_statistics"
 METRICS = ("balanced_accuracy", "roc_auc")
+DIGITS, MOST_DIGITS = 3, 18  # of a threshold that is stated; the most that a float has are 17
 
 
 def series_rows(reports: Mapping[str, Report], timing: Mapping[str, Mapping[str, Timing]]) -> list[dict[str, Any]]:
@@ -59,27 +60,48 @@ def series_remarks(reports: Mapping[str, Report]) -> list[str]:
 
 def threshold_remarks(reports: Mapping[str, Report]) -> list[str]:
     """That answers were decided at different thresholds, or at such as nobody knows; nothing where all are alike."""
-    at = {name: decided_at(one.threshold) for name, one in reports.items()}
-    if len(set(at.values())) < 2 and OWN not in at.values():
+    different = {_deciding(one.threshold) for one in reports.values()}
+    known = [one for one in different if one[0] != "own"]
+    if len(different) < 2 and known:
         return []
+    at = _told_apart({name: one.threshold for name, one in reports.items()}, len(different))
     named = "; ".join(f"{name} at {where}" for name, where in at.items())
     if all(one.threshold.chosen_on == "dev" for one in reports.values()):
         return [f"Each is decided at the threshold that its own dev clips chose ({named})."]
-    apart = len(set(at.values()) - {OWN}) > 1
     said = (
         "Answers are decided at different thresholds"
-        if apart
+        if len(known) > 1
         else "Nothing shows that one threshold decides all answers"
     )
     return [f"{said} ({named}): a difference in balanced accuracy may be the threshold's; ROC AUC needs none."]
 
 
-def decided_at(threshold: Threshold) -> str:
+def _deciding(threshold: Threshold) -> tuple[Any, ...]:
+    """What decides answers, and nothing else: equal where every clip is decided alike."""
+    if threshold.chosen_on == "own":
+        return ("own",)
+    return (
+        threshold.chosen_on,
+        threshold.value,
+        *(sorted(threshold.by_fold.items()) if threshold.value is None else ()),
+    )
+
+
+def _told_apart(thresholds: Mapping[str, Threshold], different: int) -> dict[str, str]:
+    """Each as it is stated, in as many digits as tell apart what is different."""
+    for digits in range(DIGITS, MOST_DIGITS):
+        at = {name: decided_at(threshold, digits) for name, threshold in thresholds.items()}
+        if len(set(at.values())) == different:
+            return at
+    return {name: decided_at(threshold) for name, threshold in thresholds.items()}  # folds that change places
+
+
+def decided_at(threshold: Threshold, digits: int = DIGITS) -> str:
     """At which P of the first class answers are decided, and what chose it: of folds from the lowest to the highest."""
     if threshold.chosen_on == "own":
         return OWN
     values = [threshold.value] if threshold.value is not None else threshold.by_fold.values()
-    ends = dict.fromkeys(f"{end:.3f}" for end in (min(values), max(values)))
+    ends = dict.fromkeys(f"{end:.{digits}g}" for end in (min(values), max(values)))
     return f"{' to '.join(ends)}, {'fixed' if threshold.chosen_on == 'fixed' else 'from dev'}"
 
 
