@@ -122,6 +122,15 @@ def test_remarks_name_what_keeps_numbers_apart(study):
     assert "2 different sets of test clips (a; b)" in apart[0]
 
 
+@pytest.mark.parametrize("audit", [{"verdict": "clean"}, None])
+def test_what_was_dealt_at_random_is_told_by_the_study_as_well_as_by_the_rows(study, audit):
+    told = {"protocol": None, "leakage": audit, "provenance": {**(study.provenance or {}), "protocol": "random"}}
+    lines = series_remarks({"a": study, "b": study.model_copy(update=told)})
+    assert [line for line in lines if line.startswith("b:")] == [
+        "b: protocol 'random' exists to measure leakage, its score is no headline."
+    ]
+
+
 def test_a_report_without_an_audit_is_not_taken_for_a_clean_one(study):
     for nothing in (None, {"checks": []}):
         lines = series_remarks({"a": study, "b": study.model_copy(update={"leakage": nothing})})

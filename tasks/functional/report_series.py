@@ -7,7 +7,7 @@ from tasks.functional.levels import stated_end
 from tasks.functional.report_document import Report
 from tasks.functional.report_schema import Metric, Threshold
 from tasks.functional.timing import Timing
-from tasks.functional.verdict import unheard
+from tasks.functional.verdict import dealt_at_random, unheard
 
 NOT_AUDITED = "whether it was trained on recordings of the test clips is not known"
 OWN = "its own"
@@ -140,11 +140,13 @@ def adapter_bytes(report: Report) -> int | None:
 
 def _doubts(report: Report) -> Iterator[str]:
     """Why the numbers of a report may not be of unheard recordings."""
-    if report.protocol == "random":
+    recorded = {"leakage": report.leakage, "provenance": report.provenance}
+    known, random = unheard(report.protocol, recorded), dealt_at_random(report.protocol, recorded)
+    if random:
         yield "protocol 'random' exists to measure leakage, its score is no headline"
-    if (report.leakage or {}).get("verdict", "clean") != "clean":
+    if known == "leaky" and (not random or (report.leakage or {}).get("verdict", "clean") != "clean"):
         yield "the leakage audit is not clean"
-    if unheard(report.protocol, {"leakage": report.leakage, "provenance": report.provenance}) == "not audited":
+    if known == "not audited":
         yield f"not audited; {NOT_AUDITED}"
 
 

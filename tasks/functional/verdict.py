@@ -56,9 +56,14 @@ def unheard(protocol: str | None, recorded: Mapping[str, Any]) -> Unheard:
     """Whether the numbers are of unheard recordings: "clean" where an audit found them so, "leaky" where they were dealt at
     random or the audit is not clean, "not audited" where nobody looked."""
     audit = _audit(recorded)
-    if "random" in (protocol, (recorded.get("provenance") or {}).get("protocol")):
+    if dealt_at_random(protocol, recorded):
         return "leaky"
     return "not audited" if audit is None else "clean" if audit == "clean" else "leaky"
+
+
+def dealt_at_random(protocol: str | None, recorded: Mapping[str, Any]) -> bool:
+    """Whether clips were dealt to train and test whatever recording they are of, by the rows themselves or by the study."""
+    return "random" in (protocol, (recorded.get("provenance") or {}).get("protocol"))
 
 
 def _audit(recorded: Mapping[str, Any]) -> str | None:
