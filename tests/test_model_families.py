@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from flows.run_study import demand_extras
 from recipes.schema import load_study
@@ -16,9 +17,22 @@ from tasks.models.families import FAMILIES, Family, family_at, family_named
 from tasks.models.jobs import base_at, name_of
 from tasks.reports import named_base
 from tasks.store import Predictions
+from tests import tiny_omni
 
+PT = {"format": "pt"}
 ROOT = Path(__file__).parents[1]
 CONTRACT = [name for name, _ in inspect.getmembers(Family) if not name.startswith("_")]
+
+
+@pytest.fixture(scope="module")
+def bases(tiny_base, tmp_path_factory):
+    """A folder of each family."""
+    omnis = {name: tiny_omni.save(omni, tmp_path_factory.mktemp("omni")) for name, omni in tiny_omni.OMNIS.items()}
+    return {"Qwen2-Audio": tiny_base, **omnis}
+
+
+def loaded(base: Path):
+    return family.load(base, revision=None, quantization=None, dtype=torch.float32, device="cpu")
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
@@ -31,6 +45,34 @@ def test_a_family_holds_what_the_contract_asks(model_type):
     assert set(its.PARTS) == {"encoder", "projector"}
     config = transformers.AutoConfig.for_model(model_type)
     assert its.size_of(config).layer_weights > 10**9, "of the size that transformers has by default"
+
+
+@pytest.mark.parametrize(("name", "end"), [
+    ("Qwen2-Audio", "layers.0.self_attn.q_proj.weight"), ("Qwen2-Audio", "multi_modal_projector.linear.bias"),
+    ("Qwen2.5-Omni", "audio_tower.proj.weight"), ("Qwen3-Omni", "audio_tower.proj1.weight"),
+    ("Qwen3-Omni", "model.layers.1.mlp.experts.3.up_proj.weight"),
+])  # fmt: skip
+def test_a_base_that_lacks_a_weight_is_refused_for_transformers_would_make_it_up(bases, name, end, tmp_path):
+    folder = shutil.copytree(bases[name], tmp_path / "base")
+    tensors = load_file(folder / "model.safetensors")
+    (lost, *_) = [its for its in tensors if its.endswith(end)]
+    save_file({its: value for its, value in tensors.items() if its != lost}, folder / "model.safetensors", PT)
+    lacks = "one of its experts" if "experts" in end else rf"1 weights .* random: \S+{end}"
+    with pytest.raises(ValueError, match=rf"train\.base: .*base lacks {lacks}.*hf download"):
+        loaded(folder)
+
+
+def test_a_weight_of_another_shape_is_as_good_as_missing_and_eyes_are_not_missed(bases, tmp_path):
+    folder = shutil.copytree(bases["Qwen3-Omni"], tmp_path / "base")
+    ignored = transformers.Qwen3OmniMoeThinkerForConditionalGeneration._keys_to_ignore_on_load_unexpected
+    tensors = {its: value for its, value in load_file(folder / "model.safetensors").items() if "visual" not in its}
+    save_file(tensors, folder / "model.safetensors", PT)
+    assert loaded(folder).model.visual is None
+    assert transformers.Qwen3OmniMoeThinkerForConditionalGeneration._keys_to_ignore_on_load_unexpected == ignored
+    (name,) = [its for its in tensors if its.endswith("proj1.bias")]
+    save_file({**tensors, name: torch.zeros(3)}, folder / "model.safetensors", PT)
+    with pytest.raises(ValueError, match=r"lacks 1 weights .* in another shape.* random: .*proj1\.bias"):
+        loaded(folder)
 
 
 def unlike(folder: Path, config: str) -> Path:

@@ -13,7 +13,6 @@ from tasks.models.thinkers import adjust as adjust
 PARTS = {"encoder": "model.audio_tower", "projector": "model.audio_tower.proj"}
 UNQUANTISED = ("model.audio_tower", "lm_head")
 FIXED = ("audio_bos_eos_token.weight",)  # shipped, and used by nobody
-UNREAD = (r"visual\.", r"^talker\.", r"^token2wav\.")
 
 
 def load_processor(base: str | Path, *, revision: str | None) -> Any:
@@ -29,7 +28,7 @@ def load(base: str | Path, *, revision: str | None, quantization: Any, dtype: to
 
     return thinkers.load_thinker(
         Qwen2_5OmniThinkerForConditionalGeneration, Qwen2_5OmniThinkerConfig.from_pretrained(base, revision=revision),
-        base, unread=UNREAD, revision=revision, quantization=quantization, dtype=dtype, device=device,
+        base, revision=revision, quantization=quantization, dtype=dtype, device=device,
     )  # fmt: skip
 
 

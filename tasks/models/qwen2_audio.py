@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from tasks.functional.memory import Size
+from tasks.models.loading import load_whole
 
 PARTS = {"encoder": "model.audio_tower", "projector": "model.multi_modal_projector"}
 UNQUANTISED = ("model.audio_tower", "model.multi_modal_projector", "lm_head")
@@ -24,10 +25,14 @@ def load(base: str | Path, *, revision: str | None, quantization: Any, dtype: to
     """transformers' own model."""
     from transformers import Qwen2AudioForConditionalGeneration
 
-    return Qwen2AudioForConditionalGeneration.from_pretrained(
-        base, revision=revision, quantization_config=quantization, dtype=dtype, device_map={"": device},
-        use_safetensors=True, trust_remote_code=False,
-    )  # fmt: skip
+    return load_whole(
+        Qwen2AudioForConditionalGeneration,
+        base,
+        revision=revision,
+        quantization=quantization,
+        dtype=dtype,
+        device=device,
+    )
 
 
 def adjust(model: nn.Module) -> None:

@@ -16,7 +16,6 @@ PARTS = {"encoder": "model.audio_tower", "projector": "model.audio_tower.proj2"}
 UNQUANTISED = ("model.audio_tower", "lm_head")
 FIXED = ()
 NARROWEST = 2 * STRIDE  # frames; on a CPU the last convolution makes no number in bf16 of what is 2 wide
-UNREAD = (r"visual\.", r"^talker\.", r"^code2wav\.")
 
 
 def load_processor(base: str | Path, *, revision: str | None) -> Any:
@@ -40,7 +39,7 @@ def load(base: str | Path, *, revision: str | None, quantization: Any, dtype: to
         )
     config.vision_config.deepstack_visual_indexes = []
     return thinkers.load_thinker(
-        Qwen3OmniMoeThinkerForConditionalGeneration, config, base, unread=UNREAD, revision=revision, quantization=None,
+        Qwen3OmniMoeThinkerForConditionalGeneration, config, base, revision=revision, quantization=None,
         dtype=dtype, device=device,
     )  # fmt: skip
 

@@ -1,14 +1,19 @@
 """What the thinkers of Qwen's Omnis have in common: ears only, positions along one axis, attention over chunks at once."""
 
+import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from tasks.models.loading import load_whole
+
 ATTENTION = "earshot_chunks"
+EYES = "model.visual."
+UNREAD = (r"^model\.visual\.", r"^talker\.", r"^token2wav\.", r"^code2wav\.")
 
 
 # --- loading -----------------------------------------------------------------------------------------------------
@@ -48,20 +53,32 @@ def load_thinker(
     config: Any,
     base: str | Path,
     *,
-    unread: Sequence[str],
     revision: str | None,
     quantization: Any,
     dtype: torch.dtype,
     device: str,
 ) -> nn.Module:
-    """transformers' own thinker; of a whole Omni, what sees and what speaks is not read, and is not missed."""
-    thinker._keys_to_ignore_on_load_unexpected = [*unread]
+    """transformers' own thinker; of a whole Omni, what sees and what speaks is not read, and is not missed.
+
+    Raises ValueError where anything else is missing.
+    """
     config.vision_config.depth = 0
-    loaded: nn.Module = thinker.from_pretrained(
-        base, config=config, revision=revision, quantization_config=quantization, dtype=dtype, device_map={"": device},
-        use_safetensors=True, trust_remote_code=False,
-    )  # fmt: skip
-    return loaded
+    with unread(thinker):
+        return load_whole(
+            thinker, base, revision=revision, quantization=quantization, dtype=dtype, device=device, unused=[EYES],
+            config=config,
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def unread(thinker: Any) -> Iterator[None]:
+    """Inside, transformers lists none of what sees and speaks among the weights it does not expect: there are hundreds."""
+    known = thinker._keys_to_ignore_on_load_unexpected
+    thinker._keys_to_ignore_on_load_unexpected = [*UNREAD]
+    try:
+        yield
+    finally:
+        thinker._keys_to_ignore_on_load_unexpected = known
 
 
 # --- asking ------------------------------------------------------------------------------------------------------
