@@ -15,9 +15,9 @@ from transformers.integrations import TensorBoardCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from recipes.training import AugmentBlock, EarlyStoppingBlock, LossBlock, NoiseBlock, SpecAugmentBlock
-from tasks.models import devices, family, training
+from tasks.models import devices, family, trainer, training
 from tasks.models.adapted import with_adapter
-from tasks.models.checkpoints import last_whole
+from tasks.models.checkpoints import had_ended, last_whole
 from tasks.models.collation import Collator
 from tasks.models.trainer import AnswerTrainer, fit
 from tasks.models.training import cut_clips, parted, read_clips, refuse_one_sided, to_train, weights_of
@@ -355,6 +355,31 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bits(
     resumed = run(tmp_path / "resumed", file, tiny_base, **asked, checkpoints=str(tmp_path / "b"))
     for part in ("adapter_model.safetensors", "training.json"):
         assert (resumed / part).read_bytes() == (straight / part).read_bytes()
+
+
+def test_the_last_whole_checkpoint_stays_until_the_next_one_is_whole(tiny_base, file, tmp_path, home, monkeypatch):
+    """Also where a recipe keeps one alone."""
+    known = trainer.mark_whole
+
+    def fatal(path):
+        if path.name == "checkpoint-2":
+            raise Killed
+        known(path)
+
+    monkeypatch.setattr(trainer, "mark_whole", fatal)
+    steps = {"max_steps": 2, "per_device_train_batch_size": 4, "save_steps": 1, "save_total_limit": 1}
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", file, tiny_base, training=steps, checkpoints=str(tmp_path / "kept"))
+    assert sorted(path.name for path in (tmp_path / "kept").glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
+    assert last_whole(tmp_path / "kept") == str(tmp_path / "kept" / "checkpoint-1")
+
+
+@pytest.mark.parametrize("state", ['{"stateful_callbacks": {}}', "{", "[]", None])
+def test_a_checkpoint_that_does_not_say_whether_training_had_ended_is_named_with_the_way_out(tmp_path, state):
+    if state:
+        (tmp_path / "trainer_state.json").write_text(state)
+    with pytest.raises(ValueError, match=r"trainer_state\.json does not say .*: remove that checkpoint, and"):
+        had_ended(str(tmp_path))
 
 
 @pytest.mark.parametrize("early", [None, EarlyStoppingBlock(patience=2, every_steps=2)], ids=["all steps", "early"])

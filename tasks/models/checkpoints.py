@@ -32,9 +32,15 @@ def mark_whole(path: Path) -> None:
 
 def had_ended(checkpoint: str) -> bool:
     """Whether training was to stop at the step of a checkpoint, the last one or one that early stopping chose: Trainer
-    would take a step more."""
-    state = json.loads(Path(checkpoint, "trainer_state.json").read_text(encoding="utf-8"))
-    return bool(state["stateful_callbacks"]["TrainerControl"]["args"]["should_training_stop"])
+    would take a step more. Raises ValueError where a checkpoint does not say."""
+    try:
+        state = json.loads(Path(checkpoint, "trainer_state.json").read_text(encoding="utf-8"))
+        return bool(state["stateful_callbacks"]["TrainerControl"]["args"]["should_training_stop"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{checkpoint}/trainer_state.json does not say whether training had ended ({type(error).__name__}: {error}): "
+            "remove that checkpoint, and training goes on from the one before it, or begins again"
+        ) from error
 
 
 class SaveNowAndThen(TrainerCallback):

@@ -13,6 +13,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback
 from transformers.integrations import TensorBoardCallback
+from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import get_peak_flops
 
@@ -120,12 +121,17 @@ class AnswerTrainer(SFTTrainer):
             super()._run_epoch(**keywords)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """As Trainer does, without the card that SFTTrainer writes, and marked when it is whole."""
+        """As Trainer does, without the card that SFTTrainer writes, and marked when it is whole; only then older ones go."""
         self.check_weights()
-        Trainer._save_checkpoint(self, model, trial)
+        most, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            Trainer._save_checkpoint(self, model, trial)
+        finally:
+            self.args.save_total_limit = most
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             mark_whole(Path(self.args.output_dir, f"checkpoint-{self.state.global_step}"))
+            rotate_checkpoints(self.args.output_dir, most, self.state.best_model_checkpoint)
 
     def check_weights(self) -> None:
         """Raise ValueError where a weight that is trained is no number: between two log lines no loss would tell, and
