@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -164,28 +165,49 @@ def test_a_clip_is_named_by_its_bytes():
     assert clip_key(b"one") == clip_key(b"one") != clip_key(b"other")
 
 
-def test_an_encoder_is_known_by_its_weights_and_by_nothing_of_the_language_model(model):
-    revision = encoder_revision(model)
+def test_an_encoder_is_known_by_its_weights_and_by_nothing_of_the_language_model(model, processor):
+    revision = encoder_revision(model, processor)
     other = copy.deepcopy(model)
     torch.nn.init.zeros_(other.lm_head.weight)
     torch.nn.init.zeros_(other.model.language_model.layers[0].self_attn.q_proj.weight)
-    assert encoder_revision(other) == revision
+    assert encoder_revision(other, processor) == revision
     for name in ("audio_tower.layers.1.fc1", "multi_modal_projector.linear"):
         changed = copy.deepcopy(model)
         changed.model.get_submodule(name).bias.data[0] += 1e-3
-        assert encoder_revision(changed) != revision
-    assert encoder_revision(copy.deepcopy(model).to(torch.bfloat16)) != revision
+        assert encoder_revision(changed, processor) != revision
+    assert encoder_revision(copy.deepcopy(model).to(torch.bfloat16), processor) != revision
 
 
-def test_an_adapted_encoder_has_no_place_in_the_cache(model, home):
+def test_what_else_decides_the_bits_is_in_an_encoders_name(model, processor, tmp_path, monkeypatch):
+    revision = encoder_revision(model, processor)
+    assert encoder_revision(copy.deepcopy(model), tiny.make_processor()) == revision
+    other = copy.deepcopy(model)
+    other.config.audio_config.activation_function = "relu"
+    assert encoder_revision(other, processor) != revision
+    another = tiny.make_processor()
+    another.feature_extractor.n_fft = 512
+    assert encoder_revision(model, another) != revision
+    for file in (*cache.CODE, "models/qwen2_audio.py", "models/qwen3_omni.py"):
+        tree = shutil.copytree(cache.TASKS / "models", tmp_path / file / "models").parent
+        shutil.copy(cache.TASKS / "audio_files.py", tree)
+        with (tree / file).open("a") as code:
+            code.write("# another way\n")
+        with monkeypatch.context() as patched:
+            patched.setattr(cache, "TASKS", tree)
+            assert (encoder_revision(model, processor) == revision) == (file == "models/qwen3_omni.py")
+
+
+def test_an_adapted_encoder_has_no_place_in_the_cache(model, processor, home):
     from peft import get_peft_model
 
-    assert kept_encodings(model).revision == encoder_revision(model)
+    assert kept_encodings(model, processor).revision == encoder_revision(model, processor)
     of_language = get_peft_model(copy.deepcopy(model), lora_config(model, {"r": 2}, "language_model")).get_base_model()
     assert not adapted(of_language)
-    assert kept_encodings(of_language).revision == encoder_revision(model), "its encoder is the base's"
+    assert kept_encodings(of_language, processor).revision == encoder_revision(model, processor), (
+        "its encoder is the base's"
+    )
     of_both = get_peft_model(
         copy.deepcopy(model), lora_config(model, {"r": 2}, "language_model+encoder")
     ).get_base_model()
     assert adapted(of_both)
-    assert kept_encodings(of_both) is None
+    assert kept_encodings(of_both, processor) is None

@@ -414,7 +414,7 @@ def test_vectors_from_the_cache_answer_to_the_bit(model, processor, home):
     clips = [encode_flac(waveform) for waveform in sounds(SHORT_MS)]
     never = Scorer(model, processor).score(clips, asked)[0]
     for times in ("encoded", "found"):
-        cache = EncoderCache(encoder_revision(model))
+        cache = EncoderCache(encoder_revision(model, processor))
         assert len(cache) == (len(clips) if times == "found" else 0)
         np.testing.assert_array_equal(Scorer(model, processor, cache).score(clips, asked)[0].p_first, never.p_first)
 

@@ -214,10 +214,10 @@ def test_the_length_of_a_flac_stands_in_its_header(samples):
 def test_with_the_cache_answers_are_those_without_to_the_bit(model, processor, asked, home, method, monkeypatch):
     clips = flacs(DURATIONS_MS)
     without = Scorer(model, processor).score(clips, asked, method)
-    first = Scorer(model, processor, kept_encodings(model)).score(clips, asked, method)
+    first = Scorer(model, processor, kept_encodings(model, processor)).score(clips, asked, method)
     monkeypatch.setattr(family, "extract", None)  # nothing is decoded or encoded any more
     monkeypatch.setattr(family, "encode", None)
-    second = Scorer(model, processor, kept_encodings(model)).score(clips, asked, method)
+    second = Scorer(model, processor, kept_encodings(model, processor)).score(clips, asked, method)
     for one, two, three in zip(without, first, second, strict=True):
         assert one.p_first.tolist() == two.p_first.tolist() == three.p_first.tolist()
         assert one.answer_mass.tolist() == two.answer_mass.tolist() == three.answer_mass.tolist()
@@ -226,8 +226,8 @@ def test_with_the_cache_answers_are_those_without_to_the_bit(model, processor, a
 def test_what_the_cache_holds_already_changes_no_bit(model, processor, asked, home):
     clips = flacs(DURATIONS_MS * 2)
     without = Scorer(model, processor).score(clips, asked[:1])[0].p_first
-    Scorer(model, processor, kept_encodings(model)).score(clips[::3], asked[:1])
-    partly = kept_encodings(model)
+    Scorer(model, processor, kept_encodings(model, processor)).score(clips[::3], asked[:1])
+    partly = kept_encodings(model, processor)
     assert 0 < len(partly) < len(clips)
     assert Scorer(model, processor, partly).score(clips, asked[:1])[0].p_first.tolist() == without.tolist()
 
@@ -238,7 +238,7 @@ def test_a_clip_is_encoded_once_for_all_that_is_asked_of_it(model, processor, as
     monkeypatch.setattr(
         family, "encode", lambda model, features, mask: encoded.append(len(mask)) or encode(model, features, mask)
     )
-    scorer = Scorer(model, processor, kept_encodings(model))
+    scorer = Scorer(model, processor, kept_encodings(model, processor))
     for method in ("forward", "generate"):
         scorer.score(flacs(DURATIONS_MS), asked, method)
     assert sum(encoded) == len(DURATIONS_MS)
@@ -248,14 +248,14 @@ def test_all_clips_encoded_come_in_their_order_and_may_be_trained_on(model, proc
     monkeypatch.setattr(encoding, "CHUNK", 3)
     monkeypatch.setattr(encoding, "ENCODED_AT_ONCE", 4)
     clips = flacs(DURATIONS_MS)
-    found = Encoder(model, processor, kept_encodings(model)).encode_all(clips)
+    found = Encoder(model, processor, kept_encodings(model, processor)).encode_all(clips)
     for clip, its in zip(clips, found, strict=True):
         batch = family.audio_inputs(family.extract(processor, [decode_flac(clip)]))
         with torch.no_grad():
             alone = family.encode(model, batch["input_features"], batch["feature_attention_mask"])
         assert torch.equal(its.vectors, alone)
         assert not its.vectors.is_inference()
-    again = Encoder(model, processor, kept_encodings(model)).encode_all(clips)
+    again = Encoder(model, processor, kept_encodings(model, processor)).encode_all(clips)
     assert all(torch.equal(one.vectors, two.vectors) for one, two in zip(found, again, strict=True))
 
 

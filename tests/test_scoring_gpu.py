@@ -63,13 +63,13 @@ def test_on_a_gpu_answers_are_those_of_a_cpu(exact, processor, asked):
 def test_what_the_cache_gives_back_in_bf16_answers_to_the_bit(model, processor, asked, home, monkeypatch):
     clips = flacs([60, 200, 25, 61] * 100)
     without = Scorer(model, processor).score(clips, asked)
-    first = Scorer(model, processor, kept_encodings(model)).score(clips, asked)
+    first = Scorer(model, processor, kept_encodings(model, processor)).score(clips, asked)
     monkeypatch.setattr(family, "encode", None)
-    second = Scorer(model, processor, kept_encodings(model)).score(clips, asked)
+    second = Scorer(model, processor, kept_encodings(model, processor)).score(clips, asked)
     for one, two, three in zip(without, first, second, strict=True):
         assert one.p_first.tolist() == two.p_first.tolist() == three.p_first.tolist()
-    some = next(iter(kept_encodings(model)._shard_of))
-    assert kept_encodings(model).get(some).dtype == torch.bfloat16
+    some = next(iter(kept_encodings(model, processor)._shard_of))
+    assert kept_encodings(model, processor).get(some).dtype == torch.bfloat16
 
 
 def test_memory_that_runs_out_in_the_middle_loses_no_clip(exact, processor, asked, monkeypatch):

@@ -38,7 +38,7 @@ def main(path: str) -> None:
     processor = family.load_processor(job.base, job.revision)
     with NoProcessorWarnings():
         model = load(job)
-        scorer = Scorer(model, processor, kept_encodings(model), job.batch_size)
+        scorer = Scorer(model, processor, kept_encodings(model, processor), job.batch_size)
         (question,) = questions(processor, [job.question.prompt], job.question.answers)
         clips = {split: read(files, job.only) for split, files in job.clips.items() if files}
         first = next(iter(clips.values())).flacs

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import socket
 import tempfile
@@ -10,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import transformers
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
@@ -18,6 +21,9 @@ from torch import nn
 from tasks.models.families import family_of
 from tasks.store import home, make_home
 
+TASKS = Path(__file__).parents[1]
+# From a clip's bytes to its vectors, beside the family's own module.
+CODE = ("audio_files.py", "models/encoding.py", "models/family.py", "models/frames.py", "models/thinkers.py")
 SHARD_BYTES = 128_000_000
 MOST_BYTES = 20_000_000_000  # of all encoders together; the least recently used shards go first
 
@@ -32,13 +38,21 @@ def clip_key(clip: bytes) -> str:
     return hashlib.sha256(clip).hexdigest()
 
 
-def encoder_revision(model: nn.Module) -> str:
-    """Sixteen hex digits for all that decides the bits of an encoding: weights, dtype, kind of device and torch."""
+def encoder_revision(model: nn.Module, processor: Any) -> str:
+    """Sixteen hex digits for all that decides the bits of an encoding: weights, dtype, kind of device and libraries; how the
+    encoder and the features before it are set; and the code of both."""
     digest = hashlib.sha256()
+    family: Any = family_of(model)
+    for file in (*CODE, f"models/{family.__name__.rpartition('.')[2]}.py"):
+        digest.update(hashlib.sha256((TASKS / file).read_bytes()).digest())
+    settings = [model.config.audio_config.to_dict(), processor.feature_extractor.to_dict()]
+    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     device = next(model.parameters()).device
     threads = torch.get_num_threads() if device.type == "cpu" else 0  # sums over threads differ in the last bit
-    digest.update(f"{torch.__version__}\0{device.type}\0{threads}\0".encode())
-    for part in family_of(model).PARTS.values():
+    digest.update(
+        f"{torch.__version__}\0{transformers.__version__}\0{np.__version__}\0{device.type}\0{threads}\0".encode()
+    )
+    for part in family.PARTS.values():
         for name, tensor in sorted(model.get_submodule(part).state_dict().items()):
             digest.update(f"{part}.{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

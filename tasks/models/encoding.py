@@ -19,9 +19,9 @@ CHUNK = 32  # clips a worker makes ready at a time
 ENCODED_AT_ONCE = 256  # clips on a GPU
 
 
-def kept_encodings(model: nn.Module) -> EncoderCache | None:
+def kept_encodings(model: nn.Module, processor: Any) -> EncoderCache | None:
     """The home's encodings for this model; None where adapters stand in its encoder."""
-    return None if adapted(model) else EncoderCache(encoder_revision(model))
+    return None if adapted(model) else EncoderCache(encoder_revision(model, processor))
 
 
 class Ready(NamedTuple):

@@ -34,7 +34,7 @@ def main(path: str) -> None:
     processor = family.load_processor(job.base, job.revision)
     with NoProcessorWarnings():
         model = load(job)
-        scorer = scoring.Scorer(model, processor, kept_encodings(model), job.recipe.batch_size)
+        scorer = scoring.Scorer(model, processor, kept_encodings(model, processor), job.recipe.batch_size)
         search = Search(job, Asker(job, scorer, processor))
         heard = check(scorer, processor, search.asker.question(job.reference), job.reference.text, search.asker.flacs)
         search.run()

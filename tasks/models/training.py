@@ -216,7 +216,7 @@ def read_clips(files: Sequence[str]) -> Dataset:
 def encode_once(model: nn.Module, processor: Any, clips: Dataset) -> list[family.Encoded]:
     """What a frozen encoder makes of the clips, for every epoch; kept in the home for other seeds and evaluations."""
     with PartialState().local_main_process_first():  # the others find what the first has encoded
-        encoder = Encoder(model, processor, kept_encodings(model))
+        encoder = Encoder(model, processor, kept_encodings(model, processor))
         encoded = encoder.encode_all([audio["bytes"] for audio in clips["audio"]])
     say(f"{len(encoded)} clips encoded once")
     return encoded

@@ -69,13 +69,13 @@ def score(omni: tiny_omni.Omni, processor: Any, flacs: Sequence[bytes], few: int
     rows.append(ours("one forward, trimmed, last position, bf16", model, processor, flacs, asked))
     rows.append(ours("generate, constrained, trimmed, batch 64, bf16", model, processor, flacs[:512], asked,
                      method="generate", batch_size=64))  # fmt: skip
-    rows.append(ours("encoder cache, bf16", model, processor, flacs, asked, cache=kept_encodings(model)))
+    rows.append(ours("encoder cache, bf16", model, processor, flacs, asked, cache=kept_encodings(model, processor)))
     apart = max(float(np.abs(row.p_first[:few] - rows[0].p_first).max()) for row in rows[1:])
     print(f"bf16: P at most {apart:.4f} from the padded model's; sd of P over clips {rows[0].p_first.std():.4f}")
     token, label = operations(model.requires_grad_(False))  # there and back
     if omni.module.size_of(model.config).experts == 1:
         quantise(model)
-        rows.append(ours("encoder cache, NF4", model, processor, flacs, asked, cache=kept_encodings(model)))
+        rows.append(ours("encoder cache, NF4", model, processor, flacs, asked, cache=kept_encodings(model, processor)))
     behind = omni.facts.rate.audio_tokens(SAMPLE_RATE_HZ) + len(asked[0].prompt.after)
     show(rows, (token * behind + label) / 2, peak)
 

@@ -46,7 +46,7 @@ def main() -> None:
         known = [prompt.text for prompt in default_search().prompts if prompt.answers is None]
         asked = questions(processor, propose(known, given.rounds * CANDIDATES, ANSWERS, CLASSES, known, 0), ANSWERS)
         model = quantise(family.prepare(make_model(processor, "cuda")))
-        scorer = Scorer(model, processor, kept_encodings(model))
+        scorer = Scorer(model, processor, kept_encodings(model, processor))
         show_asking(scorer, make_clips(given.clips, [1000]), asked)
         print(f"  {torch.cuda.max_memory_allocated() / 1e9:.1f} GB at most, base in NF4")
         del model, scorer

@@ -42,8 +42,8 @@ def main() -> None:
         rows += [
             ours("generate, constrained, trimmed", model, processor, clips, asked[:1], method="generate"),
             ours("one forward, trimmed, last position", model, processor, clips, asked[:1]),
-            ours("encoder cache", model, processor, clips, asked[:1], cache=kept_encodings(model)),
-            more_prompts("one more prompt", model, processor, clips, asked, cache=kept_encodings(model)),
+            ours("encoder cache", model, processor, clips, asked[:1], cache=kept_encodings(model, processor)),
+            more_prompts("one more prompt", model, processor, clips, asked, cache=kept_encodings(model, processor)),
         ]
     for row in rows:
         print(f"{row.name:48} {row.clips_per_s:8.1f} clips/s {row.clips_per_s / rows[0].clips_per_s:6.1f} x")

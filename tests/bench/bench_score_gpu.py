@@ -56,16 +56,28 @@ def main() -> None:
         rows.append(original(name, quantise(model), processor, few, PROMPTS[0], asked[0], 1))
 
         model = family.prepare(make_model(processor, "cuda"))  # the same weights
-        bf16 = [ours("encoder cache, bf16", model, processor, clips, asked[:1], cache=kept_encodings(model))]
-        bf16.append(more_prompts("one more prompt, bf16", model, processor, clips, asked, cache=kept_encodings(model)))
+        bf16 = [
+            ours("encoder cache, bf16", model, processor, clips, asked[:1], cache=kept_encodings(model, processor))
+        ]
+        bf16.append(
+            more_prompts(
+                "one more prompt, bf16", model, processor, clips, asked, cache=kept_encodings(model, processor)
+            )
+        )
         agree("bf16", bf16, plain)
         quantise(model)
         for size in (64, 256):
             name = f"generate, constrained, trimmed, batch {size}, NF4"
             rows.append(ours(name, model, processor, clips[: 8 * size], asked[:1], method="generate", batch_size=size))
         rows.append(ours("one forward, trimmed, last position, NF4", model, processor, clips, asked[:1]))
-        rows.append(ours("encoder cache, NF4", model, processor, clips, asked[:1], cache=kept_encodings(model)))
-        rows.append(more_prompts("one more prompt, NF4", model, processor, clips, asked, cache=kept_encodings(model)))
+        rows.append(
+            ours("encoder cache, NF4", model, processor, clips, asked[:1], cache=kept_encodings(model, processor))
+        )
+        rows.append(
+            more_prompts(
+                "one more prompt, NF4", model, processor, clips, asked, cache=kept_encodings(model, processor)
+            )
+        )
         agree("NF4", rows[2:], rows[1])
         show([*rows, *bf16], asked, peak)
         show_latency(measure(model, processor, asked[0], clips))
