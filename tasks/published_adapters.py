@@ -84,7 +84,7 @@ def find_adapter(name: str) -> Published:
         temperature=temperature_of(report),
         durations_ms=(float(lengths.min()), float(lengths.max())) if len(lengths) else None,
         context=ContextBlock(**recipe["context"]) if recipe.get("context") else None,
-        normalise_to=recipe.get("normalise", "peak"), rate=facts_by_class(origin.get("base_class")).rate,
+        normalise_to=recipe.get("normalise", "peak"), rate=facts_by_class(origin.get("base_class"), name).rate,
     )  # fmt: skip
 
 

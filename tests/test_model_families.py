@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from flows.run_study import demand_extras
 from recipes.schema import load_study
 from tasks.models import family
-from tasks.models.families import FAMILIES, Family, family_at, family_named
+from tasks.models.families import FAMILIES, Family, facts_by_class, family_at, family_named
 from tasks.models.jobs import base_at, name_of
 from tasks.reports import named_base
 from tasks.store import Predictions
@@ -93,6 +93,15 @@ def test_another_family_is_refused_by_name_with_those_there_are_before_weights_a
     ):
         with pytest.raises(ValueError, match=refusal):
             asked()
+
+
+def test_an_adapter_of_another_family_is_refused_and_one_that_names_none_is_of_the_first():
+    with pytest.raises(
+        ValueError, match=r"me/adapter was trained of a Voxtral.*, .* it knows Qwen2AudioForCond.*, Qwen3Omni"
+    ):
+        facts_by_class("VoxtralForConditionalGeneration", "me/adapter")
+    assert facts_by_class(None, "me/adapter") is FAMILIES["qwen2_audio"]
+    assert all(facts_by_class(facts.base_class, "me/adapter") is facts for facts in FAMILIES.values())
 
 
 def test_a_folder_is_called_by_its_name_wherever_one_stands_and_by_what_a_loader_reads_of_it(

@@ -122,9 +122,20 @@ def rate_for(processor: Any) -> Rate:
     raise ValueError(f"{classes[0]} is the processor of no family that is supported")
 
 
-def facts_by_class(base_class: str | None) -> Facts:
-    """The family whose adapters are loaded into a class of transformers; what names none is of the first there was."""
-    return next((facts for facts in FAMILIES.values() if facts.base_class == base_class), QWEN2_AUDIO)
+def facts_by_class(base_class: str | None, adapter: str) -> Facts:
+    """The family whose adapters are loaded into a class of transformers; what names none is of the first there was.
+
+    Raises ValueError where it is the class of no family that is supported.
+    """
+    if base_class is None:
+        return QWEN2_AUDIO
+    by_class = {facts.base_class: facts for facts in FAMILIES.values()}
+    if base_class not in by_class:
+        raise ValueError(
+            f"{adapter} was trained of a {base_class}, which Earshot does not know how to ask; it knows "
+            f"{', '.join(by_class)}: a newer Earshot may know more, and tasks/models/README.md says what another one takes"
+        )
+    return by_class[base_class]
 
 
 def family_of(model: Any) -> Family:
