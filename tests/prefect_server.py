@@ -49,12 +49,15 @@ class Served:
         assert wait_for(self.answers, 240), "the server does not answer"
         return server
 
-    def restart_server(self, away_s: float = 0) -> None:
-        """Kill the server as a power cut would, and start another on the same database and port."""
+    def kill_server(self) -> None:
+        """As a power cut would."""
         self.server.kill()
         self.server.wait()
         assert wait_for(lambda: not self.answers(), 20)
-        time.sleep(away_s)
+
+    def restart_server(self) -> None:
+        """Kill the server, and start another on the same database and port."""
+        self.kill_server()
         self.server = self.start_server()
 
     def answers(self) -> bool:

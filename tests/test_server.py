@@ -1,14 +1,18 @@
 """The Prefect server's database is there at once, and is the one that Prefect would have made."""
 
+import asyncio
 import contextlib
 import importlib.metadata
 import json
 import sqlite3
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from uuid import UUID
 
 import pytest
+import yaml
 
 from flows.server import SCHEMA, at_newest_revision, renew_patience, server, server_settings
 from tests.commands import ROOT
@@ -150,6 +154,47 @@ def test_a_database_that_is_written_by_another_or_is_none_is_a_sentence(buckets,
     file.write_bytes(b"\x00garbage" * 100)
     with pytest.raises(ValueError, match=r"cannot be used \(file is not a database\); .* or move it away"):
         renew_patience(file)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("begun_s", "kept"), [(0, True), (-300, False)])
+def test_a_heartbeat_that_is_sent_again_takes_nothing_of_the_patience_of_a_server_that_came_back(
+    monkeypatch, begun_s, kept
+):
+    """By Prefect's own rules. Where the wait had not begun anew, an old heartbeat would leave one that is over already."""
+    from prefect.server.events import triggers
+    from prefect.server.events.schemas.automations import Automation
+
+    text = (ROOT / "automations.yaml").read_text(encoding="utf-8")
+    (silent,) = [its for its in yaml.safe_load(text)["automations"] if its["name"] == "earshot-silent"]
+    automation = Automation.model_validate({**silent, "id": UUID(int=0)})
+    now = datetime.now(UTC)
+    old = SimpleNamespace(id=UUID(int=1), event="prefect.flow-run.heartbeat", occurred=now - timedelta(seconds=120))
+    waits = SimpleNamespace(
+        start=now + timedelta(seconds=begun_s),
+        end=now + timedelta(seconds=90),
+        count=0,
+        bucketing_key=("run",),
+        last_operation="",
+    )
+    made = []
+
+    async def remove(*_):
+        return None
+
+    async def increment(session, bucket, count, event):
+        bucket.count += count
+        return bucket
+
+    async def start(*_, **how):
+        made.append(how["end"])
+
+    monkeypatch.setattr(triggers, "remove_bucket", remove)
+    monkeypatch.setattr(triggers, "increment_bucket", increment)
+    monkeypatch.setattr(triggers, "start_new_bucket", start)
+    left = asyncio.run(triggers.evaluate(None, automation.trigger, waits, old.occurred, old))
+    assert (left is waits) == kept
+    assert made == ([] if kept else [now - timedelta(seconds=30)])
 
 
 def statements(script: str) -> list[list[str]]:
