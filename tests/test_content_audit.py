@@ -93,9 +93,19 @@ def test_where_not_every_pair_is_compared_sample_by_sample_how_many_are_is_said(
     assert "likest" not in describe_content(leaky)[0] + describe_comparison({"content": leaky})
     few = content_record(audit_content(clips(), PART, most_pairs=100, seed=0), rows(), dict.fromkeys(PART, 12), 0)
     assert few["correlated"] < few["pieces"] == few["pairs"] == 180
-    said = f", the {few['correlated']} likest pairs sample by sample"
+    said = f" (of 180 pairs of their pieces the {few['correlated']} likest sample by sample)"
     assert f"180 pairs{said}, 0 beyond chance" in describe_content(few)[0]
     assert f"SNR or band{said}: 0 pairs beyond chance" in describe_comparison({"content": few})
+
+
+def test_of_long_clips_pairs_of_clips_and_pairs_of_pieces_are_told_apart(few):
+    """5 s are three pieces and more: the pairs that were compared may outnumber the clips'."""
+    long, part = list(generated(8, 5.0, seed=1)), [*["train"] * 3, *["dev"] * 2, *["test"] * 3]
+    table, counts = pd.DataFrame({"clip_id": list("abcdefgh"), "part": part}), {"train": 3, "dev": 2, "test": 3}
+    record = content_record(audit_content(long, part, most_pairs=20, seed=0), table, counts, 0)
+    assert record["pairs"] == 21 < record["correlated"] < record["pieces"]
+    said = f"21 pairs (of {record['pieces']} pairs of their pieces the {record['correlated']} likest sample by sample)"
+    assert said in describe_content(record)[0]
 
 
 def test_a_reader_is_told_of_which_clips_copies_were_planted(leaky):

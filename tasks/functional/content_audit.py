@@ -177,9 +177,14 @@ def describe_comparison(audit: Mapping[str, Any]) -> str:
 
 
 def likest(record: Mapping[str, Any]) -> str:
-    """That only some pairs were compared sample by sample; "" where all were, or where an older record does not say."""
+    """That only some pairs of pieces, of which a clip over 2 s has several, were compared sample by sample; "" where all
+    were, or where an older record does not say."""
     correlated, pieces = record.get("correlated", 0), record.get("pieces", 0)
-    return f", the {correlated:,} likest pairs sample by sample" if correlated < pieces else ""
+    return (
+        f" (of {pieces:,} pairs of their pieces the {correlated:,} likest sample by sample)"
+        if correlated < pieces
+        else ""
+    )
 
 
 def describe_leaks(record: Mapping[str, Any]) -> str:
