@@ -185,6 +185,14 @@ def test_the_summary_names_every_detector_and_comparison():
     assert any(line.startswith("adapter ") for line in lines)
 
 
+def test_a_seeds_score_has_as_many_places_as_its_interval():
+    report = studied()
+    score = report.seeds[0].metrics["balanced_accuracy"].model_copy(update={"value": 0.9, "ci95": (0.85, 0.95)})
+    seeds = [report.seeds[0].model_copy(update={"metrics": {**report.seeds[0].metrics, "balanced_accuracy": score}})]
+    lines = summary_lines(report.model_copy(update={"seeds": [*seeds, *report.seeds[1:]]}))
+    assert any("0.900 (0.850 to 0.950)" in line for line in lines)
+
+
 def test_the_summary_shows_every_seed_and_how_far_they_lie_apart():
     report = studied()
     lines = summary_lines(report)
@@ -198,7 +206,7 @@ def test_the_summary_shows_every_seed_and_how_far_they_lie_apart():
         assert line.startswith(told)
         for name in ("balanced_accuracy", "recall_speech", "recall_nonspeech"):
             found = metrics[name]
-            assert f"{round(found.value, 3)} ({found.ci95[0]:.3f} to {found.ci95[1]:.3f})" in line
+            assert f"{found.value:.3f} ({found.ci95[0]:.3f} to {found.ci95[1]:.3f})" in line
     values = [one.metrics["balanced_accuracy"].value for one in report.seeds]
     assert spread == (
         f"balanced accuracy over 2 seeds: mean {np.mean(values):.3f}, standard deviation {np.std(values, ddof=1):.3f}"

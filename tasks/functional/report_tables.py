@@ -106,7 +106,7 @@ def _alike(one: SeedsAlike) -> str:
 
 def _with_interval(metric: Metric) -> str:
     ends = "-" if metric.ci95 is None else f"{metric.ci95[0]:.3f} to {metric.ci95[1]:.3f}"
-    return "-" if metric.value is None else f"{round(metric.value, 3)} ({ends})"
+    return "-" if metric.value is None else f"{metric.value:.3f} ({ends})"
 
 
 def _compared_lines(report: Report, width: int) -> list[str]:
