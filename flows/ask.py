@@ -2,9 +2,12 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 predict_command = typer.Typer()
 Format = Literal["table", "jsonl", "csv", "parquet", "rttm"]
@@ -69,13 +72,15 @@ def predict(
         draft = out.with_name(f".{out.name}.draft")
         draft.write_bytes(content)
         draft.replace(out)
-    bad = table[table["error"].notna()]
-    if len(bad):
-        named = [f"{path}: {error}" for path, error in zip(bad["path"], bad["error"], strict=True)]
-        more = f"; and {len(named) - NAMED} more, see {'their remarks' if form == 'table' else '`error`'}"
-        print(
-            f"earshot: {len(bad)} of {table['path'].nunique()} files could not be asked: {'; '.join(named[:NAMED])}"
-            + (more if len(named) > NAMED else ""),
-            file=sys.stderr,
-        )
+    if table["error"].notna().any():
+        print(f"earshot: {unasked(table, form)}", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def unasked(table: "pd.DataFrame", form: Format) -> str:
+    """How many files could not be asked, the first of them with their errors."""
+    bad = table[table["error"].notna()]
+    named = [f"{path}: {error}" for path, error in zip(bad["path"], bad["error"], strict=True)]
+    more = f"; and {len(named) - NAMED} more, see {'their remarks' if form == 'table' else '`error`'}"
+    said = f"{len(bad)} of {table['path'].nunique()} files could not be asked: {'; '.join(named[:NAMED])}"
+    return said + (more if len(named) > NAMED else "")

@@ -1,5 +1,6 @@
 """The Markdown is true: links lead somewhere, commands are there and run, recipes load, messages are the code's."""
 
+import ast
 import os
 import re
 import shlex
@@ -31,6 +32,7 @@ PAGES = {
     for file in sorted([*ROOT.glob("*.md"), *(f for part in ("recipes", "tasks", "flows", "hub_cards", "tests")
                                               for f in (ROOT / part).rglob("*.md"))])
 }  # fmt: skip
+SCREEN = 60  # lines
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
@@ -88,6 +90,17 @@ def test_the_tree_names_no_module_that_is_gone():
 
 
 # --- what pages name ---------------------------------------------------------------------------------------------
+
+
+def test_every_function_fits_a_screen():
+    longer = [
+        f"{file.relative_to(ROOT)}: {its.name}"
+        for part in ("flows", "recipes", "tasks")
+        for file in (ROOT / part).rglob("*.py")
+        for its in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(its, ast.FunctionDef | ast.AsyncFunctionDef) and its.end_lineno - its.lineno >= SCREEN
+    ]
+    assert not longer
 
 
 def test_every_page_is_reached_from_the_readme():

@@ -69,9 +69,7 @@ def build_report(
     key of `recorded`, a factor that is no column or has over 500 levels, a detector of `predictions` that was not
     scored on the same clips, and one of `against` that shares none or gives them other labels or groups.
     """
-    recorded = recorded or {}
-    if unknown := sorted(set(recorded) - set(RECORDED)):
-        raise ValueError(f"recorded has the unknown keys {unknown}; accepted are {list(RECORDED)}")
+    recorded = _known(recorded or {})
     rule = Rule((classes[0], classes[1]), n_boot, bootstrap_seed, point_metrics)
     table = validate_predictions(predictions, classes)
     table["detector"] = table["detector"].replace("", detector)
@@ -86,10 +84,7 @@ def build_report(
     rows_of = {name: one.rows for name, one in decided.items()}
     say(f"report: {detector} against the others")
     comparisons = compare(rows_of, shown, rule)
-    detectors = {}
-    for n, (name, one) in enumerate(decided.items(), 1):
-        say(f"report: detector {n}/{len(decided)}, {name}")
-        detectors[name] = _detector(table, name, one, test, shown, threshold, rule)
+    detectors = _detectors(table, decided, test, shown, threshold, rule, say)
     headline, power = detectors[detector], report_sections.power(detector, rows_of, comparisons, rule)
     judged = judge_goals(goals, detector, detectors, comparisons, split=unheard(protocol, recorded))
     return Report(
@@ -119,6 +114,18 @@ def _headline_sections(
         "cells": cells_of(test, rule),
         "errors": error_analysis(test, factors, rule.classes),
     }
+
+
+def _detectors(
+    table: pd.DataFrame, decided: Mapping[str, Decided], test: pd.DataFrame, factors: Sequence[str],
+    threshold: ThresholdRule, rule: Rule, say: Callable[[str], None],
+) -> dict[str, DetectorReport]:  # fmt: skip
+    """All detectors on the clips of the headline's `test`."""
+    detectors = {}
+    for n, (name, one) in enumerate(decided.items(), 1):
+        say(f"report: detector {n}/{len(decided)}, {name}")
+        detectors[name] = _detector(table, name, one, test, factors, threshold, rule)
+    return detectors
 
 
 def _detector(
@@ -180,6 +187,13 @@ def publication_refusals(report: Report) -> list[str]:
             f"Seed {report.seed} is published, the recipe's first is {seeds[0]}: no seed is chosen on test."
         )
     return refusals
+
+
+def _known(recorded: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is recorded, where a report has a place for all of it."""
+    if unknown := sorted(set(recorded) - set(RECORDED)):
+        raise ValueError(f"recorded has the unknown keys {unknown}; accepted are {list(RECORDED)}")
+    return recorded
 
 
 # --- the headline ------------------------------------------------------------------------------------------------
