@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 from tasks.audio_files import decode_flac, encode_flac, samples_of
 from tasks.functional.listening import listening_section
 from tasks.models import family, listening
-from tasks.models.frames import POOLED
+from tasks.models.frames import CHUNKED, POOLED
 from tasks.models.listening import Listener, NoProcessorWarnings, check, no_audio_prior, sample
 from tasks.models.scoring import Scorer, questions
 from tests.test_qwen2_audio import with_lora
@@ -195,10 +195,19 @@ def test_a_processor_that_takes_any_rate_stops_the_run(processor):
 
 
 def test_a_guard_against_unheard_clips_that_is_gone_stops_the_run(processor, monkeypatch):
-    assert listening.refuses_unheard(processor) is None
+    assert listening.refuses_unheard(processor, PROMPT) == "refused"
     monkeypatch.setattr(family, "extract", lambda processor, waveforms: [])
-    with pytest.raises(ValueError, match="would be answered unheard"):
-        listening.refuses_unheard(processor)
+    with pytest.raises(ValueError, match=r"a clip of 10 ms, .*, would be answered unheard"):
+        listening.refuses_unheard(processor, PROMPT)
+
+
+def test_tokens_that_are_counted_otherwise_than_the_processor_does_stop_the_run(processor, monkeypatch):
+    """By another family's count clips of 20 ms would pass for heard."""
+    monkeypatch.setattr(listening, "rate_for", lambda processor: CHUNKED)
+    with pytest.raises(
+        ValueError, match=r"gives a clip of 10 ms 0 audio tokens, and tasks/models/frames\.py counts 1"
+    ):
+        listening.refuses_unheard(processor, PROMPT)
 
 
 def test_the_answer_without_sound_is_that_of_the_text_alone(model, processor, question):

@@ -15,11 +15,11 @@ from transformers.models.qwen3_omni_moe.processing_qwen3_omni_moe import _get_fe
 
 from tasks.audio_files import decode_flac, encode_flac
 from tasks.detectors import audio_llm
-from tasks.models import family, prompting
+from tasks.models import family, listening, prompting
 from tasks.models.adapted import with_adapter
 from tasks.models.encoder_cache import EncoderCache, encoder_revision
 from tasks.models.families import family_at
-from tasks.models.frames import CHUNKED
+from tasks.models.frames import CHUNKED, POOLED
 from tasks.models.jobs import Question as Asked
 from tasks.models.jobs import ScoringJob, model_sha
 from tasks.models.listening import check
@@ -419,13 +419,22 @@ def test_vectors_from_the_cache_answer_to_the_bit(model, processor, home):
         np.testing.assert_array_equal(Scorer(model, processor, cache).score(clips, asked)[0].p_first, never.p_first)
 
 
+@pytest.mark.parametrize("omni", ["Qwen3-Omni"], indirect=True)
+def test_a_count_of_tokens_that_is_another_familys_stops_the_run(processor, monkeypatch):
+    assert listening.refuses_unheard(processor, QUESTION) == "every clip gives one"
+    monkeypatch.setattr(listening, "rate_for", lambda processor: POOLED)
+    with pytest.raises(ValueError, match=r"a clip of 10 ms 1 audio tokens, and tasks/models/frames\.py counts 0"):
+        listening.refuses_unheard(processor, QUESTION)
+
+
 @LATER_SLOW
 def test_a_listening_thinker_passes_and_a_deaf_one_is_stopped(omni, model, processor):
     question = questions(processor, [QUESTION], ["A", "B"])[0]
     clips = [encode_flac(waveform) for waveform in sounds((*SHORT_MS, 40))]
     found = check(Scorer(model, processor), processor, question, QUESTION, clips)
     assert found["left_padding"]["largest_difference"] <= 1e-5
-    assert found["zero_token_clips"] == found["other_sampling_rates"] == "refused"
+    assert found["zero_token_clips"] == ("every clip gives one" if omni is tiny_omni.QWEN3 else "refused")
+    assert found["other_sampling_rates"] == "refused"
     deaf = copy.deepcopy(model)
     with torch.no_grad():
         deaf.get_submodule(omni.module.PARTS["projector"]).weight.zero_()

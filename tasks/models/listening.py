@@ -19,6 +19,7 @@ from tasks.models.frames import SAMPLE_RATE_HZ
 from tasks.models.scoring import Answers, Question, Scorer, answers_of, embedded, narrowed
 
 LISTENED = 16  # clips, from the shortest to the longest
+COUNTED_MS = (10, 20, 25, 60, 61, 81)  # lengths around which a family counts a token more
 HEARD = 1e-3  # of log odds: less than this is no answer to what is heard
 # How far P may be moved by another batch in float32, and in bf16 or 4 bits: there a logit between 16 and 32 is a multiple
 # of 1/8, so that two of them off by one step each move a P of .5 by .06.
@@ -43,7 +44,7 @@ def check(scorer: Scorer, processor: Any, question: Question, prompt: str, clips
     exact = scorer.model.dtype == torch.float32 and not getattr(scorer.model, "is_quantized", False)
     listener = Listener(scorer, question, sample(clips), EXACT if exact else ROUNDED)
     prior = no_audio_prior(scorer.model, processor, question, prompt)
-    refuses_unheard(processor)
+    unheard = refuses_unheard(processor, prompt)
     refuses_other_rates(processor)
     return {
         "clips": len(listener.clips),
@@ -53,7 +54,7 @@ def check(scorer: Scorer, processor: Any, question: Question, prompt: str, clips
         "no_audio": {"p_first": float(prior.p_first[0]), "answer_mass": float(prior.answer_mass[0])},
         "batch_composition": minds_no_neighbours(listener),
         "left_padding": minds_no_padding(listener),
-        "zero_token_clips": "refused",
+        "zero_token_clips": unheard,
         "other_sampling_rates": "refused",
     }
 
@@ -147,17 +148,37 @@ def no_audio_prior(model: Any, processor: Any, question: Question, prompt: str) 
     return answers_of(narrowed(family.head(model, hidden), question.allowed).cpu().numpy(), question)
 
 
-def refuses_unheard(processor: Any) -> None:
-    """Raises ValueError unless clips of no audio token are refused, up to the longest of them."""
-    rate = rate_for(processor)
-    samples = max(n for n in range(SAMPLE_RATE_HZ // 10) if rate.audio_tokens(n) == 0)
-    try:
-        family.extract(processor, [np.zeros(samples, np.float32)])
-    except ValueError:
-        return
-    raise ValueError(
-        f"a clip of {1000 * samples / SAMPLE_RATE_HZ:g} ms, which gives the model no audio token, would be answered unheard"
-    )
+def refuses_unheard(processor: Any, prompt: str) -> str:
+    """What becomes of clips of no audio token, told by the processor's own count of them in some lengths.
+
+    Raises ValueError where it counts otherwise than `tasks.models.frames`, and where such a clip would be answered.
+    """
+    rate, told = rate_for(processor), tokens_told(processor, prompt, COUNTED_MS)
+    for ms, tokens in told.items():
+        counted = rate.audio_tokens(ms * SAMPLE_RATE_HZ // 1000)
+        if counted != tokens:
+            raise ValueError(
+                f"the processor gives a clip of {ms} ms {tokens} audio tokens, and tasks/models/frames.py counts {counted}"
+            )
+    unheard = [ms for ms, tokens in told.items() if tokens == 0]
+    for ms in unheard:
+        try:
+            family.extract(processor, [np.zeros(ms * SAMPLE_RATE_HZ // 1000, np.float32)])
+        except ValueError:
+            continue
+        raise ValueError(f"a clip of {ms} ms, which gives the model no audio token, would be answered unheard")
+    return "refused" if unheard else "every clip gives one"
+
+
+def tokens_told(processor: Any, prompt: str, lengths_ms: Sequence[int]) -> dict[int, int]:
+    """By length, how many audio tokens the processor itself puts into the turn of a clip."""
+    message = {"role": "user", "content": [{"type": "audio", "audio_url": "clip"}, {"type": "text", "text": prompt}]}
+    text = processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
+    lengths = [ms * SAMPLE_RATE_HZ // 1000 for ms in (*lengths_ms, 2 * max(lengths_ms))]  # the longest may be cut
+    clips = [np.zeros(samples, np.float32) for samples in lengths]
+    inputs = processor(text=[text] * len(clips), audio=clips, sampling_rate=SAMPLE_RATE_HZ, padding=True)
+    token = processor.tokenizer.convert_tokens_to_ids(processor.audio_token)
+    return {ms: [*ids].count(token) for ms, ids in zip(lengths_ms, inputs["input_ids"], strict=False)}
 
 
 def refuses_other_rates(processor: Any) -> None:
