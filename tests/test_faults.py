@@ -59,15 +59,13 @@ def test_a_run_that_lives_through_the_absence_of_its_server_is_never_said_to_be_
     made = server.home.parent / "automations.json"
     made.write_text(json.dumps({**silent, "trigger": {**silent["trigger"], "within": patience_s}}), encoding="utf-8")
     server.prefect("automation", "create", "--from-file", str(made))
-    command = server.earshot(
-        "train", "study/smoke", "--set", "train.seeds=[5]", stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    train, home = ("train", "study/smoke", "--set", "train.seeds=[5]"), server.home.parent / "another home"
+    command = server.earshot(*train, home=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     until(command, "step 2/4: loss")
     training = psutil.Process(command.pid).children(recursive=True)
     for process in training:
         process.suspend()
-    running = {"state": {"type": {"any_": ["RUNNING"]}}, "parent_task_run_id": {"is_null_": True}}
-    (run,) = server.ask("flow_runs/filter", flow_runs=running)
+    (run,) = server.ask("flow_runs/filter", flow_runs={"name": {"any_": ["study/smoke to train, seed 5"]}})
     server.kill_server()
     time.sleep(patience_s)
     for process in training:

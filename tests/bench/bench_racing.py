@@ -8,7 +8,7 @@ known, the others come in 5 rounds of 8. Nothing of the racer's own model enters
 share of answers would buy without it: every prompt asked of the same first blocks, the best on those taken.
 "some stand out": 34 prompts of the base and 6 of the adapter, a spread such as the original reports between prompts of one
 model; in all other tables prompts are near to equal, and which is best by a clip is mostly chance.
-Some 3 minutes on 2 cores, and 10 more for the scores where HOME has none yet. Other seeds are other draws of the same
+Some 6 minutes on 2 cores, less where HOME has the scores already. Other seeds are other draws of the same
 scores: what a constant is chosen on is not what it is judged on.
 """
 
