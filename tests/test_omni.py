@@ -323,6 +323,29 @@ def test_nf4_leaves_encoder_and_head_alone_and_is_refused_where_it_would_leave_e
     assert all(name.startswith("model.language_model.") for name in names)
 
 
+def test_experts_are_counted_in_the_layers_that_hold_them_and_without_any_nf4_reaches_every_layer(tmp_path):
+    omni, processor = tiny_omni.QWEN3, tiny_omni.make_processor(tiny_omni.QWEN3)
+    keywords = {"revision": None, "quantization": NF4, "dtype": torch.float32, "device": "cpu"}
+    for text, routed in (({"decoder_sparse_step": 2}, 1), ({"num_experts": 1, "num_experts_per_tok": 1}, 2),
+                         ({"mlp_only_layers": [0, 1]}, 0)):  # fmt: skip
+        config = omni.config(processor)
+        for name, value in text.items():
+            setattr(config.text_config, name, value)
+        model = tiny_omni.thinker(omni)(config)
+        size, held = omni.module.size_of(config), [its.mlp for its in model.model.language_model.layers]
+        assert size.expert_layers == routed == sum(hasattr(mlp, "experts") for mlp in held)
+        experts = sum(its.numel() for mlp in held for its in mlp.parameters() if its.ndim == 3)
+        assert size.layer_weights - size.linear_weights == experts
+        model.save_pretrained(tmp_path)
+        if routed:
+            with pytest.raises(ValueError, match=r"quantization: \d+% of the weights .* are experts"):
+                family.load(tmp_path, **keywords)
+    names = [
+        name for name, its in family.load(tmp_path, **keywords).named_modules() if type(its).__name__ == "Linear4bit"
+    ]
+    assert len(names) == 2 * 7
+
+
 @LATER_SLOW
 @pytest.mark.parametrize("scope", ["language_model", pytest.param("language_model+encoder", marks=pytest.mark.slow)])
 def test_an_adapter_is_trained_by_the_same_trainer_and_answers_through_the_same_scorer(

@@ -17,28 +17,37 @@ class Size(NamedTuple):
     vocabulary: int
     encoder_hidden: int
     encoder_layers: int
-    experts: int = 1  # MLPs of a layer, each as wide as `intermediate`
-    experts_asked: int = 1  # by a token
+    expert_layers: int = 0  # whose MLPs are experts, stacked in parameters
+    expert_intermediate: int = 0
+    experts: int = 0  # of such a layer
+    experts_asked: int = 0  # by a token
 
     @property
     def layer_weights(self) -> int:
         """Of all layers of the language model."""
-        return self.attention_weights + self.layers * self.experts * self.an_expert
+        return self.linear_weights + self.expert_layers * self.experts * self.an_expert
 
     @property
     def asked_weights(self) -> int:
         """Of all layers, those that one token meets."""
-        return self.attention_weights + self.layers * self.experts_asked * self.an_expert
+        return self.linear_weights + self.expert_layers * self.experts_asked * self.an_expert
+
+    @property
+    def linear_weights(self) -> int:
+        """Of all layers, those that are no expert's."""
+        dense = self.layers - self.expert_layers
+        return self.attention_weights + dense * 3 * self.hidden * self.intermediate
 
     @property
     def attention_weights(self) -> int:
-        """Of all layers, keys and values as wide as queries."""
+        """Of all layers, as where queries, keys and values are as wide as the model: near enough where keys and values are
+        narrower and queries wider, as Qwen3's are."""
         return self.layers * 4 * self.hidden**2
 
     @property
     def an_expert(self) -> int:
-        """Weights of one MLP."""
-        return 3 * self.hidden * self.intermediate
+        """Weights of one expert."""
+        return 3 * self.hidden * self.expert_intermediate
 
     @property
     def encoder_weights(self) -> int:
@@ -48,7 +57,7 @@ class Size(NamedTuple):
 
 QWEN2_AUDIO_7B = Size(4096, 32, 11_008, 156_032, 1280, 32)
 QWEN2_5_OMNI_7B = Size(3584, 28, 18_944, 152_064, 1280, 32)
-QWEN3_OMNI_30B = Size(2048, 48, 768, 152_064, 1280, 32, experts=128, experts_asked=8)
+QWEN3_OMNI_30B = Size(2048, 48, 768, 152_064, 1280, 32, 48, 768, experts=128, experts_asked=8)
 
 
 class Asked(NamedTuple):
@@ -63,9 +72,7 @@ class Asked(NamedTuple):
 def layer_bytes(size: Size, asked: Asked) -> float:
     """Bytes of the layers' weights. Experts, which are stacked, are quantised by nobody."""
     each = NF4_BYTES if asked.bits == 4 else asked.bits / 8
-    if size.experts == 1:
-        return size.layer_weights * each
-    return size.attention_weights * each + (size.layer_weights - size.attention_weights) * max(2.0, asked.bits / 8)
+    return size.linear_weights * each + (size.layer_weights - size.linear_weights) * max(2.0, asked.bits / 8)
 
 
 def weight_bytes(size: Size, asked: Asked) -> float:
@@ -84,10 +91,12 @@ def loading_bytes(size: Size, asked: Asked) -> float:
 
 def clip_bytes(size: Size, asked: Asked, tokens: int) -> float:
     """Bytes that one clip of so many tokens, question and answer included, adds to a step."""
-    routed = WIDTHS_KEPT_EXPERT * size.experts_asked if size.experts > 1 else 0.0
-    mlp = WIDTHS_KEPT_MLP * size.intermediate * size.experts_asked
-    layer = 2 * tokens * ((WIDTHS_KEPT + routed) * size.hidden + mlp)
-    text = layer + size.layers * 2 * tokens * size.hidden if asked.checkpointing else size.layers * layer
+    dense = WIDTHS_KEPT * size.hidden + WIDTHS_KEPT_MLP * size.intermediate
+    routed = (WIDTHS_KEPT + WIDTHS_KEPT_EXPERT * size.experts_asked) * size.hidden
+    routed += WIDTHS_KEPT_MLP * size.expert_intermediate * size.experts_asked
+    kept = [dense] * (size.layers - size.expert_layers) + [routed] * size.expert_layers
+    widths = max(kept) + size.layers * size.hidden if asked.checkpointing else sum(kept)
+    text = 2 * tokens * widths
     logits = 3 * 4 * size.vocabulary
     heard = 2 * size.encoder_layers * 2 * tokens * (WIDTHS_KEPT + 4 * WIDTHS_KEPT_MLP) * size.encoder_hidden
     return text + logits + (heard if asked.with_encoder else 0)

@@ -1,4 +1,4 @@
-"""Qwen3-Omni: its thinker alone, whose layers hold experts; its encoder over a whole batch at once."""
+"""Qwen3-Omni: its thinker alone, whose layers hold experts, all or some; its encoder over a whole batch at once."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ def load_processor(base: str | Path, *, revision: str | None) -> Any:
 
 
 def load(base: str | Path, *, revision: str | None, quantization: Any, dtype: torch.dtype, device: str) -> nn.Module:
-    """transformers' own thinker. Raises ValueError where it is to be quantised, and where its encoder has chunks of
+    """transformers' own thinker. Raises ValueError where experts are to be quantised, and where its encoder has chunks of
     another length than `tasks.models.frames` counts tokens for."""
     from transformers import Qwen3OmniMoeThinkerConfig, Qwen3OmniMoeThinkerForConditionalGeneration
 
@@ -39,8 +39,8 @@ def load(base: str | Path, *, revision: str | None, quantization: Any, dtype: to
         )
     config.vision_config.deepstack_visual_indexes = []
     return thinkers.load_thinker(
-        Qwen3OmniMoeThinkerForConditionalGeneration, config, base, revision=revision, quantization=None,
-        dtype=dtype, device=device,
+        Qwen3OmniMoeThinkerForConditionalGeneration, config, base, revision=revision,
+        quantization=quantization, dtype=dtype, device=device,
     )  # fmt: skip
 
 
@@ -88,7 +88,15 @@ def size_of(config: Any) -> Size:
     """The widths of its thinker from its configuration."""
     config = getattr(config, "thinker_config", config)
     text, audio = config.text_config, config.audio_config
-    return Size(
-        text.hidden_size, text.num_hidden_layers, text.moe_intermediate_size, text.vocab_size, audio.d_model,
-        audio.encoder_layers, text.num_experts, text.num_experts_per_tok,
+    dense = Size(
+        text.hidden_size, text.num_hidden_layers, text.intermediate_size, text.vocab_size, audio.d_model,
+        audio.encoder_layers,
+    )  # fmt: skip
+    routed = {layer for layer in range(dense.layers) if (layer + 1) % text.decoder_sparse_step == 0}
+    routed -= {*text.mlp_only_layers}
+    if not routed or not text.num_experts:
+        return dense
+    return dense._replace(
+        expert_layers=len(routed), expert_intermediate=text.moe_intermediate_size, experts=text.num_experts,
+        experts_asked=text.num_experts_per_tok,
     )  # fmt: skip

@@ -32,8 +32,8 @@ def tokens_of(longest_ms: float, rate: Rate) -> int:
 def refuse_quantised_experts(size: Size, quantization: dict[str, Any] | None, base: str) -> None:
     """Raise ValueError where a base of experts is to be quantised: bitsandbytes takes linear layers, and experts are
     stacked in parameters."""
-    if size.experts > 1 and quantization is not None:
-        share = 1 - size.attention_weights / size.layer_weights
+    if size.expert_layers and quantization is not None:
+        share = 1 - size.linear_weights / size.layer_weights
         whole = loading_bytes(size, Asked(16, with_encoder=False, checkpointing=True))
         raise ValueError(
             f"quantization: {share:.0%} of the weights in the layers of {base} are experts, stacked in parameters that "
@@ -94,7 +94,7 @@ def alternatives(size: Size, asked: Asked, tokens: int, limit_bytes: float) -> I
     """Settings under which something fits, those closest to what was asked first."""
     smallest = (
         {"lora=attention, quantization=nf4, scope=language_model and gradient_checkpointing": Asked(4, False, True)}
-        if size.experts == 1
+        if not size.expert_layers
         else {"lora=attention, scope=language_model and gradient_checkpointing": Asked(16, False, True)}
     )
     named = {

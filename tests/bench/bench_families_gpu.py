@@ -73,7 +73,7 @@ def score(omni: tiny_omni.Omni, processor: Any, flacs: Sequence[bytes], few: int
     apart = max(float(np.abs(row.p_first[:few] - rows[0].p_first).max()) for row in rows[1:])
     print(f"bf16: P at most {apart:.4f} from the padded model's; sd of P over clips {rows[0].p_first.std():.4f}")
     token, label = operations(model.requires_grad_(False))  # there and back
-    if omni.module.size_of(model.config).experts == 1:
+    if omni.module.size_of(model.config).expert_layers == 0:
         quantise(model)
         rows.append(ours("encoder cache, NF4", model, processor, flacs, asked, cache=kept_encodings(model, processor)))
     behind = omni.facts.rate.audio_tokens(SAMPLE_RATE_HZ) + len(asked[0].prompt.after)
