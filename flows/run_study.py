@@ -21,6 +21,7 @@ from tasks.detectors.weights import weights_for
 from tasks.hub import link, published_recipe
 from tasks.hub_client import demand_token
 from tasks.models.jobs import refuse_mere_names
+from tasks.models.room import refuse_by_name
 from tasks.planning import Found, describe_gpu
 from tasks.reports import summary
 from tasks.run_page import fenced, show_markdown
@@ -128,10 +129,11 @@ def readable(told: str) -> str:
 
 def demand_extras(recipe: StudyRecipe, until: Stage) -> None:
     """Raise ValueError, with the way out, where hygiene or a baseline needs a library, or the study an environment variable
-    or a folder of somebody else's, that is not there."""
+    or a folder of somebody else's, that is not there, and where a base that is known cannot be quantised as asked."""
     demand_variables(recipe, stages_to(until))
     if "train" in stages_to(until):
         refuse_mere_names(recipe.train.base)
+        refuse_by_name(recipe.train.method)
     if hygiene := recipe.dataset.hygiene:
         detectors.demand([hygiene.detector], "dataset.hygiene", "set dataset.hygiene=null")
     if "evaluate" in stages_to(until):

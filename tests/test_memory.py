@@ -5,6 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from flows.optimize_prompt import optimize_prompt
+from flows.run_study import demand_extras, run_study
 from recipes.schema import load_study
 from tasks.functional.memory import QWEN2_AUDIO_7B as SIZE
 from tasks.functional.memory import (
@@ -126,10 +128,21 @@ def test_a_base_of_experts_is_refused_without_advice_to_quantise_it():
         check_room(job(), config, 80e9)
 
 
+@pytest.mark.parametrize("flow", [run_study.fn, optimize_prompt.fn], ids=["run", "prompts"])
+def test_a_run_of_experts_in_nf4_is_refused_before_anything_is_built(home, monkeypatch, flow):
+    for built in ("flows.run_study.look_up", "flows.optimize_prompt.look_up"):
+        monkeypatch.setattr(built, lambda *_: pytest.fail("looked up, and then it would be built"))
+    sets = ["train=train/qwen2-audio-language-model", "train.base=Qwen/Qwen3-Omni-30B-A3B-Instruct@" + "0" * 40]
+    with pytest.raises(ValueError, match=r"quantization: 97% of the weights .* are experts.*quantization=none"):
+        flow("study/smoke", [*sets, "train.quantization=nf4"])
+    demand_extras(load_study("study/smoke", [*sets, "train.quantization=none"]), "train")
+    demand_extras(load_study("study/smoke", [*sets, "train.quantization=nf4"]), "build")
+
+
 @pytest.mark.parametrize(
     ("quantization", "line"),
     [("none", "GPU, by arithmetic: 60.2 GB of weights"),
-     ("nf4", "a run would stop at the first training: quantization: 97% of the weights in the layers of Qwen/Qwen3-Omni")],
+     ("nf4", "a run would be refused: quantization: 97% of the weights in the layers of Qwen/Qwen3-Omni")],
 )  # fmt: skip
 def test_a_plan_knows_experts_and_that_nobody_quantises_them(quantization, line):
     base = "train.base=Qwen/Qwen3-Omni-30B-A3B-Instruct@" + "0" * 40

@@ -42,17 +42,29 @@ def refuse_quantised_experts(size: Size, quantization: dict[str, Any] | None, ba
         )
 
 
+def known_by_name(base: str) -> tuple[Rate, Size] | None:
+    """Audio tokens and widths of a base, without a look at it; None where its name is not known."""
+    known = ((its.rate, size) for its in FAMILIES.values() for name, size in its.sizes.items() if name in base)
+    return next(known, None)
+
+
+def refuse_by_name(train: TrainMethod) -> None:
+    """Raise ValueError where a base that is known by its name would be refused once it is loaded."""
+    if known := known_by_name(train.base):
+        refuse_quantised_experts(known[1], train.quantization, train.base)
+
+
 def reckoned(train: TrainMethod, longest_ms: float, seen: float) -> list[str]:
     """What training a base that is known by its name takes of a GPU, by arithmetic: memory by batch, operations of `seen`
-    clips, minutes at a rate; or why it would be refused. Nothing of another base."""
-    known = [(its.rate, size) for its in FAMILIES.values() for name, size in its.sizes.items() if name in train.base]
-    if not known:
+    clips, minutes at a rate; or why it is refused. Nothing of another base."""
+    known = known_by_name(train.base)
+    if known is None:
         return []
-    rate, size = known[0]
+    rate, size = known
     try:
-        refuse_quantised_experts(size, train.quantization, train.base)
+        refuse_by_name(train)
     except ValueError as error:
-        return [f"a run would stop at the first training: {error}"]
+        return [f"a run would be refused: {error}"]
     asked = asked_of(
         train.quantization, train.training, train.scope, full=train.lora is None, heard=bool(train.augment)
     )
