@@ -82,12 +82,15 @@ def model(base):
 
 @pytest.fixture(scope="module")
 def reference(padded, processor):
-    """What transformers' processor makes of the clips, and its model's last logits of each alone."""
+    return answered_alone(padded, processor, sounds((*DURATIONS_MS, LONGEST_MS)))
+
+
+def answered_alone(padded, processor, waveforms):
+    """What transformers' processor makes of clips, and its model's last logits of each alone but the last, the longest."""
     content = [{"type": "audio", "audio_url": "clip"}, {"type": "text", "text": QUESTION}]
     text = processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
     )
-    waveforms = sounds((*DURATIONS_MS, LONGEST_MS))
     inputs = processor(
         text=[text] * len(waveforms), audio=waveforms, sampling_rate=16_000, return_tensors="pt", padding=True
     )
@@ -158,6 +161,18 @@ def test_clips_from_30_ms_to_30_s_are_heard_as_transformers_hears_each_alone(mod
     torch.testing.assert_close(encoded(model, processor, waveforms), heard, atol=1e-5, rtol=0)
     alone = torch.cat([encoded(model, processor, [waveform]) for waveform in waveforms])
     torch.testing.assert_close(alone, heard, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("given", [{"n_window": 100}, {"n_window_infer": 80}], ids=str)
+def test_chunks_and_windows_that_nobody_counts_tokens_for_are_refused(given, tmp_path):
+    config = tiny_omni.qwen3_config(tiny_omni.make_processor(tiny_omni.QWEN3))
+    for name, value in given.items():
+        setattr(config.audio_config, name, value)
+    config.save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"hears chunks of \d+ frames in windows of \d+, .* counts .* for chunks of 100"
+    ):
+        family.load(tmp_path, revision=None, quantization=None, dtype=torch.float32, device="cpu")
 
 
 @torch.inference_mode()
@@ -234,12 +249,12 @@ def test_what_one_batch_left_behind_shifts_no_other_as_it_does_in_transformers_i
 
 
 @torch.inference_mode()
-def test_its_own_decoder_answers_as_the_padded_model(model, processor, reference):
+def test_its_own_decoder_answers_as_transformers_asked_each_alone(model, padded, processor):
     asked = questions(processor, [QUESTION], ["A", "B"])
     clips = [encode_flac(waveform) for waveform in sounds(SHORT_MS)]
     found = Scorer(model, processor).score(clips, asked)[0]
-    batch = batch_of(processor, [decode_flac(clip) for clip in clips])
-    p = family.last_logits(model, batch).softmax(-1)
+    _, logits = answered_alone(padded, processor, [*map(decode_flac, clips), *sounds((1100,))])
+    p = logits.softmax(-1)
     first, second = (p[:, ids].sum(1) for ids in asked[0].ids.values())
     np.testing.assert_allclose(found.p_first, (first / (first + second)).numpy(), atol=1e-5)
 

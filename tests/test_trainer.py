@@ -15,6 +15,7 @@ from tasks.models.scope import unfreeze
 from tasks.models.trainer import AnswerTrainer, defaults, fit, operations
 from tasks.models.training import encode_once, read_clips, to_train
 from tasks.store import read_json, write_json
+from tests import tiny_omni
 from tests.adapting import NF4, collator, fresh, job, write_clips
 
 
@@ -167,6 +168,15 @@ def test_operations_are_two_a_weight_on_each_way_and_two_more_where_it_is_traine
     adapted = to_train(fresh(tiny_base), job(tiny_base, tmp_path))
     lora = sum(p.numel() for name, p in adapted.named_parameters() if "lora_" in name)
     assert operations(adapted)[0] == 4 * weights + 6 * lora
+
+
+def test_operations_of_experts_are_those_a_token_meets_and_their_routers():
+    model = tiny_omni.make_model(tiny_omni.QWEN3, tiny_omni.make_processor(tiny_omni.QWEN3), seed=0)
+    layers = dict(model.requires_grad_(False).model.language_model.layers.named_parameters())
+    experts = sum(its.numel() for its in layers.values() if its.ndim == 3)
+    others = sum(its.numel() for its in layers.values() if its.ndim == 2)
+    assert any(name.endswith("mlp.gate.weight") for name in layers)
+    assert operations(model)[0] == 4 * (others + experts * 2 / 8)
 
 
 # --- batches -----------------------------------------------------------------------------------------------------

@@ -27,15 +27,17 @@ def load_processor(base: str | Path, *, revision: str | None) -> Any:
 
 def load(base: str | Path, *, revision: str | None, quantization: Any, dtype: torch.dtype, device: str) -> nn.Module:
     """transformers' own thinker. Raises ValueError where experts are to be quantised, and where its encoder has chunks of
-    another length than `tasks.models.frames` counts tokens for."""
+    another length than `tasks.models.frames` counts tokens for, or windows
+    of less than one."""
     from transformers import Qwen3OmniMoeThinkerConfig, Qwen3OmniMoeThinkerForConditionalGeneration
 
     config = Qwen3OmniMoeThinkerConfig.from_pretrained(base, revision=revision)
     refuse_quantised_experts(size_of(config), quantization, str(base))
-    if config.audio_config.n_window * 2 != CHUNK:
+    audio = config.audio_config
+    if audio.n_window * 2 != CHUNK or audio.n_window_infer < CHUNK:
         raise ValueError(
-            f"{base}: its encoder hears chunks of {2 * config.audio_config.n_window} frames, and tasks/models/frames.py "
-            f"counts audio tokens for chunks of {CHUNK}"
+            f"{base}: its encoder hears chunks of {2 * audio.n_window} frames in windows of {audio.n_window_infer}, and "
+            f"tasks/models/frames.py counts audio tokens for chunks of {CHUNK}, of which a window holds at least one"
         )
     config.vision_config.deepstack_visual_indexes = []
     return thinkers.load_thinker(

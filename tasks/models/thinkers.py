@@ -115,11 +115,8 @@ def through_layers(tower: nn.Module, hidden: torch.Tensor, lengths: torch.Tensor
     """What the layers of an encoder make of chunks (chunks, length, width) that hear nothing of each other, the first
     `lengths` (chunks,) positions of each being heard, those behind them being nobody's."""
     chunks, length, _ = hidden.shape
-    lengths = lengths[:, None]
-    heard = torch.arange(length, device=lengths.device) < lengths
-    heard = heard | (
-        lengths == 0
-    )  # of an empty chunk, which nobody asks for, any: a softmax over nothing is no number
+    nobody = lengths == 0  # asks for an empty chunk, where any is heard: a softmax over nothing is no number
+    heard = (torch.arange(length, device=lengths.device) < lengths[:, None]) | nobody[:, None]
     heard = heard[:, None, None].to(hidden.device)
     flat = hidden.flatten(0, 1)
     all_at_once = torch.tensor([0, len(flat)])  # on the host: the layer makes a list of it

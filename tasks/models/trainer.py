@@ -355,8 +355,13 @@ def operations(model: nn.Module) -> tuple[float, float]:
     and back: 2 a weight there, 2 back, and 2 more for a weight that is trained; attention's own products left out."""
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     text = plain.model.language_model
-    weights = [module for module in text.layers.modules() if isinstance(module, nn.Linear)]
-    token = sum((6.0 if its.weight.requires_grad else 4.0) * its.in_features * its.out_features for its in weights)
+    token = 0.0
+    for module in text.layers.modules():
+        if isinstance(module, nn.Linear):  # its weight may be packed
+            token += (6.0 if module.weight.requires_grad else 4.0) * module.in_features * module.out_features
+        else:  # such as a router's
+            own = (its for its in module.parameters(recurse=False) if its.ndim == 2)
+            token += sum((6.0 if its.requires_grad else 4.0) * its.numel() for its in own)
     for stacked in (its for its in text.layers.parameters() if its.ndim == 3):  # experts, of which a token meets some
         met = plain.config.get_text_config().num_experts_per_tok * stacked[0].numel()
         token += (6.0 if stacked.requires_grad else 4.0) * met
