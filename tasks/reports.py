@@ -238,7 +238,16 @@ def asked(recipe: StudyRecipe, base: tuple[str, str]) -> dict[str, Any]:
 def named_base(
     adapters: Sequence[Adapter], bases: Sequence[Publication], predictions: Sequence[Predictions], given: str
 ) -> tuple[str, str]:
-    """What the base is called, never by a path of this machine, and its revision: as whatever loaded it wrote down."""
+    """What the base is called, never by a path of this machine, and its revision: as whatever loaded it wrote down.
+
+    Raises ValueError where a folder held one base when adapters were trained and another when clips were answered.
+    """
+    over = {its.base for its in (*adapters, *predictions) if its.base}
+    if given != "tiny" and len(over) > 1:  # each fold has a tiny one of its own
+        raise ValueError(
+            f"train.base: {given} has been altered between one task and another, which are over "
+            f"{' and '.join(sorted(over))}; run again with --refresh train, over what lies there now"
+        )
     if adapters:
         base, _, revision = adapters[0].base.rpartition("@")
         return base, revision

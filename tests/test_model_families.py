@@ -16,7 +16,7 @@ from tasks.models import family
 from tasks.models.families import FAMILIES, Family, facts_by_class, family_at, family_named
 from tasks.models.jobs import base_at, name_of
 from tasks.reports import named_base
-from tasks.store import Predictions
+from tasks.store import Adapter, Predictions
 from tests import tiny_omni
 
 PT = {"format": "pt"}
@@ -134,6 +134,16 @@ def test_a_report_takes_the_name_of_its_base_from_who_loaded_it_and_looks_for_no
     scored = [Predictions(fingerprint="a" * 16, detector=name, rows=1, base=base)
               for name, base in (("majority", None), ("base", "my base@" + "a" * 40))]  # fmt: skip
     assert named_base([], [], scored, "/gone/my base") == ("my base", "a" * 40)
+
+
+def test_tasks_over_a_folder_that_was_altered_in_between_make_no_report():
+    old, new = (f"my base@{digit * 40}" for digit in "ab")
+    trained = Adapter(fingerprint="a" * 16, base=old, seed=1, fold=0, train_accuracy=1.0)
+    scored = [Predictions(fingerprint="b" * 16, detector=name, rows=1, base=base)
+              for name, base in (("base", old), ("adapter", new))]  # fmt: skip
+    assert named_base([trained], [], scored[:1], "/a/my base") == ("my base", "a" * 40)
+    with pytest.raises(ValueError, match=rf"altered between one task and another, which are over {old} and {new}"):
+        named_base([trained], [], scored, "/a/my base")
 
 
 def test_a_recipe_is_published_without_the_place_of_its_base_and_the_same_wherever_that_is():
