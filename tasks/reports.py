@@ -242,7 +242,7 @@ def named_base(
 
     Raises ValueError where a folder held one base when adapters were trained and another when clips were answered.
     """
-    over = {its.base for its in (*adapters, *predictions) if its.base}
+    over = {its.base for its in adapters} | {its.base for its in predictions if its.base}
     if given != "tiny" and len(over) > 1:  # each fold has a tiny one of its own
         raise ValueError(
             f"train.base: {given} has been altered between one task and another, which are over "
