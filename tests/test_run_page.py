@@ -125,9 +125,10 @@ def test_a_job_at_work_waits_seconds_for_a_server_that_went_away_and_is_asked_se
         for step in range(60):
             bar.show(float(step), "on the way")
             now[0] += 1
-        assert len(asked) == 2 * (1 + run_page.RETRIES)
-        assert sum(slept) < 20
+        assert (len(asked), slept) == (2, [])
         bar.show(100.0, "done", last=True)
+        assert len(asked) == 2 + 1 + run_page.RETRIES
+        assert sum(slept) < 10
     announce(None, RUN, state("Completed"))
     announce(None, RUN, state("Cached"))
     assert page == [["new", "progress", "x", 100.0]]
