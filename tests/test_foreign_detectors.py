@@ -58,6 +58,9 @@ def test_weights_are_a_folder_or_pinned_and_never_a_name_that_moves(tmp_path, mo
     after = weights_for("whisper", given)
     assert (before.place, after.place, before.commit) == (str(tmp_path), str(tmp_path), None)
     assert before.revision != after.revision, "what is cached belongs to the bytes"
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "model.safetensors.metadata").write_text("1764333")
+    assert weights_for("whisper", given) == after, "not to when they were downloaded"
 
 
 def test_means_are_made_of_probabilities():

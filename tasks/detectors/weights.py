@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from recipes.evaluation import TAKES, WEIGHTS
-from tasks.hub import content_sha
+from tasks.hub import sha_of
+from tasks.store import file_digests
 
 Given = Mapping[str, str]  # `evaluate.weights`
 
@@ -73,4 +74,6 @@ def weights_for(detector: str, given: Given) -> Weights | None:
     folder = Path(re.sub(r"\$\{(\w+)\}", lambda found: os.environ[found[1]], place)).expanduser().resolve()
     if not folder.is_dir():
         raise FileNotFoundError(f"evaluate.weights.{key}: {folder} is no folder; {detector} takes {TAKES[key]}")
-    return Weights(str(folder), content_sha(folder))
+    digests = file_digests(folder)
+    seen = {name: its for name, its in digests.items() if not any(part.startswith(".") for part in name.split("/"))}
+    return Weights(str(folder), sha_of(seen))  # what a download notes in .cache is no weight
