@@ -247,7 +247,7 @@ def run_until(
 
 def served(study: str, overrides: list[str] | None, until: Stage, load: Callable[[], Callable[[], R]]) -> R:
     """Check the recipe, then run the flow that `load` imports against a Prefect server, one command at a time on a home."""
-    from flows.server import HEARTBEAT_S, RETRIES, server, wait_until_stored
+    from flows.server import HEARTBEAT_S, server, wait_until_stored
     from recipes.schema import load_study
     from tasks.hub import published_recipe
 
@@ -262,15 +262,14 @@ def served(study: str, overrides: list[str] | None, until: Stage, load: Callable
         gc.enable()
         when_not_served.append(warm_up)
         prefect.wait()
-        from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
         from tasks.run_page import asked_for, ended, print_progress
 
         print_progress()
         begin = time.monotonic()
-        # A server of our own leaves with its command: nobody looks for silent runs on it, and it does not come back.
-        lasting = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: HEARTBEAT_S, PREFECT_CLIENT_MAX_RETRIES: RETRIES}
-        with temporary_settings(updates={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None} if prefect.process else lasting):
+        # Nobody looks for silent runs on a server that leaves with its command.
+        with temporary_settings(updates={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None if prefect.process else HEARTBEAT_S}):
             stored = ended
             try:
                 result = flow()

@@ -29,7 +29,6 @@ STARTS_WITHIN_S = 90
 STORED_WITHIN_S = 60
 LOCKED_S = 30  # how long another server's writing to the database is waited for
 HEARTBEAT_S = 30  # the least that Prefect takes; prefect.yaml says the same, and automations.yaml allows for three
-RETRIES = 8  # after 2, 4, ... 256 s: a server may be away for minutes while a step ends; prefect.yaml says the same
 # Services that only schedules, workers and automations need; the command's own server serves one run.
 IDLE_SERVICES = (
     "SCHEDULER",
