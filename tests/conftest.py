@@ -121,23 +121,34 @@ _SMOKE_HOME = Path(_HOME.name) / "smoke #1 100%"
 _runs: list[Command] = []
 
 
+def needs(item: pytest.Item) -> int:
+    """How much of the whole run a test asks for."""
+    names = getattr(item, "fixturenames", ())
+    return ("smoke" in names) + ("rerun" in names)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need the whole run come last, and go to one process where several share the tests (`-n`); all others stay
+    together by file, with what these set up."""
+    items.sort(key=needs)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("smoke" if needs(item) else item.path.name))
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """The whole run takes a while of one core: it goes on beside all tests that do not need it; those that do come last."""
-
-    def needs(item: pytest.Item) -> int:
-        names = getattr(item, "fixturenames", ())
-        return ("smoke" in names) + ("rerun" in names)
-
+    """The whole run takes a while of one core: it goes on beside all tests that do not need it."""
     gc.freeze()
     gc.enable()
-    session.items.sort(key=needs)
-    if any(map(needs, session.items)) and not session.config.option.collectonly:
+    several = "PYTEST_XDIST_WORKER" in os.environ  # one of them will need it, and which is not known yet
+    if any(map(needs, session.items)) and not several and not session.config.option.collectonly:
         _runs.append(Command(_SMOKE_HOME, "run", "study/smoke"))
 
 
 @pytest.fixture(scope="session")
 def smoke() -> Smoke:
     """The one whole run of the session; tests that alter its home do so in copies."""
+    if not _runs:
+        _runs.append(Command(_SMOKE_HOME, "run", "study/smoke"))
     first = _runs[0].done()
     _runs.append(Command(_SMOKE_HOME, "run", "study/smoke"))
     return Smoke(_SMOKE_HOME, first)

@@ -429,7 +429,8 @@ def test_a_training_that_the_kernel_kills_goes_on_to_the_same_bits(tiny_base, fi
     from tasks import child
     from tasks.models.jobs import ON_CPU
 
-    steps = {"max_steps": 20, "per_device_train_batch_size": 3, "logging_steps": 1, "learning_rate": 1e-3, "save_steps": 1,
+    # Two kills, each within .2 s of a fifth step, must come long before the last one.
+    steps = {"max_steps": 60, "per_device_train_batch_size": 3, "logging_steps": 1, "learning_rate": 1e-3, "save_steps": 1,
              "save_strategy": "steps"}  # fmt: skip
     environment = child.environment_of({**ON_CPU, "OMP_NUM_THREADS": "1", "EARSHOT_HOME": str(tmp_path / "home")})
     environment[child.LIFELINE] = ""  # nobody holds a line to these: they end by themselves or are killed
@@ -461,7 +462,7 @@ def test_a_training_that_the_kernel_kills_goes_on_to_the_same_bits(tiny_base, fi
         for line in process.stdout:
             seen += line.startswith("step ")
             if seen == 5:
-                threading.Timer(draw.uniform(0, 0.5), process.send_signal, [signal.SIGKILL]).start()
+                threading.Timer(draw.uniform(0, 0.2), process.send_signal, [signal.SIGKILL]).start()
                 break
         process.communicate(timeout=240)
         assert process.returncode == -signal.SIGKILL
