@@ -29,9 +29,7 @@ from tasks.store import home, read_json, write_json
 PROGRESS = "EARSHOT_PROGRESS"  # set where lines of progress go to standard error, also those of a runner's processes
 EVERY_S = 2.0  # at most so often is something on the page written anew
 AWAY_S = 30.0  # and so often where the server did not take it
-RETRIES = (
-    2  # of the last version, after 2 and 4 s; any other is written anew anyway, between two lines of a job at work
-)
+RETRIES = 2  # of the last version, after 2 and 4 s; any other is written anew anyway
 _terminal = logging.getLogger("earshot")
 _silent: ContextVar[bool] = ContextVar("silent", default=False)
 _submitted: dict[UUID, None] = {}  # task runs that this process handed to a runner, in their order

@@ -135,6 +135,15 @@ def test_a_dry_run_is_a_plan_up_to_its_stage(home):
     assert not home.exists()
 
 
+def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What `earshot ARGUMENTS` says when it ends as a command does that is asked for what cannot be done."""
+    monkeypatch.setattr("sys.argv", ["earshot", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -149,11 +158,7 @@ def test_a_dry_run_is_a_plan_up_to_its_stage(home):
 )
 def test_a_study_that_cannot_run_is_refused_in_a_sentence(home, monkeypatch, capsys, arguments, sentence):
     monkeypatch.delenv("EARSHOT_CORPUS", raising=False)
-    monkeypatch.setattr("sys.argv", ["earshot", "plan", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    said = capsys.readouterr().err
-    assert stop.value.code == 2
+    said = refusal(monkeypatch, capsys, "plan", *arguments)
     assert sentence in said
     assert "Traceback" not in said
 
@@ -165,11 +170,7 @@ def test_every_environment_variable_that_is_not_set_is_named_at_once(home, monke
         monkeypatch.delenv(name, raising=False)
     sets = ["dataset=dataset/factorial-500", "evaluate=evaluate/foreign"]
     asked = [part for override in sets for part in ("--set", override)]
-    monkeypatch.setattr("sys.argv", ["earshot", *command, "study/smoke", *asked])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    said = capsys.readouterr().err
-    assert stop.value.code == 2
+    said = refusal(monkeypatch, capsys, *command, "study/smoke", *asked)
     scored = [] if command[0] in ("build", "prompts") else ["PYANNOTE", "WHISPER"]
     named = ["VOXCONVERSE", "ESC50", "GTZAN", "MUSAN", *scored]
     assert f"smoke reads the environment variables {', '.join(named)}, which are not set\n" in said
@@ -195,11 +196,7 @@ def test_every_level_that_cannot_be_filled_is_told_for_every_part_and_nothing_is
     monkeypatch.setattr(sources, "waveform", lambda *_: pytest.fail("nothing is rendered or decoded"))
     levels = [*design, "dataset.clips.duration_ms=[60,1800]", "dataset.clips.room=[null,hall]"]
     asked = [part for override in levels for part in ("--set", override)]
-    monkeypatch.setattr("sys.argv", ["earshot", *command, "study/smoke", *asked])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    said = capsys.readouterr().err
-    assert stop.value.code == 2
+    said = refusal(monkeypatch, capsys, *command, "study/smoke", *asked)
     for part in ("train", "dev", "test"):
         lacking = (
             f"{part} has no recording for: SPEECH at 1800 ms (needs 1800 ms; the longest has 1500 ms); NONSPEECH at"
