@@ -133,7 +133,7 @@ def find(name: str) -> tuple[Path, str]:
         if ref.is_file():
             sha = revision or ref.read_text().strip()
             return pull(kind, repo, sha), sha
-    nowhere = ""
+    nowhere = "" if revision else f"; one of the Hub is named with its commit, {repo}@<40 hex digits>"
     for kind in kinds if revision else ():
         try:
             return pull(kind, repo, revision), revision
@@ -216,7 +216,9 @@ def _shelf(kind: Kind, repo: str) -> Path:
     if not re.fullmatch(
         r"\w+([.-]\w+)*/\w+([.-]\w+)*", repo
     ):  # "--" stands for "/" in the layout, ".." leads out of it
-        raise ValueError(f"{repo!r} is no repository name: NAMESPACE/NAME, words joined by single '.' or '-'")
+        raise ValueError(
+            f"{repo!r} is no repository name (NAMESPACE/NAME, words joined by single '.' or '-') nor a folder that is there"
+        )
     return hub() / f"{kind}s--{repo.replace('/', '--')}"
 
 

@@ -132,7 +132,9 @@ def test_a_commit_that_is_not_here_says_so(home, folder):
 
 def test_what_is_not_here_names_what_is(home, folder):
     publish(folder, "model", "me/adapter")
-    with pytest.raises(FileNotFoundError, match="which holds me/adapter"):
+    with pytest.raises(
+        FileNotFoundError, match=r"which holds me/adapter; one of the Hub .* me/adaptor@<40 hex digits>"
+    ):
         find("me/adaptor")
 
 
