@@ -24,12 +24,17 @@ os.environ.update(
     OMP_NUM_THREADS="1",  # a whole run goes on beside the tests: a second thread of torch would mostly spin
 )
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 
 from tests.commands import Command, Done  # noqa: E402
 from tests.hub_clients import Clients, clients  # noqa: E402
 from tests.local_hub import LocalHub, local_hub  # noqa: E402
 from tests.prefect_server import Served  # noqa: E402
+
+# The same examples each time, and no deadline: a test says something of the code, not of the machine or of its luck. Others
+# are drawn by `pytest --hypothesis-profile default`.
+hypothesis.settings.load_profile("ci")
 
 
 @pytest.fixture
