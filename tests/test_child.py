@@ -1,5 +1,6 @@
 """A child ends with its parent, whatever ends the parent, and takes all it started along; however it was made."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -36,10 +37,15 @@ def lives(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z" if Path("/proc").exists() else True
+    if not Path("/proc").exists():
+        return True
+    with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # it may end just now
+        return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z"
+    return False
 
 
-def wait_for(condition, seconds=10.0) -> bool:
+def wait_for(condition, seconds=120.0) -> bool:
+    """Whether it came true; a machine may be too busy to let it soon."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():
@@ -125,10 +131,20 @@ def test_a_refusal_outlives_the_traceback_of_the_launcher():
 
 
 @pytest.mark.slow
-def test_a_child_that_runs_too_long_is_stopped_with_all_it_started(kind, tmp_path):
-    noted = tmp_path / "pids"
-    with pytest.raises(TimeoutError, match=r"^waiting ran longer than 0\.03 minutes and was stopped"):
-        run(kind(STARTS_ANOTHER.format(pids=str(noted))), what="waiting", timeout_min=0.03)
+def test_a_child_that_runs_too_long_is_stopped_with_all_it_started(kind, tmp_path, monkeypatch):
+    noted, up = tmp_path / "pids", threading.Event()
+
+    class Timer(threading.Timer):
+        """Its time begins once the child has started another."""
+
+        def run(self):
+            up.wait()
+            super().run()
+
+    monkeypatch.setattr(child.threading, "Timer", Timer)
+    program = STARTS_ANOTHER.format(pids=str(noted))
+    with pytest.raises(TimeoutError, match=r"^waiting ran longer than 0\.01 minutes and was stopped"):
+        run(kind(program), what="waiting", on_line=lambda line: up.set(), timeout_min=0.01)
     assert pids(noted)
     assert wait_for(lambda: not any(map(lives, pids(noted))))
 
@@ -141,11 +157,11 @@ def test_a_child_that_ended_in_time_did_not_run_too_long_however_slowly_it_is_li
             timers.append(self)
 
     def too_late(line: str) -> None:
-        assert wait_for(lambda: not lives(int(line)))
+        assert wait_for(lambda: not lives(int(line))), "who leads its group tells how it ended, and ends"
         timers[0].function()
 
     monkeypatch.setattr(child.threading, "Timer", Timer)
-    run(kind("import os; print(os.getpid())"), on_line=too_late)
+    run(kind("import os; print(os.getpgid(0))"), on_line=too_late)
     assert len(timers) == 1
 
 
@@ -200,8 +216,8 @@ def test_no_orphan_is_left_after_kill_9(kind, tmp_path, victim):
     leader = os.getpgid(another)
     os.kill(parent.pid if victim == "parent" else leader, signal.SIGKILL)
     assert wait_for(lambda: not lives(another)), "what the child started outlived its parent"
-    assert not lives(leader)
-    _, said = parent.communicate(timeout=20)
+    assert wait_for(lambda: not lives(leader))
+    _, said = parent.communicate(timeout=120)
     assert victim == "parent" or "ValueError: x was killed by SIGKILL" in said
 
 
@@ -216,11 +232,11 @@ def test_ending_all_frees_whoever_waits(kind, tmp_path):
 
     thread = threading.Thread(target=wait)
     thread.start()
-    assert up.wait(20)
+    assert up.wait(120)
     child.end_all()
-    thread.join(10)
+    thread.join(120)
     assert found
-    assert not any(map(lives, pids(noted)))
+    assert wait_for(lambda: not any(map(lives, pids(noted))))
 
 
 def test_a_flow_that_ends_its_children_can_be_sent_to_another_process():

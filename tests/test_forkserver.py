@@ -87,7 +87,7 @@ def test_a_server_that_was_killed_is_replaced_and_its_jobs_go_on(tmp_path):
     job = forked(tmp_path, "import time; print('up'); time.sleep(2); print('done')")
     thread = threading.Thread(target=lambda: run(job, on_line=note))
     thread.start()
-    assert up.wait(20)
+    assert up.wait(120)
     killed = forkserver._server.process
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
@@ -134,7 +134,7 @@ def test_ending_all_frees_whoever_waits_for_the_imports(tmp_path, monkeypatch):
     assert wait_for(lambda: forkserver._server)
     server = forkserver._server.process.pid
     child.end_all()
-    thread.join(10)
+    thread.join(120)
     assert found
     assert not lives(server)
 
@@ -153,9 +153,10 @@ def test_imports_that_take_for_ever_are_given_up(tmp_path, monkeypatch):
 @pytest.mark.parametrize("when", ["importing", "idle"])
 def test_a_server_ends_with_its_parent(tmp_path, when):
     """Also between two imports: nobody is left with seconds of them."""
-    noted = tmp_path / "pids"
+    noted, on = tmp_path / "pids", tmp_path / "on"
     note = f"import os; open({str(noted)!r}, 'a').write(f'{{os.getpid()}}\\n')"
-    (tmp_path / "one.py").write_text(f"import time; {note}; time.sleep({2 if when == 'importing' else 0})")
+    hold = f"\nimport time\nwhile not os.path.exists({str(on)!r}): time.sleep(0.01)" if when == "importing" else ""
+    (tmp_path / "one.py").write_text(note + hold)
     (tmp_path / "two.py").write_text(note)
     source = "from tasks import forkserver; import time; forkserver.start(('one', 'two'), {}); time.sleep(60)"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
@@ -165,6 +166,7 @@ def test_a_server_ends_with_its_parent(tmp_path, when):
     assert lives(server)
     parent.kill()
     parent.wait()
+    on.touch()
     assert wait_for(lambda: not lives(server))
     assert len(pids(noted)) == (1 if when == "importing" else 2)
 

@@ -58,18 +58,24 @@ def test_the_gpus_there_are_and_may_be_used_are_counted(two_gpus, monkeypatch):
 
 def test_two_jobs_get_a_gpu_each_and_a_third_waits_until_one_is_done(two_gpus):
     got: list[tuple[str, float, float]] = []
+    used: set[str] = set()
+    both = threading.Event()
 
     def job() -> None:
         with slots.slot("auto") as its:
             begin = time.monotonic()
-            time.sleep(0.3)
+            used.add(its["CUDA_VISIBLE_DEVICES"])
+            if len(used) == 2:
+                both.set()
+            both.wait(120)
+            time.sleep(0.3)  # in which a third would come, were it let
             got.append((its["CUDA_VISIBLE_DEVICES"], begin, time.monotonic()))
 
     threads = [threading.Thread(target=job) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(240)
     assert sorted(name for name, *_ in got)[:2] in (["0", "0"], ["0", "1"])
     for name in ("0", "1"):
         spans = sorted((begin, end) for its, begin, end in got if its == name)
@@ -100,13 +106,13 @@ def test_two_jobs_that_run_beside_each_other_see_a_gpu_each(two_gpus, tmp_path):
 
     def work(number: int) -> None:
         job = Program(question=question, device="cuda", output=str(tmp_path / str(number)))
-        job.run("tests.child_program", what="meeting", on_line=lines.append, timeout_min=1)
+        job.run("tests.child_program", what="meeting", on_line=lines.append, timeout_min=5)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(600)
     assert sorted(lines) == ["0", "1"]
 
 
@@ -118,7 +124,7 @@ def test_a_gpu_held_by_a_process_that_was_killed_is_free_at_once(two_gpus, monke
     time.sleep(0.2)
     held.send_signal(signal.SIGKILL)
     held.wait()
-    assert json.loads(second.communicate(timeout=20)[0])["CUDA_VISIBLE_DEVICES"] == "1"
+    assert json.loads(second.communicate(timeout=120)[0])["CUDA_VISIBLE_DEVICES"] == "1"
 
 
 def test_a_job_may_have_several_gpus_and_no_more_than_there_are(two_gpus):
@@ -147,13 +153,18 @@ def test_jobs_that_want_all_gpus_take_turns_and_never_wait_for_each_other_for_ev
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(120)
     assert most == [1, 1, 1, 1]
 
 
 def test_whoever_waits_for_a_gpu_can_be_stopped(two_gpus, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    refused = threading.Event()
+    waits, refused, turn = threading.Event(), threading.Event(), child.turn
+
+    def turn_of_the_waiting():
+        demand = turn()
+        waits.set()
+        return demand
 
     def wait() -> None:
         with pytest.raises(ValueError, match=r"^stopped before it began"), slots.slot("cuda"):
@@ -161,11 +172,12 @@ def test_whoever_waits_for_a_gpu_can_be_stopped(two_gpus, monkeypatch):
         refused.set()
 
     with slots.slot("cuda"):
+        monkeypatch.setattr(child, "turn", turn_of_the_waiting)
         thread = threading.Thread(target=wait)
         thread.start()
-        time.sleep(0.1)
+        assert waits.wait(120)
         child.end_all()
-        thread.join(10)
+        thread.join(120)
     assert refused.is_set()
 
 
@@ -180,14 +192,17 @@ def test_no_more_jobs_run_on_a_cpu_than_its_cores_bear(monkeypatch):
     most = slots._on_cpu._initial_value
     assert most == max(2, (os.cpu_count() or 1) // slots.THREADS_A_JOB)
     at_once: list[int] = []
-    now, lock = [0], threading.Lock()
+    now, lock, full = [0], threading.Lock(), threading.Event()
 
     def job() -> None:
         with slots.slot("cpu"):
             with lock:
                 now[0] += 1
                 at_once.append(now[0])
-            time.sleep(0.05)
+                if now[0] == most:
+                    full.set()
+            full.wait(120)
+            time.sleep(0.05)  # in which one more would come, were it let
             with lock:
                 now[0] -= 1
 
@@ -195,7 +210,7 @@ def test_no_more_jobs_run_on_a_cpu_than_its_cores_bear(monkeypatch):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(240)
     assert max(at_once) == most
 
 
