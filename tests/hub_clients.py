@@ -19,6 +19,8 @@ CLIENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_VERBOSITY": "error",
+    "HF_HUB_ETAG_TIMEOUT": "120",  # it is the Hub's faults that are tested, not how busy this machine is
+    "HF_HUB_DOWNLOAD_TIMEOUT": "120",
 }
 
 
@@ -36,7 +38,7 @@ class Clients:
 
     def call(self, function: Callable[..., Any], *arguments: Any, **environment: str) -> Any:
         """What `function(*arguments)` gives there, with these changes of the environment."""
-        return self.start(function, *arguments, **environment).result(timeout=120)
+        return self.start(function, *arguments, **environment).result(timeout=600)
 
     def start(self, function: Callable[..., Any], *arguments: Any, **environment: str) -> "Future[Any]":
         """The same, not waited for."""

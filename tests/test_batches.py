@@ -46,7 +46,7 @@ def test_work_is_done_in_the_pool_while_the_caller_is_busy():
     with ThreadPoolExecutor(1) as pool:
         results = ahead(pool, lambda item: done.set() if item else None, ((k, 1) for k in range(3)), lambda: 1)
         next(results)
-        assert done.wait(5), "the second item was done before anybody asked for it"
+        assert done.wait(120), "the second item was done before anybody asked for it"
         list(results)
 
 

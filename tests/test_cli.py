@@ -310,6 +310,6 @@ def test_a_second_command_waits_and_says_for_whom_and_a_kill_frees_the_home(tmp_
     assert second.stderr.readline() == f"waiting for study/first (pid {first.pid}) to finish on {tmp_path / 'home'}\n"
     assert second.poll() is None
     first.send_signal(signal.SIGKILL)
-    assert second.communicate(timeout=20)[0] == "in\n"
+    assert second.communicate(timeout=120)[0] == "in\n"
     assert second.returncode == 0
     first.communicate()

@@ -50,12 +50,12 @@ def kill(hub, client, fault: Fault, home: Path, *called: Any) -> None:
 
     def hold() -> None:
         came.set()
-        gone.wait(60)
+        gone.wait(600)
 
     hub.faults = [replace(fault, hold=hold)]
     pid = client.call(in_a_fork, *called, EARSHOT_HOME=str(home))
     try:
-        assert came.wait(30), "the request never came"
+        assert came.wait(120), "the request never came"
         os.kill(pid, signal.SIGKILL)
         assert client.call(ended, pid) == -signal.SIGKILL
     finally:
