@@ -21,7 +21,7 @@ QUIET = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-LOADED_MS = 30_000
+LOADED_MS = 180_000  # on a busy machine too
 
 
 class Browser(NamedTuple):
@@ -34,8 +34,12 @@ class Browser(NamedTuple):
         """Open it, wait for every text, keep a picture; all visible text."""
         self.page.goto(url)
         for text in texts:
-            self.page.get_by_text(text).first.wait_for(state="visible", timeout=LOADED_MS)
+            self.page.get_by_text(text).first.wait_for(state="visible")
         return self.keep(name)
+
+    def shows(self, text: str) -> None:
+        """Wait until it stands among what is visible."""
+        self.page.wait_for_function("text => document.body.innerText.includes(text)", arg=text)
 
     def keep(self, name: str) -> str:
         """A picture of the whole page as it is; all visible text."""
@@ -50,8 +54,9 @@ def browser() -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET), timeout=LOADED_MS)
         page = chromium.new_page(viewport={"width": 1400, "height": 1000})
+        page.set_default_timeout(LOADED_MS)
         asked: list[str] = []
         page.on("requestfinished", lambda request: asked.append(request.url))
         page.on("websocket", lambda socket: asked.append(socket.url))
@@ -61,15 +66,15 @@ def browser() -> Iterator[Browser]:
 
 def test_the_page_of_a_run_names_study_and_seed_and_leads_to_what_it_made(served: Served, served_study, browser):
     page = f"{served.url.removesuffix('/api')}/v2/runs/flow-run/{served_study}"
-    text = browser.look_at(page, "run", "study/smoke to publish, seed 42")
-    assert "Completed" in text
+    browser.look_at(page, "run", "study/smoke to publish, seed 42")
+    browser.shows("Completed")
     browser.page.get_by_role("tab", name="Subflow Runs").click()
     for name in ("build smoke", "train smoke", "evaluate smoke", "publish smoke-adapter"):
-        browser.page.get_by_text(name).first.wait_for(timeout=LOADED_MS)
+        browser.page.get_by_text(name).first.wait_for()
     browser.page.get_by_role("tab", name="Artifacts").click()
-    browser.page.get_by_text("Results of smoke").first.wait_for(timeout=LOADED_MS)
-    text = browser.keep("run-artifacts")
-    assert "Plan of smoke up to publish" in text
+    browser.page.get_by_text("Results of smoke").first.wait_for()
+    browser.shows("Plan of smoke up to publish")
+    browser.keep("run-artifacts")
 
 
 @pytest.mark.parametrize(
@@ -95,9 +100,9 @@ def test_a_picture_is_drawn(served: Served, served_study, browser, key):
     artifact = served.artifacts(served_study)[key]
     browser.page.goto(f"{served.url.removesuffix('/api')}/v2/artifacts/artifact/{artifact['id']}")
     drawn = browser.page.locator("img[src^='data:image/png']").first
-    drawn.wait_for(timeout=LOADED_MS)
+    drawn.wait_for()
+    assert drawn.evaluate("image => image.decode().then(() => image.naturalWidth)") > 400
     browser.keep(key)
-    assert drawn.evaluate("image => image.naturalWidth") > 400
 
 
 def test_a_failed_run_says_on_its_page_what_to_do_next(served: Served, served_study, browser):

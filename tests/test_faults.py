@@ -15,11 +15,13 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from prefect.settings.context import get_current_settings
 
 from flows.server import HEARTBEAT_S
+from tasks.slots import ASK_S, LEASE_S
 from tests.bench.bench_kills import holdings
 from tests.commands import ROOT
-from tests.prefect_server import Served, wait_for
+from tests.prefect_server import HANGS_S, Served, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +44,7 @@ def test_a_server_that_is_restarted_in_mid_run_costs_neither_the_run_nor_its_rec
     command = server.earshot("run", "study/smoke", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     until(command, "step 2/4: loss")
     server.restart_server()
-    _, said = command.communicate(timeout=240)
+    _, said = command.communicate(timeout=HANGS_S)
     assert command.returncode == 0, said[-3000:]
     assert holdings(server.home) == holdings(smoke.home)
     told = int(re.search(r"study/smoke: (\d+) task runs", said)[1])
@@ -53,15 +55,16 @@ def test_a_server_that_is_restarted_in_mid_run_costs_neither_the_run_nor_its_rec
 def test_a_run_that_lives_through_the_absence_of_its_server_is_never_said_to_be_dead(server):
     """It is awake, so that its heartbeats wait to be sent again, and a step of it ends; only its training is held up, by
     us, until the server has been away for longer than the automation's patience."""
-    patience_s = HEARTBEAT_S + 5
+    patience_s = 2 * HEARTBEAT_S  # a busy machine may be late with a heartbeat, and with a server
     text = (ROOT / "automations.yaml").read_text(encoding="utf-8")
     (silent,) = [its for its in yaml.safe_load(text)["automations"] if its["name"] == "earshot-silent"]
     made = server.home.parent / "automations.json"
     made.write_text(json.dumps({**silent, "trigger": {**silent["trigger"], "within": patience_s}}), encoding="utf-8")
     server.prefect("automation", "create", "--from-file", str(made))
-    train, home = ("train", "study/smoke", "--set", "train.seeds=[5]"), server.home.parent / "another home"
-    command = server.earshot(*train, home=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    until(command, "step 2/4: loss")
+    sets = ("--set", "train.seeds=[5]", "--set", "train.training.max_steps=60")  # held up long before the last one
+    home, pipes = server.home.parent / "another home", {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = server.earshot("train", "study/smoke", *sets, home=home, **pipes)
+    until(command, "step 2/60: loss")
     training = psutil.Process(command.pid).children(recursive=True)
     for process in training:
         process.suspend()
@@ -71,13 +74,10 @@ def test_a_run_that_lives_through_the_absence_of_its_server_is_never_said_to_be_
     for process in training:
         process.resume()
     until(command, "the page of the run could not be written")
-    until(command, "step 4/4: loss")
+    until(command, "step 60/60: loss")
     server.server = server.start_server()
-    states: set[str] = set()
-    wait_for(lambda: states.add(server.state(run["id"])["type"]) or "COMPLETED" in states, 120)
-    _, said = command.communicate(timeout=120)
+    _, said = command.communicate(timeout=HANGS_S)
     assert command.returncode == 0, said[-3000:]
-    assert states == {"RUNNING", "COMPLETED"}
     told = server.get(f"flow_run_states/?flow_run_id={run['id']}")
     assert [state["type"] for state in told] == ["PENDING", "RUNNING", "COMPLETED"]
 
@@ -99,14 +99,14 @@ def test_a_full_disk_is_a_sentence_and_the_same_command_goes_on_once_there_is_ro
     with disk(place, 6):
         home = place / "home"
         command = server.earshot("run", "study/smoke", home=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        _, said = command.communicate(timeout=240)
+        _, said = command.communicate(timeout=HANGS_S)
         assert command.returncode == 2, said[-3000:]
         assert "No space left on device" in said
         assert "Traceback" not in said
         assert not list((home / "store").glob("*/.draft*")), "what was half written is gone"
         subprocess.run(["mount", "-o", "remount,size=200m", place], check=True)
         command = server.earshot("run", "study/smoke", home=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        _, said = command.communicate(timeout=240)
+        _, said = command.communicate(timeout=HANGS_S)
         assert command.returncode == 0, said[-3000:]
         assert "cached" in said
         assert holdings(home) == holdings(smoke.home)
@@ -158,7 +158,7 @@ def study(server: Served, seeds: int, seconds: float) -> "subprocess.Popen[str]"
 
 def spans(*studies: "subprocess.Popen[str]") -> list[tuple[str, float, float]]:
     """(GPU, begin, end) of every job."""
-    said = [line for its in studies for line in its.communicate(timeout=240)[0].splitlines()]
+    said = [line for its in studies for line in its.communicate(timeout=HANGS_S)[0].splitlines()]
     return [tuple(json.loads(line)) for line in said if line.startswith("[")]
 
 
@@ -167,13 +167,19 @@ def overlap(held: list[tuple[str, float, float]], gpu: str) -> bool:
     return any(begin < before for (_, before), (begin, _) in itertools.pairwise(ours))
 
 
+def gpu_limit(server: Served) -> dict:
+    """What the server says of its slots for GPUs."""
+    (limit,) = [its for its in server.ask("v2/concurrency_limits/filter") if its["name"].startswith("gpu-")]
+    return limit
+
+
 def test_two_studies_queue_for_one_gpu_and_spread_over_two(server, gpus):
     gpus(1)
     held = spans(study(server, 2, 1), study(server, 2, 1))
     assert [name for name, *_ in held] == ["0"] * 4
     assert not overlap(held, "0")
-    (limit,) = [its for its in server.ask("v2/concurrency_limits/filter") if its["name"].startswith("gpu-")]
-    assert (limit["limit"], limit["active_slots"]) == (1, 0)
+    assert wait_for(lambda: gpu_limit(server)["active_slots"] == 0, HANGS_S, 1), "all of them were given back"
+    assert gpu_limit(server)["limit"] == 1
     gpus(2)
     held = spans(study(server, 4, 5))
     assert {name for name, *_ in held} == {"0", "1"}
@@ -184,17 +190,17 @@ def test_two_studies_queue_for_one_gpu_and_spread_over_two(server, gpus):
 
 
 def test_a_slot_that_a_dead_run_held_is_free_within_90_s(server, gpus):
+    """Of the lease and of the server's looks for those that are over. A busy machine adds its own delays to that, but none
+    that makes it a lease of Prefect's usual length, 300 s."""
+    assert LEASE_S + get_current_settings().server.services.repossessor.loop_seconds + ASK_S < 90
     gpus(1)
     dead = study(server, 1, 600)
     assert dead.stdout.readline() == "in\n"
     dead.kill()
     dead.communicate()
-    begin = time.monotonic()
-    heir = study(server, 1, 0)
-    assert heir.stdout.readline() == "in\n"
-    waited_s = time.monotonic() - begin
-    assert 5 < waited_s < 90, waited_s
-    assert heir.wait(60) == 0
+    killed = time.time()
+    ((_, begin, _),) = spans(study(server, 1, 0))
+    assert 5 < begin - killed < 240
 
 
 # --- another database --------------------------------------------------------------------------------------------
@@ -232,7 +238,7 @@ def test_a_server_on_postgresql_keeps_the_same_record(postgres, tmp_path, smoke)
     its = Served(tmp_path / "home", database=postgres)
     try:
         command = its.earshot("build", "study/smoke", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        _, said = command.communicate(timeout=240)
+        _, said = command.communicate(timeout=HANGS_S)
         assert command.returncode == 0, said[-3000:]
         told = int(re.search(r"study/smoke: (\d+) task runs", said)[1])
         runs = its.ask("task_runs/filter", limit=200)
