@@ -314,8 +314,10 @@ def only_command(what: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        name = holder.read_text(encoding="utf-8") if holder.exists() else "another command"
-        print(f"waiting for {name} to finish on {home}", file=sys.stderr)
+        name = ""
+        with contextlib.suppress(FileNotFoundError):  # it is just coming, or leaving
+            name = holder.read_text(encoding="utf-8")
+        print(f"waiting for {name or 'another command'} to finish on {home}", file=sys.stderr)
         lock.acquire()
     try:
         holder.write_text(f"{what} (pid {os.getpid()})", encoding="utf-8")

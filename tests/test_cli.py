@@ -7,17 +7,20 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import httpx
 import pytest
 import typer
+from filelock import FileLock
 from typer.testing import CliRunner
 
 from flows import cli
 from recipes.schema import CheckFailed
-from tasks.store import fingerprint
+from tasks.store import fingerprint, make_home
 from tests.commands import ROOT, earshot
+from tests.test_child import wait_for
 
 LINE = re.compile(r"^\d\d:\d\d:\d\d  (.+): (cached|completed, [\d.]+ s)$", re.MULTILINE)
 CACHED = (
@@ -313,3 +316,22 @@ def test_a_second_command_waits_and_says_for_whom_and_a_kill_frees_the_home(tmp_
     assert second.communicate(timeout=120)[0] == "in\n"
     assert second.returncode == 0
     first.communicate()
+
+
+def test_a_command_that_comes_as_another_is_leaving_waits_for_it_all_the_same(home, capsys):
+    """Its name is gone a moment before the home is free."""
+    said: list[str] = []
+    came = threading.Event()
+
+    def work() -> None:
+        with cli.only_command("study/second"):
+            came.set()
+
+    thread = threading.Thread(target=work)
+    with FileLock(make_home() / "lock"):
+        thread.start()
+        assert wait_for(lambda: said.append(capsys.readouterr().err) or said[-1])
+        assert not came.is_set()
+    thread.join(120)
+    assert "".join(said) == f"waiting for another command to finish on {home}\n"
+    assert came.is_set()
