@@ -8,6 +8,7 @@ The process that forks the jobs is killed as well, once a stage that needs it: t
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -51,7 +52,10 @@ def kill_at(home: Path, point: str, victim: str) -> bool:
     run = start(home)
     reached = waits_for(run, point)
     if reached:
-        os.kill(newest_job(home) or run.pid if victim == "job" else run.pid, signal.SIGKILL)
+        try:
+            os.kill(newest_job(home) or run.pid if victim == "job" else run.pid, signal.SIGKILL)
+        except ProcessLookupError:  # the job has just ended
+            run.kill()
     run.communicate()
     return reached
 
@@ -84,12 +88,20 @@ def waits_for(run: "subprocess.Popen[str]", point: str) -> bool:
 
 def forkers(home: Path) -> list[int]:
     """The process that forks jobs, then what it has forked, eldest first."""
-    return sorted(pid for pid, command in alive(home).items() if "tasks.forkserver" in command)
+    found = [(began(pid), pid) for pid, command in alive(home).items() if "tasks.forkserver" in command]
+    return [pid for ticks, pid in sorted(found) if ticks]
+
+
+def began(pid: int) -> int:
+    """When a process was started, 0 where it is gone. Its number does not tell: they begin anew after the highest."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    return 0
 
 
 def newest_job(home: Path) -> int | None:
     """The youngest process that trains or scores."""
-    return max(forkers(home)[1:], default=None)
+    return next(reversed(forkers(home)[1:]), None)
 
 
 def alive(home: Path) -> Mapping[int, str]:
@@ -104,7 +116,7 @@ def alive(home: Path) -> Mapping[int, str]:
     return found
 
 
-def orphans(home: Path, within_s: float = 15.0) -> Mapping[int, str]:
+def orphans(home: Path, within_s: float = 60.0) -> Mapping[int, str]:
     """Processes of the home that are still there after a while."""
     deadline = time.monotonic() + within_s
     while (left := alive(home)) and time.monotonic() < deadline:
