@@ -330,6 +330,7 @@ SMALL = (("study/demo", "study/smoke"), ("earshot/demo-", "earshot/smoke-"))  # 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("rerun")  # nobody is at work on a home that is copied
 @pytest.mark.parametrize("page", [page for page in PAGES if any(f.language in ("bash", "python") for f in runs(page))])
 def test_what_a_page_tells_to_do_can_be_done(page, smoke: Smoke, tmp_path):
     """Its files are written and its commands run in their order, as one reader would, on a home that knows the demo.

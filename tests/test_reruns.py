@@ -46,6 +46,7 @@ def record_of(home: Path, text: str) -> Path:
     return found
 
 
+@pytest.mark.usefixtures("rerun")  # nobody is at work on a home that is copied
 def test_a_comment_another_block_and_three_kinds_of_damage_rerun_what_they_touch(clone, smoke, tmp_path):
     home = tmp_path / "home"
     shutil.copytree(smoke.home, home, symlinks=True)
@@ -70,6 +71,7 @@ def test_a_comment_another_block_and_three_kinds_of_damage_rerun_what_they_touch
     )
 
 
+@pytest.mark.usefixtures("rerun")
 def test_an_edited_helper_reruns_whatever_reaches_it(clone, smoke, tmp_path):
     home = tmp_path / "home"
     shutil.copytree(smoke.home, home, symlinks=True)
