@@ -461,14 +461,37 @@ def answered(home: Path) -> list[tuple[str, str]]:
     return [(name, clip) for name, line in lines for clip in json.loads(line)["clips"]]
 
 
+HELD = """
+import sys, time
+from tasks.models import prompting
+from tasks.models.score_log import ScoreLog
+
+add, said = ScoreLog.add, []
+
+def tell(line, **how):
+    said.append(line)
+    print(line, **how)
+
+def hold(*given):
+    add(*given)
+    if any(line.startswith(sys.argv[2]) for line in said):
+        print("held", flush=True)
+        time.sleep(600)
+
+prompting.print, ScoreLog.add = tell, hold
+prompting.main(sys.argv[1])
+"""
+
+
 @pytest.mark.slow
 def test_a_search_that_is_killed_goes_on_to_the_same_bytes_and_asks_nothing_twice(tmp_path, tiny_base):
-    def start(name: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-u", "-m", "tasks.child", "tasks.models.prompting", str(tmp_path / f"{name}.json")]
-        home = environment(tmp_path / f"home of {name}")
+    def start(name: str, *held: str) -> "subprocess.Popen[str]":
+        """A search; `held` within the round after the line that begins so, behind the first answers that it keeps."""
+        program = ("-c", HELD) if held else ("-m", "tasks.child", "tasks.models.prompting")
         return subprocess.Popen(
-            command, env=home, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+            [sys.executable, "-u", *program, str(tmp_path / f"{name}.json"), *held], cwd=ROOT, text=True,
+            env=environment(tmp_path / f"home of {name}"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
 
     for name in ("calm", "killed"):
         job = job_of(tmp_path / name, tiny_base, rounds=2)
@@ -476,8 +499,8 @@ def test_a_search_that_is_killed_goes_on_to_the_same_bytes_and_asks_nothing_twic
     assert start("calm").communicate()[0].count("round ") == 3
     known = 0
     for line in ("round 0/2", "round 1/2"):
-        search = start("killed")
-        assert any(line in said for said in search.stdout), f"the search never came to {line!r}"
+        search = start("killed", line)
+        assert any(said == "held\n" for said in search.stdout), f"the search never came beyond {line!r}"
         search.kill()
         search.communicate()
         assert search.returncode == -signal.SIGKILL

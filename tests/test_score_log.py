@@ -4,15 +4,15 @@ import contextlib
 import json
 import os
 import signal
-import threading
-import time
 
 import numpy as np
 import pytest
 import torch
 
+from tasks import child
 from tasks.audio_files import encode_flac
 from tasks.models import score_log, scoring
+from tasks.models.jobs import ScoringJob
 from tasks.models.score_log import ScoreLog, parsed, written
 from tasks.models.scoring import Scorer, questions
 
@@ -161,6 +161,27 @@ def test_free_answers_are_kept_as_well(scorer, asked, processor, home):
 # --- a whole child -----------------------------------------------------------------------------------------------
 
 
+HELD = """
+import time
+from pathlib import Path
+from tasks.detectors import audio_llm
+from tasks.models.score_log import ScoreLog
+
+add, kept = ScoreLog.add, []
+
+def hold(*given):
+    add(*given)
+    kept.append(given)
+    if len(kept) == 5:
+        print("held", flush=True)
+        time.sleep(600)
+
+ScoreLog.add = hold
+Path({path!r}).write_text({job!r})
+audio_llm.main({path!r})
+"""
+
+
 @pytest.mark.slow
 def test_a_child_killed_in_the_middle_leaves_what_the_next_one_goes_on_from(tiny_base, home, tmp_path, monkeypatch):
     """kill -9 of the real child, and the table is that of a run that nobody disturbed."""
@@ -181,42 +202,43 @@ def test_a_child_killed_in_the_middle_leaves_what_the_next_one_goes_on_from(tiny
     ]
     pq.write_table(pa.Table.from_pylist(rows), file)
 
-    def run(home_name: str, kill_after: int = 0) -> tuple[list[str], pd.DataFrame | None]:
+    def run(name: str, home_name: str, held: bool = False) -> tuple[list[str], pd.DataFrame | None]:
         monkeypatch.setenv("EARSHOT_HOME", str(tmp_path / home_name))
-        output, said = tmp_path / f"out {time.monotonic_ns()}", []
+        output, said = tmp_path / name, []
         output.mkdir()
-        job = score_job(tiny_base, file, output, QUESTION)
-        if kill_after:
-            threading.Thread(target=kill_when, args=(tmp_path / home_name, kill_after), daemon=True).start()
-        with contextlib.suppress(ValueError) if kill_after else contextlib.nullcontext():
-            job.run("tasks.detectors.audio_llm", what="scoring", on_line=said.append, timeout_min=5)
+        job = score_job(tiny_base, file, output, QUESTION, Held if held else ScoringJob)
+        module = "tests.child_program" if held else "tasks.detectors.audio_llm"
+        with pytest.raises(ValueError, match="killed by SIGKILL") if held else contextlib.nullcontext():
+            job.run(module, what="scoring", on_line=lambda line: [said.append(line), kill_held(line)], timeout_min=5)
         scores = output / "scores.parquet"
         return said, pd.read_parquet(scores) if scores.exists() else None
 
-    _, undisturbed = run("calm")
-    assert run("killed", kill_after=5)[1] is None, "it was killed before its end"
-    said, resumed = run("killed")
+    _, undisturbed = run("calm", "calm")
+    assert run("held", "killed", held=True)[1] is None, "it was killed before its end"
+    said, resumed = run("resumed", "killed")
     assert any("of them kept from before" in line for line in said)
     pd.testing.assert_frame_equal(resumed, undisturbed, check_exact=True)
 
 
-def score_job(base, clips, output, question):
-    from tasks.models.jobs import ScoringJob
+class Held(ScoringJob):
+    """A job that waits for its kill behind the fifth batch it keeps."""
 
-    return ScoringJob(
+    def model_dump_json(self, **told) -> str:
+        return HELD.format(path=f"{self.output}.held.json", job=super().model_dump_json(**told))
+
+
+def kill_held(line: str) -> None:
+    """kill -9 every child of this process, where one says that it waits for that."""
+    if line == "held":
+        for process in list(child._working):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def score_job(base, clips, output, question, kind=ScoringJob):
+    return kind(
         base=str(base), revision=None, quantization=None, question=question, device="cpu", output=str(output), adapter=None,
         clips={"test": (str(clips),)}, generate_on=("test",), batch_size=16, base_revision="b" * 40, code="c",
     )  # fmt: skip
-
-
-def kill_when(home, lines: int) -> None:
-    """kill -9 every child of this process that scores, once the logs have so many lines."""
-    from tasks import child
-
-    while sum(path.read_bytes().count(b"\n") for path in (home / "store" / "scores").glob("*.jsonl")) < lines:
-        time.sleep(0.005)
-    for process in list(child._working):
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.mark.slow

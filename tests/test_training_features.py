@@ -418,9 +418,28 @@ def test_a_training_that_is_killed_behind_its_last_step_takes_no_step_more(
         assert (resumed / part).read_bytes() == (straight / part).read_bytes()
 
 
+HELD = """
+import sys, time
+from tasks.models import training
+from tasks.models.trainer import AnswerTrainer
+
+step, begun = AnswerTrainer.training_step, []
+
+def hold(self, *arguments, **keywords):
+    begun.append(self.state.global_step)
+    if begun[-1] - begun[0] == 12:
+        time.sleep(600)
+    return step(self, *arguments, **keywords)
+
+AnswerTrainer.training_step = hold
+training.main(sys.argv[1])
+"""
+
+
 @pytest.mark.slow
 def test_a_training_that_the_kernel_kills_goes_on_to_the_same_bits(tiny_base, file, tmp_path):
-    """kill -9 of the process itself, at a random moment, twice: in a step, in a save, wherever it is."""
+    """kill -9 of the process itself, at a random moment, twice: in a step, in a save, wherever it is. For a kill that comes
+    late it waits behind the twelfth step it makes."""
     import random
     import signal
     import subprocess
@@ -429,19 +448,18 @@ def test_a_training_that_the_kernel_kills_goes_on_to_the_same_bits(tiny_base, fi
     from tasks import child
     from tasks.models.jobs import ON_CPU
 
-    # Two kills, each within .2 s of a fifth step, must come long before the last one.
-    steps = {"max_steps": 60, "per_device_train_batch_size": 3, "logging_steps": 1, "learning_rate": 1e-3, "save_steps": 1,
+    steps = {"max_steps": 30, "per_device_train_batch_size": 3, "logging_steps": 1, "learning_rate": 1e-3, "save_steps": 1,
              "save_strategy": "steps"}  # fmt: skip
     environment = child.environment_of({**ON_CPU, "OMP_NUM_THREADS": "1", "EARSHOT_HOME": str(tmp_path / "home")})
     environment[child.LIFELINE] = ""  # nobody holds a line to these: they end by themselves or are killed
 
-    def started(name: str, kept: str) -> subprocess.Popen[str]:
+    def started(name: str, kept: str, *program: str) -> subprocess.Popen[str]:
         (tmp_path / name).mkdir()
         told = job(tiny_base, tmp_path / name, clips=(file,), training=steps, checkpoints=str(tmp_path / kept),
                    lora={"r": 4, "lora_dropout": 0.2})  # fmt: skip
         path = tmp_path / f"{name}.json"
         path.write_text(told.model_dump_json())
-        command = child.python("-m", "tasks.child", "tasks.models.training", str(path))
+        command = child.python(*(program or ("-m", "tasks.child", "tasks.models.training")), str(path))
         return subprocess.Popen(
             command,
             env=environment,
@@ -452,11 +470,11 @@ def test_a_training_that_the_kernel_kills_goes_on_to_the_same_bits(tiny_base, fi
         )
 
     straight = started("straight", "a")
-    straight.communicate(timeout=240)
+    straight.communicate(timeout=600)
     assert straight.returncode == 0
     draw = random.Random()
     for attempt in ("first", "second"):
-        process = started(attempt, "b")
+        process = started(attempt, "b", "-c", HELD)
         assert process.stdout is not None
         seen = 0
         for line in process.stdout:
@@ -464,10 +482,10 @@ def test_a_training_that_the_kernel_kills_goes_on_to_the_same_bits(tiny_base, fi
             if seen == 5:
                 threading.Timer(draw.uniform(0, 0.2), process.send_signal, [signal.SIGKILL]).start()
                 break
-        process.communicate(timeout=240)
+        process.communicate(timeout=600)
         assert process.returncode == -signal.SIGKILL
     resumed = started("resumed", "b")
-    lines = resumed.communicate(timeout=240)[0].splitlines()
+    lines = resumed.communicate(timeout=600)[0].splitlines()
     assert resumed.returncode == 0
     assert not any(line.startswith("step 1/") for line in lines), "it went on, it did not begin again"
     for part in ("adapter_model.safetensors", "training.json"):
