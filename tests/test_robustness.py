@@ -94,7 +94,7 @@ def test_the_comparison_sees_a_file_that_was_written(tmp_path):
 def test_of_two_commands_on_one_home_the_second_waits_and_finds_everything_cached(tmp_path):
     home = tmp_path / "home"
     first = Command(home, "run", "study/smoke")
-    assert wait_for((home / "lock.holder").exists, 60)
+    assert wait_for((home / "lock.holder").exists)
     second = Command(home, "run", "study/smoke")
     one = first.done()
     published = holdings(home)
