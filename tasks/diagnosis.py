@@ -196,10 +196,11 @@ def look_at_download() -> Finding:
 def look_at_corpora() -> Iterator[Finding]:
     """Where real recordings lie: every variable that a shipped data set reads."""
     for variable, (kind, datasets) in shipped_variables().items():
-        readers = datasets[0] + (f" and {len(datasets) - 1} more" if len(datasets) > 1 else "")
+        more = len(datasets) - 1
+        readers, read = (f"{datasets[0]} and {more} more", "read") if more else (datasets[0], "reads")
         folder = os.environ.get(variable)
         if not folder:
-            says = f"{variable} is not set, study/demo does without; {readers} read {way_to(kind, variable)}"
+            says = f"{variable} is not set, study/demo does without; {readers} {read} {way_to(kind, variable)}"
         elif not Path(folder).expanduser().is_dir():
             says = f"{variable} is {folder}, which is no folder: {readers} cannot be built"
         else:

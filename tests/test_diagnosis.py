@@ -46,6 +46,7 @@ def test_every_variable_that_a_shipped_data_set_reads_is_listed_set_or_not(monke
     assert "MUSAN is not set, study/demo does without; dataset/factorial-1000 and 3 more read" in found["MUSAN"].says
     assert "`earshot fetch musan --root DIR`, then export MUSAN=DIR/musan" in found["MUSAN"].says
     assert "`earshot fetch gtzan` says where it comes from" in found["GTZAN"].says
+    assert "dataset/corpus reads a folder of your own recordings, in the layout" in found["EARSHOT_CORPUS"].says
 
 
 def test_no_secret_is_shown(monkeypatch, tmp_path):

@@ -1,6 +1,7 @@
 """Any folder with a table of files: what it reads, and the sentence for each thing that is missing."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,12 @@ import pandas as pd
 import pytest
 import soundfile
 
+from recipes.schema import load_study
 from recipes.sources import TableSource
 from tasks import sources
+from tasks.planning import dealt
+from tests.commands import ROOT
+from tests.layouts import sound
 
 METADATA = pd.DataFrame(
     {
@@ -155,6 +160,28 @@ def test_what_is_missing_is_named_with_what_is_there(tmp_path: Path) -> None:
         sources.recordings(source(folder(tmp_path, METADATA.assign(start_s="soon"))))
     with pytest.raises(ValueError, match="has no rows"):
         sources.recordings(source(folder(tmp_path, METADATA.head(0))))
+
+
+def told_columns() -> list[str]:
+    """The columns that the page about sources names for the folder of study/corpus."""
+    page = (ROOT / "tasks" / "sources" / "README.md").read_text(encoding="utf-8")
+    told = page.split("## The folder of study/corpus")[1].split("\n## ")[0]
+    return [name for row in re.findall(r"^\| (`.+?) \|", told, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)]
+
+
+def test_study_corpus_reads_any_folder_that_has_the_columns_which_its_page_names(tmp_path, monkeypatch) -> None:
+    kinds = {"speech": "SPEECH", "nonspeech": "NONSPEECH", "noise": None}
+    rows = pd.DataFrame(
+        {"file": f"{role}/{n}.wav", "role": role, "label": label, "group_id": f"{role}{n}", "dataset": "mine"}
+        for role, label in kinds.items()
+        for n in range(5)
+    ).reindex(columns=told_columns())
+    for file in rows["file"]:
+        sound(tmp_path / file)
+    monkeypatch.setenv("EARSHOT_CORPUS", str(folder(tmp_path, rows)))
+    table = dealt(load_study("study/corpus").dataset, [])
+    assert len(table) == len(rows)
+    assert (table.groupby("part").size() == 3).all(), "a fold has a group of each class and of noise"
 
 
 @pytest.mark.corpus

@@ -35,7 +35,10 @@ def way_to(kind: str, variable: str) -> str:
         return (
             f"{by_hand.title}: `earshot fetch {kind}` says where it comes from, then export {variable}=/where/it/lies"
         )
-    return f"recordings of your own: export {variable}=/where/they/lie (`earshot fetch` says which corpora it can download)"
+    return (
+        f"a folder of your own recordings, in the layout that its recipe reads: export {variable}=/where/it/lies "
+        "(`earshot fetch` says which corpora it can download)"
+    )
 
 
 def shipped_variables() -> dict[str, tuple[str, list[str]]]:
