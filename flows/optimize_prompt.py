@@ -5,8 +5,9 @@ import contextlib
 from prefect import flow
 
 from flows.build_dataset import BuiltDataset, build_dataset
+from flows.demands import demand_extras, demand_gpu, with_stops
 from flows.plan_study import look_up, plan_lines
-from flows.run_study import demand_extras, demand_gpu, within
+from flows.run_study import within
 from flows.stages import Stage
 from flows.train_adapters import TrainedFold, asking, question_of, train_adapters
 from recipes.prompts import PromptRecipe
@@ -93,7 +94,7 @@ def plan_prompts(study: str, overrides: list[str], refresh: Stage | None = None)
     searches = [] if refresh or not found.complete else found_searches(recipe, search)
     return [
         f"{study}, up to its prompts: the recipe is right, nothing was run",
-        *plan_lines(recipe, found, "train", refresh),
+        *plan_lines(recipe, with_stops(recipe, "train", refresh, found), "train", refresh),
         "",
         *describe_search(recipe, search, splits, searches),
     ]

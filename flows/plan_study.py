@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from flows.build_dataset import build_dataset
+from flows.demands import with_stops
 from flows.evaluate_detectors import evaluate_detectors
 from flows.stages import Stage, stages_from, stages_to
 from flows.train_adapters import train_adapters
@@ -23,7 +24,8 @@ def plan_study(
     no recording.
     """
     recipe = load_study(study, overrides, published_recipe)
-    lines = plan_lines(recipe, look_up(recipe, until, refresh), until, refresh)
+    found = with_stops(recipe, until, refresh, look_up(recipe, until, refresh))
+    lines = plan_lines(recipe, found, until, refresh)
     return [f"{study}, up to {until}: the recipe is right, nothing was run", *lines]
 
 
@@ -56,5 +58,5 @@ def look_up(recipe: StudyRecipe, until: Stage, refresh: Stage | None = None) -> 
     except NotCached:
         return Found(calls, complete=False)
     except CheckFailed as failed:
-        return Found(calls, str(failed), complete=False)
+        return Found(calls, (str(failed),), complete=False)
     return Found(calls)

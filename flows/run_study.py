@@ -8,26 +8,21 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_TASKS_RE
 from pydantic import BaseModel, ConfigDict
 
 from flows.build_dataset import BuiltDataset, build_dataset
+from flows.demands import demand_extras, demand_gpu, demand_hub
 from flows.evaluate_detectors import evaluate_detectors
 from flows.plan_study import look_up, plan_lines
 from flows.publish import publish
 from flows.runners import Chosen, chosen
-from flows.stages import STAGES, Runner, Stage, stages_from, stages_to
+from flows.stages import STAGES, Runner, Stage, stages_from
 from flows.train_adapters import TrainedFold, train_adapters
 from recipes.schema import StudyRecipe, load_study
-from tasks import detectors
 from tasks.advice import advice
-from tasks.detectors.weights import weights_for
 from tasks.hub import link, published_recipe
-from tasks.hub_client import demand_token
-from tasks.models.jobs import refuse_mere_names
-from tasks.models.room import refuse_by_name
-from tasks.planning import Found, describe_gpu
+from tasks.planning import Found
 from tasks.reports import summary
 from tasks.run_page import fenced, show_markdown
-from tasks.slots import gpus, make_limit, visible_gpus
+from tasks.slots import make_limit, visible_gpus
 from tasks.store import Publication, Report
-from tasks.variables import demand_variables
 
 DEFAULT = "study/demo"
 
@@ -69,8 +64,7 @@ def run_study(
     with advice(study, overrides or [], until):
         recipe = load_study(study, overrides or [], published_recipe)
         demand_extras(recipe, until)
-        if recipe.publish.to == "hub":
-            demand_token()
+        demand_hub(recipe)
         found = look_up(recipe, until, refresh)
         demand_gpu(recipe, until, refresh, found)
         show_plan(recipe, until, refresh, found)
@@ -125,35 +119,6 @@ def readable(told: str) -> str:
     sentences, first, tables = told.partition("\n\ntest: ")
     said = [f"- {line}" for line in sentences.splitlines() if line]
     return "\n".join([*said, "", fenced(f"{first.strip()} {tables}".splitlines())])
-
-
-def demand_extras(recipe: StudyRecipe, until: Stage) -> None:
-    """Raise ValueError, with the way out, where hygiene or a baseline needs a library, or the study an environment variable
-    or a folder of somebody else's, that is not there, and where a base that is known cannot be quantised as asked."""
-    demand_variables(recipe, stages_to(until))
-    if "train" in stages_to(until):
-        refuse_mere_names(recipe.train.base)
-        refuse_by_name(recipe.train.method)
-    if hygiene := recipe.dataset.hygiene:
-        detectors.demand([hygiene.detector], "dataset.hygiene", "set dataset.hygiene=null")
-    if "evaluate" in stages_to(until):
-        detectors.demand(recipe.evaluate.baselines)
-        for name in recipe.evaluate.baselines:
-            weights_for(name, recipe.evaluate.weights)
-
-
-def demand_gpu(recipe: StudyRecipe, until: Stage, refresh: Stage | None, found: Found) -> None:
-    """Raise ValueError where a stage that is not cached needs a GPU and this machine has none: before anything runs."""
-    stages = stages_to(until)
-    if recipe.train.device != "cuda" or "train" not in stages or gpus():
-        return
-    anew = {"train", "evaluate"} & {*stages} & {*stages_from(refresh)}
-    if anew or not found.complete:
-        raise ValueError(
-            f"{recipe.name} has train.device=cuda and no NVIDIA GPU answers here (`earshot doctor` looks closer): run it "
-            "where there is one; `earshot build` needs none, and a tiny base trains with --set train.device=cpu"
-            + "".join(f". {line.strip()}" for line in describe_gpu(recipe))
-        )
 
 
 def within(stage: Stage, refresh: Stage | None) -> AbstractContextManager[object]:

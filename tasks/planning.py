@@ -120,7 +120,7 @@ class Found(NamedTuple):
     """What looking up one stage after another came to."""
 
     calls: Mapping[str, Calls]  # stage -> what was asked for
-    stops: str = ""  # the check that would end a run
+    stops: tuple[str, ...] = ()  # what would end a run on this machine: what it lacks, a check
     complete: bool = True  # every result of the stages is there
 
 
@@ -319,7 +319,7 @@ def describe_steps(found: Found, steps: Sequence[Step], refreshed: Sequence[str]
             state += [f"{left} to run" if sure else f"up to {left} to run", *earlier_times(step)]
         lines.append(f"  {step.name:<14}{', '.join(state)}")
     lines.append("  publications  made anew every time, which changes nothing where nothing has changed")
-    return [*lines, *([f"  a run would stop here: {found.stops}"] if found.stops else [])]
+    return [*lines, *(f"  a run would stop here: {stop}" for stop in found.stops)]
 
 
 def earlier_times(step: Step) -> list[str]:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flows.demands import demand_extras
 from flows.plan_study import plan_study
-from flows.run_study import demand_extras
 from recipes.data import HygieneBlock
 from recipes.schema import CheckFailed, load_study
 from recipes.sources import EspeakSource, SyntheticSource, TableSource

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from flows.demands import demand_extras
 from flows.optimize_prompt import optimize_prompt
-from flows.run_study import demand_extras, run_study
+from flows.run_study import run_study
 from recipes.schema import load_study
 from tasks.functional.memory import QWEN2_AUDIO_7B as SIZE
 from tasks.functional.memory import (

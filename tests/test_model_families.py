@@ -10,7 +10,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from flows.run_study import demand_extras
+from flows.demands import demand_extras
 from recipes.schema import load_study
 from tasks.models import family
 from tasks.models.families import FAMILIES, Family, facts_by_class, family_at, family_named

@@ -1,5 +1,6 @@
 """A plan says what a run would do, by the run's own way, and does none of it."""
 
+import re
 import shutil
 
 import numpy as np
@@ -8,12 +9,13 @@ import pytest
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE
 from typer.testing import CliRunner
 
-from flows import cli
+from flows import cli, demands
 from flows.build_dataset import build_dataset
+from flows.demands import demand_extras
 from flows.plan_study import plan_study
-from flows.run_study import demand_extras, within
+from flows.run_study import run_study, within
 from recipes.schema import CheckFailed, load_study
-from tasks import cache, sources, store
+from tasks import cache, detectors, sources, store
 from tasks.clips import check_cells
 from tasks.functional.intervals import clustered_interval
 from tasks.functional.mcnemar import mcnemar_sample_size
@@ -233,6 +235,51 @@ def test_a_check_that_would_stop_a_run_is_told(home, monkeypatch):
     monkeypatch.setattr(build_dataset, "fn", stop)
     plan = plan_study("study/smoke")
     assert "  a run would stop here: seed 42 has not learnt its training clips" in plan
+
+
+ELSEWHERE = ["train=train/qwen2-audio-language-model", "evaluate=evaluate/vads", "dataset.hygiene={}"]
+
+
+@pytest.fixture
+def laptop(home, monkeypatch):
+    """A machine without a GPU, without the extra `vad` and without a token."""
+    monkeypatch.setattr(demands, "gpus", list)
+    monkeypatch.setattr(detectors, "installed", lambda: iter(()))
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+
+
+def test_a_plan_made_where_a_run_would_be_refused_says_each_reason_and_is_whole(laptop):
+    overrides = [*ELSEWHERE, "publish.to=hub"]
+    asked = [part for override in overrides for part in ("--set", override)]
+    result = CliRunner().invoke(cli.app, ["plan", "study/smoke", *asked])
+    assert result.exit_code == 0, result.output
+    stop = "  a run would stop here: "
+    told = [line.removeprefix(stop) for line in result.output.splitlines() if line.startswith(stop)]
+    vads = "baselines webrtc, silero, silero_default: onnxruntime, silero-vad, webrtcvad-wheels not installed"
+    assert [said.partition(";")[0] for said in told] == [
+        "dataset.hygiene silero: onnxruntime, silero-vad not installed",
+        vads,
+        "publishing to the Hub needs a token that may write: set HF_TOKEN or run `hf auth login`, or publish into the home: "
+        "--set publish.to=home",
+        "smoke has train.device=cuda and no NVIDIA GPU answers here (`earshot doctor` looks closer): run it where there is "
+        "one",
+    ]
+    assert all(part in result.output for part in ("data set smoke", "interval", "disk: at most", "GPU, by arithmetic"))
+    for said, way_out in zip(
+        told, ("dataset.hygiene=null", "evaluate=evaluate/default", "publish.to=home", ""), strict=True
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
+            run_study.fn("study/smoke", overrides)
+        overrides.append(way_out)
+
+
+def test_a_plan_up_to_a_stage_asks_for_what_that_stage_needs(laptop):
+    def stops(*arguments):
+        return [line for line in plan_study(*arguments) if "would stop here" in line]
+
+    assert not stops("study/smoke", ELSEWHERE[:2], "build")
+    assert len(stops("study/smoke", ELSEWHERE[:2], "train")) == 1
+    assert not stops("study/smoke")
 
 
 def test_times_of_earlier_runs_are_told_with_their_number(home):

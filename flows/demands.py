@@ -1,0 +1,92 @@
+"""What a run needs of this machine: asked before anything runs, and foretold by a plan."""
+
+from collections.abc import Iterator
+
+from flows.stages import Stage, stages_from, stages_to
+from recipes.schema import StudyRecipe
+from tasks import detectors
+from tasks.detectors.weights import weights_for
+from tasks.hub_client import demand_token
+from tasks.models.jobs import refuse_mere_names
+from tasks.models.room import refuse_by_name
+from tasks.planning import Found, describe_gpu
+from tasks.slots import gpus
+from tasks.variables import demand_variables
+
+
+def demand_extras(recipe: StudyRecipe, until: Stage) -> None:
+    """Raise ValueError, with the way out, where hygiene or a baseline needs a library, or the study an environment variable
+    or a folder of somebody else's, that is not there, and where a base that is known cannot be quantised as asked."""
+    demand_variables(recipe, stages_to(until))
+    demand_base(recipe, until)
+    if "train" in stages_to(until):
+        refuse_by_name(recipe.train.method)
+    demand_hygiene(recipe)
+    demand_baselines(recipe, until)
+
+
+def demand_base(recipe: StudyRecipe, until: Stage) -> None:
+    """Raise ValueError where the base is a folder of somebody else's."""
+    if "train" in stages_to(until):
+        refuse_mere_names(recipe.train.base)
+
+
+def demand_hygiene(recipe: StudyRecipe) -> None:
+    """Raise ValueError where label hygiene needs a library that is not there."""
+    if hygiene := recipe.dataset.hygiene:
+        detectors.demand([hygiene.detector], "dataset.hygiene", "set dataset.hygiene=null")
+
+
+def demand_baselines(recipe: StudyRecipe, until: Stage) -> None:
+    """Raise ValueError or FileNotFoundError where a baseline needs a library or weights that are not there."""
+    if "evaluate" in stages_to(until):
+        detectors.demand(recipe.evaluate.baselines)
+        for name in recipe.evaluate.baselines:
+            weights_for(name, recipe.evaluate.weights)
+
+
+def demand_hub(recipe: StudyRecipe) -> None:
+    """Raise ValueError where the study publishes to the Hub and there is no token for it."""
+    if recipe.publish.to == "hub":
+        demand_token()
+
+
+def demand_gpu(recipe: StudyRecipe, until: Stage, refresh: Stage | None, found: Found) -> None:
+    """Raise ValueError where a stage that is not cached needs a GPU and this machine has none: before anything runs."""
+    if said := lacks_gpu(recipe, until, refresh, found):
+        raise ValueError(said + "".join(f". {line.strip()}" for line in describe_gpu(recipe)))
+
+
+def lacks_gpu(recipe: StudyRecipe, until: Stage, refresh: Stage | None, found: Found) -> str:
+    """That a stage that is not cached needs a GPU and this machine has none, and the way out; "" where that is not so."""
+    stages = stages_to(until)
+    if recipe.train.device != "cuda" or "train" not in stages or gpus():
+        return ""
+    anew = {"train", "evaluate"} & {*stages} & {*stages_from(refresh)}
+    if not anew and found.complete:
+        return ""
+    return (
+        f"{recipe.name} has train.device=cuda and no NVIDIA GPU answers here (`earshot doctor` looks closer): run it "
+        "where there is one; `earshot build` needs none, and a tiny base trains with --set train.device=cpu"
+    )
+
+
+def with_stops(recipe: StudyRecipe, until: Stage, refresh: Stage | None, found: Found) -> Found:
+    """What was looked up, with all that this machine lacks for a run: a plan made here may be run elsewhere."""
+    return found._replace(stops=(*stops_here(recipe, until, refresh, found), *found.stops))
+
+
+def stops_here(recipe: StudyRecipe, until: Stage, refresh: Stage | None, found: Found) -> Iterator[str]:
+    """Why a run would be refused on this machine before it begins, but for what a plan raises or says by itself."""
+    for demand in (
+        lambda: demand_base(recipe, until),
+        lambda: demand_hygiene(recipe),
+        lambda: demand_baselines(recipe, until),
+        lambda: demand_hub(recipe),
+    ):
+        try:
+            demand()
+        except (ValueError, FileNotFoundError) as error:
+            yield str(error)
+    if said := lacks_gpu(recipe, until, refresh, found):
+        yield said
