@@ -26,7 +26,7 @@ from tasks.functional.report import build_report, publication_refusals
 from tasks.functional.report_files import Heard, clips_to_hear, report_files
 from tasks.functional.report_tables import evaluation_rows, summary_lines
 from tasks.functional.spectrograms import spectrogram_png
-from tasks.functional.timing import timing_of
+from tasks.functional.timing import BESIDE, timing_of
 from tasks.pace import Paced
 from tasks.run_page import say, show_picture, show_table
 from tasks.store import (
@@ -131,7 +131,7 @@ def keep_times(report: Report, document: Document, predictions: Sequence[Predict
     timing = {name: timing_of(its) for name, its in measured.items()}
     if not (timed := timed_detectors(document, timing)):
         return
-    png = accuracy_by_latency(timed, rests_on(document))
+    png = accuracy_by_latency(timed, f"{rests_on(document)}; {BESIDE}")
     rows = latency_rows(document, measured)
     files = {
         "timing.json": json.dumps({name: one._asdict() for name, one in timing.items()}, indent=1).encode(),
@@ -143,7 +143,7 @@ def keep_times(report: Report, document: Document, predictions: Sequence[Predict
             (aside / name).write_bytes(content)
         shutil.rmtree(timing_folder(report), ignore_errors=True)
         aside.rename(timing_folder(report))
-    show_table("latency", rows, "Balanced accuracy against ms a clip, one at a time, warm")
+    show_table("latency", rows, f"Balanced accuracy against ms a clip, one at a time, warm, {BESIDE}")
     show_picture("figure-accuracy-by-latency", png, "accuracy by latency")
 
 

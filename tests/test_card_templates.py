@@ -15,6 +15,7 @@ from tasks.functional.levels import stated_end, stated_level
 from tasks.functional.report import Report
 from tasks.functional.report_schema import Inflation
 from tasks.functional.shortcuts import SHORTCUTS, state_measured
+from tasks.functional.timing import BESIDE
 from tests.test_report import recorded, studied
 
 TEMPLATES = Path(__file__).parents[1] / "hub_cards"
@@ -81,6 +82,14 @@ def report() -> Report:
 @pytest.fixture(scope="module")
 def card(report: Report) -> str:
     return render_model_card(read("model_card.md.j2"), report)
+
+
+def test_a_card_says_beside_what_its_times_were_taken(report: Report, card: str) -> None:
+    took = {"train_s": {}, "latency": {"adapter": {"clips": 32, "median_ms": 7.8, "p95_ms": 9.0}}}
+    told = render_model_card(read("model_card.md.j2"), report, took)
+    assert "| adapter | 7.80 | 9.00 | 32 |" in told
+    assert "timed while the study's other jobs ran: on a CPU a difference of a few ms means nothing" in told
+    assert BESIDE not in card, "nothing was timed"
 
 
 def page(report: Report, **figures: str) -> str:

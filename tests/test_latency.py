@@ -1,4 +1,4 @@
-"""What one clip takes, alone and warm, is told stage by stage and stands beside what it is worth."""
+"""What one clip takes, in a batch of its own and warm, is told stage by stage and stands beside what it is worth."""
 
 import numpy as np
 import pytest

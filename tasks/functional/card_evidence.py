@@ -8,6 +8,7 @@ import pandas as pd
 from tasks.functional.card_heads import base_of, is_folder, is_of_speech
 from tasks.functional.card_tables import Json, Part, Table, number
 from tasks.functional.levels import ascending, level_names
+from tasks.functional.timing import BESIDE
 
 AGAIN = {
     "cpu": "on a CPU the same recipe and seed give the same weights, bit for bit",
@@ -176,7 +177,7 @@ def _latency(timing: Json) -> Iterator[Part]:
         for name, one in sorted(timing["latency"].items(), key=lambda item: float(item[1]["median_ms"]))
     ]
     if rows:
-        line = "Warm, one clip at a time, on the machine of the run; *recorded* (evidence/timing.json)."
+        line = f"Warm, one clip at a time, on the machine of the run, {BESIDE}; *recorded* (evidence/timing.json)."
         yield Part(
             "Time a clip takes", [line], [Table(["detector", "median, ms", "95 % below, ms", "clips timed"], rows)]
         )

@@ -1,4 +1,4 @@
-"""How long one clip takes, alone and warm, stage by stage."""
+"""How long one clip takes, in a batch of its own and warm, stage by stage."""
 
 import time
 from collections.abc import Callable, Sequence
