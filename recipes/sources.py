@@ -212,7 +212,10 @@ class FmaSource(SoundSource):
 
 
 class FolderSource(FileSource):
-    """Any folder of audio files. A class for all, or the folders right under root are the classes."""
+    """Any folder of audio files. A class for all, or the folders right under root are the classes. With `group_by: folder` a
+    group is the folder that a file lies in, its supergroup the first folder under root (of `labels` and rooms: the second),
+    and supergroups are dealt whole: over speech/CORPUS/SPEAKER/FILE root is speech/CORPUS, one source a corpus, for with
+    root speech all of a corpus would go to one part. With `group_by: file` a file is its own group and supergroup."""
 
     kind: Literal["folder"]
     labels: Mapping[str, str] = Field(default_factory=dict)  # folder under root -> class; the others are left out

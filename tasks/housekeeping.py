@@ -49,8 +49,8 @@ def show(wastes: list[Waste]) -> list[str]:
     """Every path with its size and why it is not needed, and the sum."""
     if not wastes:
         return [f"nothing to clean in {home()}"]
-    lines = [f"{megabytes(waste.size):>10}  {waste.path.relative_to(home())}  ({waste.why})" for waste in wastes]
-    return [*lines, f"{megabytes(sum(waste.size for waste in wastes)):>10}  in {len(wastes)} places of {home()}"]
+    lines = [f"{in_units(waste.size):>10}  {waste.path.relative_to(home())}  ({waste.why})" for waste in wastes]
+    return [*lines, f"{in_units(sum(waste.size for waste in wastes)):>10}  in {len(wastes)} places of {home()}"]
 
 
 def find_waste() -> Iterator[Waste]:
@@ -157,6 +157,6 @@ def discard(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def megabytes(size: int) -> str:
+def in_units(size: int) -> str:
     """Bytes for a reader."""
-    return f"{size / 1e6:.1f} MB"
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"

@@ -188,10 +188,10 @@ def describe_recordings(recipe: StudyRecipe, table: pd.DataFrame) -> list[str]:
     parted = count_strata(table.assign(part=family), sorted(family.unique()))
     several = parted[parted["class"].duplicated(keep=False)]
     counts = pd.concat([whole, several]).rename(columns={"part": "family"}).sort_values("class", kind="stable")
-    counts["hours"] = in_hours(counts)
+    counts["length"] = length_of(counts)
     return [
         "recordings, by the headers of their files or as an earlier run has read them",
-        *counts[["class", "family", "recordings", "groups", "supergroups", "hours"]]
+        *counts[["class", "family", "recordings", "groups", "supergroups", "length"]]
         .to_string(index=False)
         .splitlines(),
         *(f"  {source.kind} leaves out {source.left_out}" for source in recipe.dataset.sources if source.left_out),
@@ -215,10 +215,13 @@ def describe_hygiene(recipe: StudyRecipe, found: Found) -> list[str]:
     ]
 
 
-def in_hours(counts: pd.DataFrame) -> pd.Series:
-    """Hours of each stratum for a reader: "?" where only decoding or speaking tells them, "1.50+" where of some."""
+def length_of(counts: pd.DataFrame) -> pd.Series:
+    """Length of each stratum for a reader, in hours or, under a tenth of one, minutes: "?" where only decoding or speaking
+    tells it, "1.50+ h" where of some."""
     some, all_of_it = counts["unknown"] > 0, counts["unknown"] == counts["recordings"]
-    return counts["hours"].map("{:.2f}".format).add(some.map({True: "+", False: ""})).mask(all_of_it, "?")
+    hours, minutes = counts["hours"].map("{:.2f}".format), (60 * counts["hours"]).map("{:.2g}".format)
+    short, more = counts["hours"] < 0.1, some.map({True: "+", False: ""})
+    return hours.mask(short, minutes).add(more).add(short.map({True: " min", False: " h"})).mask(all_of_it, "?")
 
 
 def describe_data(recipe: StudyRecipe, table: pd.DataFrame) -> list[str]:
@@ -229,16 +232,30 @@ def describe_data(recipe: StudyRecipe, table: pd.DataFrame) -> list[str]:
     counts["clips"] = (
         counts["part"].astype(str).map(clips).where(of_class).map(lambda n: "" if pd.isna(n) else f"{n:,.0f}")
     )
-    counts["hours"] = in_hours(counts)
+    counts["length"] = length_of(counts)
     notes = {"?": "?: known once the source has been read or spoken", "+": "+: and what is known only then"}
-    unknown = [note for sign, note in notes.items() if counts["hours"].str.endswith(sign).any()]
-    counts = counts.drop(columns="unknown")
+    unknown = [note for sign, note in notes.items() if counts["length"].str.contains(sign, regex=False).any()]
+    counts = counts[["part", "class", "groups", "supergroups", "recordings", "length", "clips"]]
     return [
         f"data set {block.name}: {len(table):,} recordings, dealt by {block.splits.protocol}; "
         f"{2 * sum(clips.values()):,} clips in {block.clips.conditions} conditions a class",
         *counts.to_string(index=False).splitlines(),
         *unknown,
+        *describe_lone_supergroups(table, counts[of_class]),
     ]
+
+
+def describe_lone_supergroups(table: pd.DataFrame, counts: pd.DataFrame) -> list[str]:
+    """A line for each part whose several groups of a class are all of one supergroup. counts: of `count_strata`."""
+    lines = []
+    for part, name, groups in counts.query("supergroups == 1 and groups > 1")[["part", "class", "groups"]].to_numpy():
+        held = table[(table["part"] == part) & (table["role"] == "content") & (table["label"] == name)]
+        lines.append(
+            f"all {groups} {name} groups of {part} are of one supergroup, {held['supergroup_id'].iloc[0]}, which goes "
+            "to one part as a whole; if that is a corpus and no meeting or uploader, give it a source of its own or name "
+            "another supergroup"
+        )
+    return lines
 
 
 # --- evidence ----------------------------------------------------------------------------------------------------

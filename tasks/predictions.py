@@ -108,7 +108,7 @@ def on_the_clock(splits: Splits, sides: Mapping[str, str], limit: int | None) ->
 
 
 def timed(detector: detectors.Detector, clips: Sequence[bytes]) -> dict[str, Any]:
-    """How long one clip takes, in a batch of its own and warm, beside whatever else the machine does: decoded, then scored."""
+    """How long one clip takes, by itself and warm, beside whatever other jobs run: decoded, then scored."""
     stages: dict[str, list[float]] = {"loading": [], "detector": []}
     for flac in [*clips[:WARM], *clips]:
         begin = time.perf_counter()

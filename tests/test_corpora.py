@@ -147,6 +147,26 @@ def test_a_class_that_the_study_does_not_have_is_refused_for_content_only(tmp_pa
                                "dataset.sources.0.label=VOICE", "dataset.sources.1.label=OTHER"])  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("file", "given", "group", "supergroup"),
+    [
+        ("ann/1.wav", {"label": "A"}, "ann", "ann"),
+        ("monday/ann/1.wav", {"label": "A"}, "monday/ann", "monday"),
+        ("dogs/monday/rex/1.wav", {"labels": {"dogs": "A"}}, "dogs/monday/rex", "dogs/monday"),
+        ("hall/one/1.wav", {"role": "room"}, "hall/one", "hall/one"),
+        ("monday/ann/1.wav", {"label": "A", "group_by": "file"}, "monday/ann/1.wav", "monday/ann/1.wav"),
+    ],
+)  # fmt: skip
+def test_a_group_is_the_folder_of_a_file_and_its_supergroup_the_first_one_down(
+    tmp_path: Path, file: str, given: dict[str, Any], group: str, supergroup: str
+) -> None:
+    sound(tmp_path / "root" / file)
+    sound(tmp_path / "root" / file.replace("monday", "tuesday").replace("ann", "bob").replace("one", "two"))
+    table = listed(KINDS["folder"].model_validate({"kind": "folder", "root": str(tmp_path / "root"), **given}))
+    found = table[table["path"].astype(str).str.endswith(file)][["group_id", "supergroup_id"]]
+    assert found.to_numpy().tolist() == [[f"root/{group}", f"root/{supergroup}"]]
+
+
 # --- what is cut and thinned -------------------------------------------------------------------------------------
 
 

@@ -113,18 +113,20 @@ def test_a_recipe_asks_for_the_four_or_for_those_it_names(given: str, families: 
     assert part.clips_of("train").balance_families == families
 
 
-def test_a_plan_prints_recordings_groups_and_hours_of_each_class_and_family() -> None:
+def test_a_plan_prints_recordings_groups_and_length_of_each_class_and_family() -> None:
     study = load_study({**read_yaml("study/smoke"), "dataset": read_yaml("dataset/demo")})
     lines = describe_recordings(study, recordings())
     table = [line.split() for line in lines[1:]]
-    assert table[0] == ["class", "family", "recordings", "groups", "supergroups", "hours"]
-    assert ["SPEECH", "all", "9", "9", "9", "0.03"] in table[1:]
-    assert ["NONSPEECH", "all", "27", "27", "27", "0.07"] in table[1:]
-    assert ["NONSPEECH", "music", "3", "3", "3", "0.01"] in table[1:]
+    assert table[0] == ["class", "family", "recordings", "groups", "supergroups", "length"]
+    assert ["SPEECH", "all", "9", "9", "9", "1.5", "min"] in table[1:]
+    assert ["NONSPEECH", "all", "27", "27", "27", "4.2", "min"] in table[1:]
+    assert ["NONSPEECH", "music", "3", "3", "3", "0.5", "min"] in table[1:]
     assert not any(row[:2] == ["SPEECH", "speech"] for row in table), "one family needs no row of its own"
     unknown = recordings()
     unknown.loc[0, "duration_s"] = np.nan
-    assert ["SPEECH", "all", "9", "9", "9", "0.02+"] in [line.split() for line in describe_recordings(study, unknown)]
+    assert ["SPEECH", "all", "9", "9", "9", "1.3+", "min"] in [
+        line.split() for line in describe_recordings(study, unknown)
+    ]
     unknown.loc[unknown["label"] == "SPEECH", "duration_s"] = np.nan
     assert ["SPEECH", "all", "9", "9", "9", "?"] in [line.split() for line in describe_recordings(study, unknown)]
 

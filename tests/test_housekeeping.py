@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from flows import cli
 from tasks import cache, hub, store
-from tasks.housekeeping import clean_home, discard, find_waste
+from tasks.housekeeping import Waste, clean_home, discard, find_waste, show
 from tasks.store import Base, draft
 
 
@@ -93,6 +93,12 @@ def test_clean_removes_what_nothing_needs_and_only_that(littered, home):
     assert (home / "looks.jsonl").read_text() == "{}\n"
     assert not list(store.shelf(Base).glob("*.timing.json"))
     assert clean_home(remove=False) == [f"nothing to clean in {home}"]
+
+
+def test_what_is_small_is_told_in_kilobytes_and_never_as_nothing(home):
+    sizes = {"a": 2_345, "b": 99_999, "c": 100_000, "d": 7_200_000}
+    rows = show([Waste(home / name, "gone", size) for name, size in sizes.items()])
+    assert [" ".join(row.split()[:2]) for row in rows] == ["2.3 kB", "100.0 kB", "0.1 MB", "7.2 MB", "7.4 MB"]
 
 
 def test_every_ref_still_leads_to_its_snapshot(littered):

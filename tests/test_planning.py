@@ -1,5 +1,6 @@
 """A plan says what a run would do, by the run's own way, and does none of it."""
 
+import json
 import re
 import shutil
 
@@ -14,14 +15,16 @@ from flows.build_dataset import build_dataset
 from flows.demands import demand_extras
 from flows.plan_study import plan_study
 from flows.run_study import run_study, within
+from recipes.reading import read_yaml
 from recipes.schema import CheckFailed, load_study
 from tasks import cache, detectors, sources, store
 from tasks.clips import check_cells
 from tasks.functional.intervals import clustered_interval
 from tasks.functional.mcnemar import mcnemar_sample_size
 from tasks.functional.planning import Evidence, interval_rule
-from tasks.planning import describe_power, in_hours, steps_of
+from tasks.planning import dealt, describe_data, describe_power, length_of, steps_of
 from tests.building import build
+from tests.layouts import sound
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +49,9 @@ def steps(plan: list[str]) -> dict[str, str]:
 
 
 def data_of(plan: list[str]) -> list[list[str]]:
-    """Part, class, groups, supergroups, recordings, hours and clips of each stratum."""
-    return [line.split() for line in plan[plan.index("") + 3 : plan.index("", plan.index("") + 1)]]
+    """Part, class, groups, supergroups, recordings, length and clips of each stratum."""
+    rows = plan[plan.index("") + 3 : plan.index("", plan.index("") + 1)]
+    return [re.sub(r" (?=(h|min)\b)", "_", line).split() for line in rows if not line.startswith("all ")]
 
 
 def test_a_plan_in_an_empty_home_runs_nothing_and_makes_nothing(home):
@@ -99,15 +103,42 @@ def test_lengths_that_an_earlier_run_has_read_are_told_before_anything_is_dealt(
     assert not any("?" in line or "recordings of unknown length" in line for line in read)
     other = plan_study("study/smoke", [*again, "dataset.sources.0.seed=9"])
     assert steps(other)["recordings"] == "2 of 3 cached, 1 to run"
-    hours = {(part, name): hours for part, name, *_, hours, _ in (row for row in data_of(other) if len(row) == 7)}
-    assert "?" in hours.values()
-    assert any(value not in ("?", "0.00") for value in hours.values()), hours
+    lengths = {(part, name): length for part, name, *_, length, _ in (row for row in data_of(other) if len(row) == 7)}
+    assert "?" in lengths.values()
+    assert any(re.fullmatch(r"[\d.]*[1-9][\d.]*_(h|min)", value) for value in lengths.values()), lengths
     assert "?: known once the source has been read or spoken" in other
 
 
-def test_hours_of_which_only_some_are_known_are_told_as_the_least():
+def test_lengths_of_which_only_some_are_known_are_told_as_the_least():
     counts = pd.DataFrame({"hours": [1.5, 1.5, 0.0], "unknown": [0, 2, 3], "recordings": [3, 3, 3]})
-    assert in_hours(counts).tolist() == ["1.50", "1.50+", "?"]
+    assert length_of(counts).tolist() == ["1.50 h", "1.50+ h", "?"]
+
+
+def test_little_data_is_told_in_minutes_and_never_as_nothing():
+    counts = pd.DataFrame({"hours": [0.1, 0.099, 0.004, 0.0003], "unknown": [0, 0, 1, 0], "recordings": 2})
+    assert length_of(counts).tolist() == ["0.10 h", "5.9 min", "0.24+ min", "0.018 min"]
+
+
+def test_a_part_whose_groups_are_all_of_one_supergroup_is_told(home, tmp_path):
+    for corpus in ("ami", "fsdd", "librispeech"):
+        for speaker in range(4):
+            sound(tmp_path / f"speech/{corpus}/{speaker}/1.wav")
+
+    def told(*roots):
+        given = [{"kind": "folder", "root": str(tmp_path / root), "label": "SPEECH"} for root in roots]
+        sources = [*given, *read_yaml("dataset/smoke")["sources"][1:]]
+        recipe = load_study("study/smoke", [f"dataset.sources={json.dumps(sources)}"])
+        lines = describe_data(recipe, dealt(recipe.dataset, []))
+        return [line for line in lines if " SPEECH groups of " in line]
+
+    one_a_part = told("speech")
+    assert [line.partition(" are of")[0] for line in one_a_part] == [
+        f"all 4 SPEECH groups of {part}" for part in ("train", "dev", "test")
+    ]
+    assert {line.split("supergroup, ")[1].split(",")[0] for line in one_a_part} == {
+        f"speech/{corpus}" for corpus in ("ami", "fsdd", "librispeech")
+    }
+    assert told("speech/ami", "speech/fsdd", "speech/librispeech") == []
 
 
 def test_another_block_is_another_result(built):

@@ -1,9 +1,10 @@
 """Any folder of audio files: one class for all of them, or the folders right under root as classes.
 
 A group is the folder that a file lies in (`group_by: folder`, so that cuts of one speaker stay together), its supergroup
-the first folder below root or below the folder of its class; or, where each file is a source of its own, the file
-(`group_by: file`). The category is the folder under root. Measured rooms lie as KIND/ROOM/FILE: a design asks for the
-category KIND, and the impulse responses of one ROOM are a group; files right under root are of the kind root is named by.
+the first folder below root or below the folder of its class, which goes to one part with all the groups in it; or, where
+each file is a source of its own, the file (`group_by: file`). The category is the folder under root. Measured rooms lie
+as KIND/ROOM/FILE: a design asks for the category KIND, and the impulse responses of one ROOM are a group; files right
+under root are of the kind root is named by.
 """
 
 from pathlib import Path
