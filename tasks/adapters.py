@@ -35,7 +35,7 @@ def make_base(clips: Sequence[Clips], block: PretrainBlock, question: Question, 
         )
         base = Base.of(folder, parameters=count_parameters(folder / "model.safetensors"))
         keep_progress(folder, base)
-    write_timing(base, {"train_s": seconds})
+    write_timing(base, {"train_s": seconds, "base": "tiny", "device": "cpu"})
     return base
 
 
@@ -102,7 +102,7 @@ def train_adapter(
         )
         keep_progress(folder, adapter)
     shutil.rmtree(checkpoints_of(job), ignore_errors=True)
-    write_timing(adapter, {"train_s": seconds})
+    write_timing(adapter, {"train_s": seconds, "base": method.base, "device": facts["device"]})
     say("trainable parameters: " + ", ".join(f"{part} {count:,}" for part, count in facts["parameters"].items()))
     page.draw(facts["history"], last=True)
     return adapter

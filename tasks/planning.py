@@ -22,6 +22,7 @@ from tasks.functional.planning import (
     interval_rule,
 )
 from tasks.models.room import reckoned
+from tasks.slots import device_here
 from tasks.store import Adapter, Base, Hygiene, Predictions, Recordings, Reference, Sides, home, read_json, shelf
 
 POINTS = 0.03
@@ -38,6 +39,8 @@ class Step(NamedTuple):
     calls: int
     shelf: type[Reference] | None = None
     timed: str = ""
+    base: str = ""  # whose times count, and on which device
+    device: str = ""
 
 
 def steps_of(recipe: StudyRecipe) -> list[Step]:
@@ -75,15 +78,15 @@ def train_steps(recipe: StudyRecipe) -> list[Step]:
     sides = [splits.sides(fold) for fold in range(splits.folds or 1)]
     on_train = [[part for part, side in its.items() if side == "train"] for its in sides]
     clean = {part: clean_block(train.pretrain, len(parts)).shards for parts in on_train for part in parts}
-    cells, kinds = cells_with_clips(recipe), kinds_of(recipe)
+    cells, kinds, on = cells_with_clips(recipe), kinds_of(recipe), (train.base, device_here(train.device))
     again = [block.shards for clips in cells for block in clips.values()]
     return [
         Step("train", "plan_clips", "clean plans", (len(clean) if tiny else 0) + len(again)),
         Step("train", "render_clips", "clean clips", (sum(clean.values()) if tiny else 0) + sum(again)),
         Step("train", "shuffle_clips", "clean random", int(recipe.inflation and tiny)),
-        Step("train", "make_base", "tiny base", folds if tiny else 0, Base, "train_s"),
+        Step("train", "make_base", "tiny base", folds if tiny else 0, Base, "train_s", "tiny", "cpu"),
         Step("train", "make_splits", "cell splits", len(cells)),
-        Step("train", "train_adapter", "adapters", folds * len(train.seeds) * kinds, Adapter, "train_s"),
+        Step("train", "train_adapter", "adapters", folds * len(train.seeds) * kinds, Adapter, "train_s", *on),
     ]
 
 
@@ -109,6 +112,8 @@ def evaluate_steps(recipe: StudyRecipe) -> list[Step]:
             folds * (1 + len(recipe.train.seeds) * (1 + len(recipe.ablation))),
             Predictions,
             "score_s",
+            recipe.train.base,
+            device_here(recipe.train.device),
         ),
         Step("evaluate", "score_no_audio", "no audio", folds),
         Step("evaluate", "make_ensemble", "ensembles", folds * len(evaluate.ensembles)),
@@ -340,15 +345,17 @@ def describe_steps(found: Found, steps: Sequence[Step], refreshed: Sequence[str]
 
 
 def earlier_times(step: Step) -> list[str]:
-    """What earlier runs of a step took in this home, other recipes included; nothing for steps that are not timed."""
+    """What earlier runs of a step took in this home with this base on this device, other recipes included; nothing for
+    steps that are not timed."""
     if step.shelf is None:
         return []
-    files = shelf(step.shelf).glob("*.timing.json")
-    seconds = sorted(its[step.timed] for file in files if step.timed in (its := read_json(file)))
+    kept = map(read_json, shelf(step.shelf).glob("*.timing.json"))
+    like = {"base": step.base, "device": step.device}
+    seconds = sorted(its[step.timed] for its in kept if step.timed in its and like.items() <= its.items())
     if not seconds:
-        return ["not measured on this machine yet"]
+        return ["not measured here"]
     took = f"{seconds[0]:.0f} s" if len(seconds) == 1 else f"{seconds[0]:.0f} to {seconds[-1]:.0f} s"
-    return [f"{took} each ({len(seconds)} in this home, any recipe)"]
+    return [f"{took} each ({len(seconds)} of this base on {step.device} in this home, any recipe)"]
 
 
 def describe_disk(recipe: StudyRecipe, table: pd.DataFrame) -> list[str]:

@@ -169,7 +169,8 @@ def score_audio_llm(
         table, name, splits, fold, seed=adapter.seed if adapter else None, prompt=question.prompt, heard=heard,
         base=f"{at.name}@{at.public_revision}",
     )  # fmt: skip
-    write_timing(predictions, {"score_s": seconds, "latency": timing["latency"]})
+    times = {"score_s": seconds, "base": method.base, "device": timing["device"], "latency": timing["latency"]}
+    write_timing(predictions, times)
     return predictions
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 from tasks import child
 
@@ -36,6 +37,13 @@ def visible_gpus() -> list[str]:
     if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name.strip() for name in given.split(",") if name.strip()]
     return [str(number) for number in range(len(gpus()))]
+
+
+def device_here(wish: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
+    """The device that a recipe's wish comes to on this machine."""
+    if wish == "auto":
+        return "cuda" if visible_gpus() else "cpu"
+    return wish
 
 
 def limit_name() -> str:

@@ -123,6 +123,14 @@ def test_times_lie_beside_the_report_and_listening_within(smoke):
     assert fingerprint(place) == place.name, "no time is in it"
 
 
+def test_times_of_training_and_scoring_say_of_which_base_on_which_device(smoke):
+    store = Path(re.search(r"^report +(.+)/report.html$", smoke.first.out, re.MULTILINE)[1]).parents[1]
+    kept = [json.loads(file.read_text()) for file in store.glob("*/*.timing.json")]
+    timed = [its for its in kept if {"train_s", "score_s"} & its.keys()]
+    assert len(timed) == 4, "tiny base, adapter, and the scores of both"
+    assert all((its["base"], its["device"]) == ("tiny", "cpu") for its in timed)
+
+
 def test_a_run_leaves_no_draft_no_lock_and_no_process(smoke, rerun):
     assert list((smoke.home / "store").glob("*/.*")) == []
     assert not (smoke.home / "lock.holder").exists()

@@ -60,7 +60,7 @@ def test_a_plan_in_an_empty_home_runs_nothing_and_makes_nothing(home):
     assert not home.exists()
     found = steps(result.output.splitlines())
     assert found["recordings"] == "0 of 3 cached, 3 to run"
-    assert found["adapters"] == "up to 1 to run, not measured on this machine yet"
+    assert found["adapters"] == "up to 1 to run, not measured here"
     assert "80 clips" in result.output
 
 
@@ -275,6 +275,7 @@ ELSEWHERE = ["train=train/qwen2-audio-language-model", "evaluate=evaluate/vads",
 def laptop(home, monkeypatch):
     """A machine without a GPU, without the extra `vad` and without a token."""
     monkeypatch.setattr(demands, "gpus", list)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr(detectors, "installed", lambda: iter(()))
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
 
@@ -313,15 +314,30 @@ def test_a_plan_up_to_a_stage_asks_for_what_that_stage_needs(laptop):
     assert not stops("study/smoke")
 
 
+def timed(kind: type[store.Reference], seconds: float, on: tuple[str, str], **facts) -> None:
+    """A result of an earlier run with the times beside it."""
+    with store.draft(kind) as folder:
+        (folder / "what").write_text(f"{seconds}")
+        made = kind.of(folder, **facts)
+    store.write_timing(made, {"train_s": seconds, "base": on[0], "device": on[1]})
+
+
 def test_times_of_earlier_runs_are_told_with_their_number(home):
-    for digit, seconds in (("a", 12.0), ("b", 30.4)):
-        with store.draft(store.Base) as folder:
-            (folder / digit).write_text(digit)
-            base = store.Base.of(folder, parameters=1)
-        store.write_timing(base, {"train_s": seconds})
-    assert (
-        steps(plan_study("study/smoke"))["tiny base"] == "up to 1 to run, 12 to 30 s each (2 in this home, any recipe)"
-    )
+    for seconds in (12.0, 30.4):
+        timed(store.Base, seconds, ("tiny", "cpu"), parameters=1)
+    said = "up to 1 to run, 12 to 30 s each (2 of this base on cpu in this home, any recipe)"
+    assert steps(plan_study("study/smoke"))["tiny base"] == said
+
+
+def test_times_of_another_base_or_device_foretell_nothing(laptop):
+    of = {"base": "of a card", "seed": 42, "fold": 0, "train_accuracy": 1.0}
+    big = load_study("study/smoke", ELSEWHERE[:1]).train.base
+    for seconds, on in ((46.0, ("tiny", "cpu")), (106.0, ("tiny", "cuda")), (9.0, (big, "cpu"))):
+        timed(store.Adapter, seconds, on, **of)
+    assert steps(plan_study("study/smoke", ELSEWHERE[:1]))["adapters"].endswith("to run, not measured here")
+    assert "46 s each (1 of this base on cpu" in steps(plan_study("study/smoke"))["adapters"]
+    timed(store.Adapter, 1200.0, (big, "cuda"), **of)
+    assert "1200 s each (1 of this base on cuda" in steps(plan_study("study/smoke", ELSEWHERE[:1]))["adapters"]
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4, 5, 19, 20, 80])
