@@ -51,7 +51,8 @@ def predict(
 
     p_speech is calibrated where the adapter's card has a temperature. A warning stands where a clip lies outside what
     the card was measured on. A file that is not there or cannot be asked has an error instead of a label; the others
-    are answered, and the command ends with 1. RTTM holds the segments of the first class.
+    are answered, and the command ends with 1. RTTM holds the segments of the first class,
+    with its name where RTTM has a speaker's.
 
     A long file: earshot predict ADAPTER talk.wav --window-ms 500 --hop-ms 100 --format rttm.
     From a pipe: cat clip.wav | earshot predict ADAPTER -
@@ -60,21 +61,46 @@ def predict(
         raise ValueError("--format rttm holds segments: give --window-ms, e.g. --window-ms 500 --hop-ms 100")
     if form == "parquet" and out is None and sys.stdout.isatty():
         raise ValueError("--format parquet is not for a terminal: give --out FILE")
+    demand_place(out)
     from tasks.answers import predict as answers
     from tasks.answers import written
 
     table = answers(adapter, audio, window_ms=window_ms, hop_ms=hop_ms, base=base, device=device, prompt=prompt)
-    content = written(table, form)
-    if out is None:
-        sys.stdout.buffer.write(content)
-        sys.stdout.buffer.flush()
-    else:
-        draft = out.with_name(f".{out.name}.draft")
-        draft.write_bytes(content)
-        draft.replace(out)
+    put(written(table, form), out)
+    if form == "rttm" and (said := none_found(table)):
+        print(f"earshot: {said}", file=sys.stderr)
     if table["error"].notna().any():
         print(f"earshot: {unasked(table, form)}", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def demand_place(out: Path | None) -> None:
+    """Raise FileNotFoundError or ValueError where no file can be written there: before anything is asked."""
+    if out is None:
+        return
+    if out.is_dir():
+        raise ValueError(f"--out {out} is a folder; name a file in it")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"--out {out}: there is no folder {out.parent.absolute()}; make it first")
+
+
+def put(content: bytes, out: Path | None) -> None:
+    """The answers into their file, whole or not at all, or to standard output."""
+    if out is None:
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+        return
+    draft = out.with_name(f".{out.name}.draft")
+    draft.write_bytes(content)
+    draft.replace(out)
+
+
+def none_found(table: "pd.DataFrame") -> str:
+    """That no file that was asked has a segment of the first class; "" where one has, or none was asked."""
+    files, first = table.loc[table["error"].isna(), "path"].nunique(), table.attrs["classes"][0]
+    if not files or (table["label"] == first).any():
+        return ""
+    return f"0 segments of {first} in {files} {'file' if files == 1 else 'files'}"
 
 
 def unasked(table: "pd.DataFrame", form: Format) -> str:

@@ -335,9 +335,10 @@ def as_lines(table: pd.DataFrame) -> Iterator[str]:
 
 def as_rttm(table: pd.DataFrame) -> Iterator[str]:
     """The segments of the first class, a line each."""
-    first = table[table["label"] == table.attrs["classes"][0]]
+    name = table.attrs["classes"][0]
+    first = table[table["label"] == name]
     for path, its in first.groupby("path", sort=False):
-        yield from rttm_lines(Path(str(path)).stem, list(zip(its["start_s"], its["end_s"], strict=True)))
+        yield from rttm_lines(Path(str(path)).stem, name, list(zip(its["start_s"], its["end_s"], strict=True)))
 
 
 def as_table(table: pd.DataFrame) -> Iterator[str]:

@@ -15,6 +15,7 @@ import soundfile
 from scipy.special import expit, logit
 
 from flows import cli
+from flows.ask import none_found
 from recipes.clips import ContextBlock
 from tasks import answers
 from tasks.answers import COLUMNS, predict, prepared, written
@@ -319,11 +320,45 @@ def test_every_format_holds_every_row():
     assert lines[0]["p_speech"] == 0.91234
     pd.testing.assert_frame_equal(pd.read_parquet(io.BytesIO(written(table, "parquet"))), table, check_dtype=False)
     assert len(pd.read_csv(io.BytesIO(written(table, "csv")))) == 3
-    assert written(table, "rttm").decode() == "SPEAKER talk_1 1 0.000 0.500 <NA> <NA> speech <NA> <NA>\n"
+    assert written(table, "rttm").decode() == "SPEAKER talk_1 1 0.000 0.500 <NA> <NA> SPEECH <NA> <NA>\n"
+    music = table.replace({"label": {"SPEECH": "MUSIC"}})
+    music.attrs["classes"] = ["MUSIC", "NONSPEECH"]
+    assert written(music, "rttm").decode().split()[7] == "MUSIC"
     shown = written(table, "table").decode()
     assert "0.912" in shown
     assert "is silent" in shown
     assert "nan" not in shown.lower()
+
+
+def test_rttm_without_a_segment_says_so_beside_the_empty_file(monkeypatch, capfd, tmp_path):
+    table = table_of_two().query("label != 'SPEECH'")
+    monkeypatch.setattr(answers, "predict", lambda *_, **__: table)
+    out = tmp_path / "a.rttm"
+    asked = ["earshot", "predict", ADAPTER, "talk 1.wav", "--window-ms", "500", "--format", "rttm", "--out", str(out)]
+    monkeypatch.setattr("sys.argv", asked)
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert out.read_bytes() == b""
+    assert "earshot: 0 segments of SPEECH in 1 file\n" in capfd.readouterr().err
+    assert none_found(table_of_two()) == ""
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("nodir/x.csv", "--out nodir/x.csv: there is no folder {here}/nodir; make it first"),
+        ("there", "--out there is a folder; name a file in it"),
+    ],
+)
+def test_where_answers_cannot_be_written_nothing_is_asked(monkeypatch, capsys, tmp_path, out, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    monkeypatch.setattr(answers, "predict", lambda *_, **__: pytest.fail("the model was asked"))
+    monkeypatch.setattr("sys.argv", ["earshot", "predict", ADAPTER, "a.wav", "--out", out])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"earshot: {said.format(here=tmp_path)}\n"
 
 
 def test_the_documented_entry_point_is_five_lines_at_most_and_runs(adapter, audio, monkeypatch, capsys):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tasks.functional.drift import drift
 from tasks.functional.segments import rttm_lines, segments, window_starts
+from tasks.sources.rttm import read_turns
 
 
 @given(st.integers(1, 5000), st.integers(1, 500), st.data())
@@ -55,10 +56,12 @@ def test_two_answers_make_two_segments_that_meet_in_the_middle_of_what_both_hear
     assert (first.p_first, second.p_first) == (1.0, pytest.approx(0.25))
 
 
-def test_rttm_has_ten_fields_whatever_the_name():
-    lines = rttm_lines("my talk 1", [(0.5, 1.25), (2.0, 2.1)])
-    assert lines[0] == "SPEAKER my_talk_1 1 0.500 0.750 <NA> <NA> speech <NA> <NA>"
+def test_rttm_has_ten_fields_whatever_the_names_and_is_read_back(tmp_path):
+    lines = rttm_lines("my talk 1", "LIVE MUSIC", [(0.5, 1.25), (2.0, 2.1)])
+    assert lines[0] == "SPEAKER my_talk_1 1 0.500 0.750 <NA> <NA> LIVE_MUSIC <NA> <NA>"
     assert {len(line.split()) for line in lines} == {10}
+    (tmp_path / "a.rttm").write_text("\n".join(lines))
+    assert read_turns(tmp_path / "a.rttm")[1] == ("my_talk_1", 2.0, 2.1, "LIVE_MUSIC")
 
 
 # --- drift -------------------------------------------------------------------------------------------------------

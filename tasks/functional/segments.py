@@ -54,10 +54,10 @@ def segments(
     ]  # fmt: skip
 
 
-def rttm_lines(name: str, spans_s: Sequence[tuple[float, float]]) -> list[str]:
-    """NIST's RTTM for stretches (start, end) of one file: SPEAKER lines of the speaker `speech`.
+def rttm_lines(name: str, label: str, spans_s: Sequence[tuple[float, float]]) -> list[str]:
+    """NIST's RTTM for stretches (start, end) of one class in one file: SPEAKER lines, the class where a speaker's name is.
 
-    A space in the name would be another field: it becomes an underscore.
+    A space would begin another field: it becomes an underscore.
     """
-    file = "_".join(name.split())
-    return [f"SPEAKER {file} 1 {a:.3f} {b - a:.3f} <NA> <NA> speech <NA> <NA>" for a, b in spans_s]
+    file, who = ("_".join(text.split()) for text in (name, label))
+    return [f"SPEAKER {file} 1 {a:.3f} {b - a:.3f} <NA> <NA> {who} <NA> <NA>" for a, b in spans_s]
