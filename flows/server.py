@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 from uuid import UUID
 
 from tasks import child
@@ -46,8 +46,15 @@ class Server:
     def __init__(self, url: str, process: "subprocess.Popen[str] | None", log: Path | None) -> None:
         self.url, self.process, self.log = url, process, log
 
+    @property
+    def address(self) -> str:
+        """Host and port: the rest of an address may hold a password."""
+        return urlsplit(self.url).netloc.rpartition("@")[2]
+
     def wait(self) -> None:
-        """Until it answers. Raises ValueError where it ends or does not answer, with where its log lies."""
+        """Until it answers, said at once of a server that is not ours. Raises ValueError where it ends or does not answer,
+        with where its log lies."""
+        told = False
         deadline = time.monotonic() + STARTS_WITHIN_S
         while time.monotonic() < deadline:
             if self.process and self.process.poll() is not None:
@@ -55,9 +62,14 @@ class Server:
             with contextlib.suppress(urllib.error.URLError, TimeoutError, ConnectionError):
                 urllib.request.urlopen(f"{self.url}/health", timeout=2).close()
                 return
+            if self.process is None and not told:
+                told = True
+                print(
+                    f"waiting for the Prefect server at {self.address} (PREFECT_API_URL)", file=sys.stderr, flush=True
+                )
             time.sleep(0.1)
         hint = f"see {self.log}" if self.log else "is PREFECT_API_URL right?"
-        raise ValueError(f"no Prefect server answered at {self.url} within {STARTS_WITHIN_S} s; {hint}")
+        raise ValueError(f"no Prefect server answered at {self.address} within {STARTS_WITHIN_S} s; {hint}")
 
 
 @contextlib.contextmanager

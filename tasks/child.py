@@ -145,6 +145,11 @@ def end_all() -> None:
         end_group(process)
 
 
+def all_ended() -> bool:
+    """Whether `end_all` was called in this process: what fails from then on was stopped."""
+    return _endings > 0
+
+
 def turn() -> Callable[[], None]:
     """Called while one waits for one's turn to start a child: raises ValueError once `end_all` has been called."""
     begun = _endings

@@ -24,6 +24,7 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+from tasks import child
 from tasks.store import home, read_json, write_json
 
 PROGRESS = "EARSHOT_PROGRESS"  # set where lines of progress go to standard error, also those of a runner's processes
@@ -93,9 +94,10 @@ def silence() -> Iterator[None]:
 
 
 def announce(task: Task[..., Any], run: TaskRun, state: State) -> None:
-    """Hook at a task's end: name it, say whether it was cached, and show again what a cached task had shown."""
+    """Hook at a task's end: name it, say whether it was cached or stopped, and show again what a cached task had shown."""
     name = str(state.name).lower()
-    how = name if name == "cached" else f"{name}, {_seconds(run, state):.1f} s"
+    said = "stopped" if state.is_failed() and child.all_ended() else name
+    how = name if name == "cached" else f"{said}, {_seconds(run, state):.1f} s"
     _terminal.info(f"{run.name}: {how}")
     _ended[run.id] = None
     shown = _shown.pop(run.id, [])

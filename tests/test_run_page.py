@@ -16,7 +16,7 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 import tasks
 from flows.run_study import readable
 from recipes.schema import CheckFailed
-from tasks import progress, run_page
+from tasks import child, progress, run_page
 from tasks.advice import next_steps
 from tasks.run_page import Living, announce, show_markdown, show_table
 
@@ -67,6 +67,19 @@ def test_a_cached_task_shows_again_what_it_had_shown(page, home):
     page.clear()
     announce(None, RUN, state("Cached", "0" * 64))
     assert page == [], "another record showed nothing"
+
+
+def test_what_fails_because_all_was_ended_was_stopped(page, home, monkeypatch):
+    said = []
+    monkeypatch.setattr(run_page._terminal, "info", said.append)
+    monkeypatch.setattr(child, "_endings", 0)
+    monkeypatch.setattr(child, "_working", set())
+    failed = State.model_construct(type=StateType.FAILED, name="Failed", data=None, timestamp=None)
+    announce(None, RUN, failed)
+    child.end_all()
+    announce(None, RUN, failed)
+    announce(None, RUN, state("Completed"))
+    assert said == ["a task: failed, 0.0 s", "a task: stopped, 0.0 s", "a task: completed, 0.0 s"]
 
 
 def test_what_is_only_looked_up_shows_nothing(page):

@@ -7,6 +7,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from uuid import UUID
@@ -14,13 +15,27 @@ from uuid import UUID
 import pytest
 import yaml
 
-from flows.server import SCHEMA, at_newest_revision, renew_patience, server, server_settings
+from flows.server import SCHEMA, at_newest_revision, free_port, renew_patience, server, server_settings
 from tests.commands import ROOT
 
 
 def tables(database) -> set[str]:
     with sqlite3.connect(database) as connection:
         return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+
+def test_a_server_of_others_that_does_not_answer_is_named_at_once_and_without_its_password(monkeypatch, capsys):
+    said = []
+    monkeypatch.setenv("PREFECT_API_URL", f"http://me:secret@127.0.0.1:{free_port()}/api")
+    monkeypatch.setenv("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # which `server` would set for good
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: said.append(capsys.readouterr().err))
+    monkeypatch.setattr("flows.server.time", clock)
+    monkeypatch.setattr("flows.server.STARTS_WITHIN_S", 0.05)
+    with server() as absent, pytest.raises(ValueError, match=r"answered at 127\.0\.0\.1:\d+ within"):
+        absent.wait()
+    assert said[0] == f"waiting for the Prefect server at {absent.address} (PREFECT_API_URL)\n"
+    assert "secret" not in said[0]
+    assert set(said[1:]) <= {""}, "once"
 
 
 def test_an_empty_database_is_made_where_there_is_none_and_needs_no_migration(tmp_path):
