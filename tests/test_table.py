@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from recipes.schema import load_study
-from recipes.sources import TableSource
+from recipes.sources import DatasetsSource, TableSource
 from tasks import sources
 from tasks.planning import dealt
 from tests.commands import ROOT
@@ -144,6 +144,19 @@ def test_an_unset_variable_is_named_with_the_way_out(tmp_path: Path, monkeypatch
     folder(tmp_path / "here")
     monkeypatch.setenv("EARSHOT_NOWHERE", str(tmp_path))
     assert len(sources.recordings(block)) == 3
+
+
+def test_a_relative_root_is_told_whole_and_what_it_counts_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = "the folder {} does not exist; check `{}`: {} counts from the working directory"
+    with pytest.raises(FileNotFoundError, match=said.format(tmp_path / "here/clips", "root", "here/clips") + "$"):
+        sources.recordings(source("./here/clips"))
+    with pytest.raises(FileNotFoundError, match=said.format(tmp_path / "here", "repo", "here") + "$"):
+        sources.recordings(DatasetsSource(kind="datasets", repo="./here", label="SPEECH"))
+    with pytest.raises(FileNotFoundError, match=f"the folder {tmp_path}/gone does not exist; check `root`$"):
+        sources.recordings(source(str(tmp_path / "gone")))
 
 
 def test_what_is_missing_is_named_with_what_is_there(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def recordings(block: FileSource, listing: Callable[[Any, Path], pd.DataFrame]) 
     """
     root = root_of(block.root)
     if not root.is_dir():
-        raise FileNotFoundError(f"source {block.kind}: the folder {root} does not exist; check `root`")
+        raise absent(block.kind, root, "root")
     rows = listing(block, root)
     if not isinstance(block, MappedSource):
         rows = keep(rows, block.where, f"source {block.kind} under {root}")
@@ -81,6 +81,12 @@ def root_of(root: str) -> Path:
                 "`earshot fetch` says which corpora it can download"
             )
     return Path(re.sub(r"\$\{(\w+)\}", lambda found: os.environ[found[1]], root)).expanduser()
+
+
+def absent(kind: str, folder: Path, key: str) -> FileNotFoundError:
+    """That a folder does not exist: the whole path, and what a relative one counts from."""
+    counted = "" if folder.is_absolute() else f": {folder} counts from the working directory"
+    return FileNotFoundError(f"source {kind}: the folder {folder.absolute()} does not exist; check `{key}`{counted}")
 
 
 def audio_under(folder: Path, suffixes: Iterable[str] = SUFFIXES) -> list[Path]:

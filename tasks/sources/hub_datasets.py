@@ -23,7 +23,7 @@ from tasks.audio_files import read_clip
 from tasks.hub_client import endpoint
 from tasks.repo_checks import check_readme
 from tasks.sources.columns import read_columns
-from tasks.sources.files import SUFFIXES, file_seconds, root_of, spans
+from tasks.sources.files import SUFFIXES, absent, file_seconds, root_of, spans
 
 ROW = "row number"
 ALLOWED = [
@@ -128,7 +128,7 @@ def _folder(block: DatasetsSource) -> Path:
     if is_folder(block.repo):
         folder = root_of(block.repo)
         if not folder.is_dir():
-            raise FileNotFoundError(f"source datasets: the folder {folder} does not exist; check `repo`")
+            raise absent("datasets", folder, "repo")
         return folder
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
