@@ -50,8 +50,22 @@ app.add_typer(lineage_command)
 app.add_typer(ui_command)
 
 
+def say_version(asked: bool) -> None:
+    """The version that is installed, and out."""
+    if asked:
+        from importlib.metadata import version
+
+        print(f"earshot {version('earshot')}")
+        raise typer.Exit
+
+
 @app.callback(invoke_without_command=True)
-def start(context: typer.Context) -> None:
+def start(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=say_version, is_eager=True, help="Say the version and exit.")
+    ] = False,
+) -> None:
     """Where nobody asked for anything, what there is to ask for."""
     if context.invoked_subcommand is None:
         print(context.get_help())

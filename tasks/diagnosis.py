@@ -27,7 +27,7 @@ from tasks.store import home, make_home
 ROOT = Path(__file__).resolve().parent.parent
 INSTALL = "pip install -c constraints.txt -e '.[demo]'"
 DEMO_GB = 0.2  # study/demo takes 60 MB, its server and drafts beside it
-DOWNLOAD_GB = 15  # Qwen2-Audio-7B in bf16
+DOWNLOAD_GB = 17  # Qwen2-Audio-7B: 8.4 B parameters of 2 bytes in bf16
 ANSWERS_WITHIN_S = 2
 TORCH_WITHIN_S = 120
 LOOPBACK = ("localhost", "127.0.0.1", "::1")

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import tomllib
 from pathlib import Path
 
 import httpx
@@ -236,6 +237,14 @@ def test_prefect_is_not_imported_before_its_settings_are_made(home):
     """It would log its own lines among ours and read the user's profile."""
     done = subprocess.run([sys.executable, "-c", BEFORE_THE_SERVER], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.splitlines() == ["run False", "prompts False"], done.stderr
+
+
+def test_the_version_is_that_of_the_project(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["earshot", "--version"])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (left.value.code, capsys.readouterr().out) == (0, f"earshot {project['version']}\n")
 
 
 def test_who_asks_for_nothing_is_told_what_there_is(monkeypatch, capsys):

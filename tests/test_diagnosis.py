@@ -1,6 +1,7 @@
 """The doctor names what is wrong with its way out, stops only on what stops the demo, and tells no secret."""
 
 import http.server
+import math
 import re
 import subprocess
 import threading
@@ -139,6 +140,15 @@ def test_a_gpu_is_named_with_its_memory_and_torch_asked_in_a_child(monkeypatch):
     assert gpu == ("ok", "GPU", "NVIDIA H200, 143771 MiB of memory, 143000 MiB free, driver 570.1")
     assert cuda.state == "warning"
     assert "torch does not see the GPU (2.13.0 no CUDA False); install torch's CUDA build" in cuda.says
+
+
+def test_what_a_7b_base_takes_on_disk_is_its_parameters_and_what_every_page_says():
+    files = [file for kind in ("*.md", "*.yaml") for file in (diagnosis.ROOT / "recipes").rglob(kind)]
+    texts = [file.read_text(encoding="utf-8") for file in [diagnosis.ROOT / "README.md", *files]]
+    told = [int(gb) for text in texts for gb in re.findall(r"(\d+) GB\s+(?:#\s+)?of\s+disk", text)]
+    assert len(told) > 20
+    assert {*told} == {diagnosis.DOWNLOAD_GB}
+    assert math.ceil(2 * 8.4) == diagnosis.DOWNLOAD_GB  # tests/test_memory.py counts the parameters
 
 
 def test_a_machine_without_a_gpu_is_warned_not_stopped(monkeypatch):
