@@ -13,40 +13,50 @@ import yaml
 RECIPES = Path(__file__).parent
 
 
-def read_yaml(recipe: str | Path) -> dict[str, Any]:
-    """A recipe's mapping, by name ("study/demo") or by path ("my/study.yaml").
+def read_yaml(recipe: str | Path, kind: str = "study") -> dict[str, Any]:
+    """A recipe's mapping, by name ("study/demo") or by path ("my/study.yaml"); `kind`: what a bare name is meant to be.
 
     Raises FileNotFoundError with the recipes there are, ValueError where the file is no mapping.
     """
     named = RECIPES / f"{recipe}.yaml"
     path = named if named.is_file() else Path(recipe).expanduser()
     if not path.is_file():
-        known = sorted(str(file.relative_to(RECIPES).with_suffix("")) for file in RECIPES.rglob("*.yaml"))
-        # `demo` means study/demo, and so does a slip of the pen
-        near = difflib.get_close_matches(str(recipe), known, n=3) or [
-            name for name in known if Path(name).name == recipe
-        ]
-        there = f"did you mean {' or '.join(near)}?" if near else f"it is neither a file nor one of {', '.join(known)}"
-        raise FileNotFoundError(f"no recipe {str(recipe)!r}: {there}")
+        raise FileNotFoundError(unknown(str(recipe), kind))
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
+    if content is None:
+        raise ValueError(f"{path} is empty; a recipe is a mapping of keys")
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds {type(content).__name__}, a recipe is a mapping of keys")
     return content
 
 
-def opened(block: Any) -> Any:
+def unknown(recipe: str, kind: str) -> str:
+    """That there is no such recipe: no such file where it is a path, else with the closest of its kind, or all of them."""
+    kinds = {file.parent.name for file in RECIPES.glob("*/*.yaml")}
+    folder, _, name = recipe.rpartition("/")
+    if recipe.endswith((".yaml", ".yml")) or ("/" in recipe and folder not in kinds):
+        return f"there is no file {recipe}"
+    kind = next(its for its in (folder, kind, "study") if its in kinds)
+    names = sorted(file.stem for file in (RECIPES / kind).glob("*.yaml"))
+    near = difflib.get_close_matches(name, names, n=3)  # `demo` means study/demo, and so does a slip of the pen
+    whole = [f"{kind}/{its}" for its in near or names]
+    there = f"did you mean {' or '.join(whole)}?" if near else f"it is neither a file nor one of {', '.join(whole)}"
+    return f"no recipe {recipe!r}: {there}"
+
+
+def opened(block: Any, kind: str = "study") -> Any:
     """A block as a mapping: that of the recipe it names, or, with `like: NAME`, that one with the block's own keys over it.
 
     Keys that are no mappings, lists among them, replace what is there.
     """
     if isinstance(block, str):
-        return read_yaml(block)
+        return read_yaml(block, kind)
     if not isinstance(block, Mapping) or "like" not in block:
         return block
-    return _over(opened(block["like"]), {key: value for key, value in block.items() if key != "like"})
+    return _over(opened(block["like"], kind), {key: value for key, value in block.items() if key != "like"})
 
 
 def _over(under: Any, block: Any) -> Any:
@@ -80,7 +90,8 @@ def _value(text: str, override: str) -> Any:
 def _open(at: Any, key: str, path: str) -> Any:
     """What lies under a key or position, a block given by name read first, an absent one made."""
     place: Any = _position(at, key, path) if isinstance(at, list) else key
-    child = opened(at[place] if isinstance(at, list) else at.get(place))
+    kind = "prompt" if key == "search" else key
+    child = opened(at[place] if isinstance(at, list) else at.get(place), kind)
     if child is not None and not isinstance(child, dict | list):
         raise ValueError(f"--set {path}: {key} is {child!r}, it has no keys")
     at[place] = {} if child is None else child

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -60,7 +61,9 @@ class PublishBlock(Block):
         return self
 
 
-BY_NAME = BeforeValidator(opened)  # a block may be the name of a recipe, or `like: NAME` with what is different
+def by_name(kind: str) -> BeforeValidator:
+    """A block may be the name of a recipe of its kind, or `like: NAME` with what is different."""
+    return BeforeValidator(partial(opened, kind=kind))
 
 
 class StudyRecipe(Block):
@@ -77,14 +80,16 @@ class StudyRecipe(Block):
     prompt: str = (
         "Choose one: A) SPEECH (human voice) B) NONSPEECH (music/noise/silence/animals). Answer with A or B ONLY."
     )
-    dataset: Annotated[DatasetRecipe, BY_NAME]
+    dataset: Annotated[DatasetRecipe, by_name("dataset")]
     dataset_from: Pinned | None = (
         None  # set by `dataset: NAMESPACE/NAME@sha`: pulled from there and audited, not built
     )
     adapter: Pinned | None = None  # evaluated instead of one that is trained
-    train: Annotated[TrainRecipe, BY_NAME]
-    evaluate: Annotated[EvaluateRecipe, BY_NAME]
-    search: Annotated[PromptRecipe | None, BY_NAME] = None  # what `earshot prompts` does; null: prompt/racing
+    train: Annotated[TrainRecipe, by_name("train")]
+    evaluate: Annotated[EvaluateRecipe, by_name("evaluate")]
+    search: Annotated[PromptRecipe | None, by_name("prompt")] = (
+        None  # what `earshot prompts` does; null: prompt/racing
+    )
     publish: PublishBlock
     goals: tuple[GoalBlock, ...] = ()  # judged by the intervals of the report
     then: str | None = None  # the study that follows where every goal is met
@@ -311,10 +316,7 @@ def load_study(
         raise ValueError(
             f"{recipe} compares what was published: `earshot run` and `earshot plan` take it, and no other"
         )
-    if {"sources", "clips"} <= content.keys():
-        raise ValueError(
-            f"{recipe} is the recipe of a data set, which a study names: study/demo with --set dataset={recipe}, for example"
-        )
+    _refuse_block(recipe, content)
     if isinstance(version := content.get("schema", SCHEMA), int) and version > SCHEMA:
         raise ValueError(f"the recipe has schema {version}, this Earshot reads up to {SCHEMA}: update Earshot")
     try:
@@ -325,6 +327,26 @@ def load_study(
         for follows in filter(None, (study.then, study.otherwise)):
             read_yaml(follows)
     return study
+
+
+BLOCKS: Mapping[str, tuple[str, type[BaseModel]]] = {  # key of a study -> what its recipe is called, and what it is
+    "dataset": ("a data set", DatasetRecipe), "train": ("a training", TrainRecipe),
+    "evaluate": ("an evaluation", EvaluateRecipe), "search": ("a search for prompts", PromptRecipe),
+    "prompt": ("a prompt", PromptBlock), "publish": ("a publication", PublishBlock),
+}  # fmt: skip
+
+
+def _refuse_block(recipe: str | Path | Mapping[str, Any], content: Mapping[str, Any]) -> None:
+    """Raise ValueError, with the way out, where a recipe has more keys of one block of a study than of a study."""
+
+    def shared(model: type[BaseModel]) -> int:
+        return len(content.keys() & set(_keys(model)))
+
+    key, (what, model) = max(BLOCKS.items(), key=lambda block: shared(block[1][1]))
+    if shared(model) > shared(StudyRecipe):
+        raise ValueError(
+            f"{recipe} is the recipe of {what}, which a study names: study/demo with --set {key}={recipe}, for example"
+        )
 
 
 def explain(error: ValidationError, of: type[BaseModel] = StudyRecipe) -> str:
@@ -339,6 +361,9 @@ def explain(error: ValidationError, of: type[BaseModel] = StudyRecipe) -> str:
             message = f"no such key; accepted here: {', '.join(_siblings(found['loc'], of))}"
         elif found["type"] == "string_pattern_mismatch":
             message = f"accepted are {IN_WORDS[found['ctx']['pattern']]}; got {found['input']!r}"
+        elif found["type"] == "tuple_type":
+            example = "" if isinstance(found["input"], Mapping | None) else f", e.g. [{found['input']}]"
+            message = f"takes a list{example}; got {found['input']!r}"
         elif found["type"] != "value_error":
             message = f"{message}, got {found['input']!r}" if found["type"] != "missing" else "is required and missing"
         lines.append(f"{key}: {message}")
@@ -352,6 +377,11 @@ def _siblings(location: tuple[int | str, ...], model: type[BaseModel]) -> list[s
             model = KINDS[part]
         elif isinstance(part, str) and part in model.model_fields:
             model = _model_of(model.model_fields[part].annotation) or model
+    return _keys(model)
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
+    """The keys of a block, in the order of the alphabet."""
     return sorted(field.alias or name for name, field in model.model_fields.items())
 
 

@@ -140,7 +140,7 @@ def test_another_prompt_is_asked_and_says_that_the_card_does_not_know_it(adapter
     assert not plain["warnings"].str.contains("another prompt").any()
     assert (heard["p_raw"] != plain.loc[heard.index, "p_raw"]).all()
     assert (heard["p_raw"] == heard["p_speech"]).all(), "the card's temperature is of the card's prompt"
-    with pytest.raises(FileNotFoundError, match=r"no recipe 'missing\.yaml'"):
+    with pytest.raises(FileNotFoundError, match=r"there is no file missing\.yaml"):
         predict(str(adapter), [audio], prompt="missing.yaml")
     with pytest.raises(ValueError, match="--prompt"):
         predict(str(adapter), [audio], prompt="<|im_end|>")

@@ -122,8 +122,32 @@ def test_every_wrong_key_gets_its_own_sentence():
 def test_a_misspelt_recipe_gets_a_suggestion(written):
     with pytest.raises(FileNotFoundError, match=r"did you mean .*study/demo.*\?"):
         load_study(written)
-    with pytest.raises(FileNotFoundError, match="neither a file nor one of dataset/"):
-        load_study("nothing-like-any")
+
+
+@pytest.mark.parametrize(
+    ("study", "override", "kind"),
+    [
+        ("xyz", "name=x", "study"),
+        ("train/xyz", "name=x", "train"),
+        ("study/smoke", "dataset=xyz", "dataset"),
+        ("study/smoke", "evaluate.n_boot=3", "evaluate"),
+        ("study/smoke", "search={like: xyz}", "prompt"),
+    ],
+)
+def test_a_recipe_like_none_is_told_those_of_its_kind_alone(tmp_path, study, override, kind):
+    if override == "evaluate.n_boot=3":  # a block that `--set` opens
+        (tmp_path / "own.yaml").write_text(yaml.safe_dump({**read_yaml(study), "evaluate": "xyz"}))
+        study = str(tmp_path / "own.yaml")
+    with pytest.raises(FileNotFoundError, match="neither a file nor one of") as error:
+        load_study(study, [override])
+    named = str(error.value).partition("one of ")[2].split(", ")
+    assert named == sorted(f"{kind}/{file.stem}" for file in (RECIPES / kind).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", ["askd.yaml", "study/smoke.yaml", "mine/askd", "/mine", "./askd"])
+def test_a_path_to_nothing_is_no_file(path):
+    with pytest.raises(FileNotFoundError, match=f"^there is no file {path}$"):
+        load_study(path)
 
 
 def test_a_misspelt_keyword_of_a_library_gets_a_suggestion():
@@ -189,6 +213,30 @@ def test_the_recipe_of_a_data_set_is_no_study_and_the_way_out_is_said():
         load_study("dataset/clean-160")
 
 
+@pytest.mark.parametrize(
+    ("key", "name", "what"),
+    [("dataset", name, "a data set") for name in ("dataset/demo", "dataset/folds")]
+    + [("train", name, "a training") for name in ("train/tiny", "train/qwen2-audio-language-model")]
+    + [("evaluate", "evaluate/foreign", "an evaluation"), ("search", "prompt/racing", "a search for prompts")],
+)
+def test_the_recipe_of_any_block_is_no_study_and_the_way_out_is_said_and_goes_on(key, name, what):
+    with pytest.raises(ValueError, match=f"^{name} is the recipe of {what}, which .*--set {key}={name}, for example$"):
+        load_study(name)
+    assert load_study("study/demo", [f"{key}={name}"])
+
+
+def test_a_prompt_is_no_study_and_a_study_with_a_wrong_key_is_one(tmp_path):
+    (tmp_path / "asked.yaml").write_text("text: 'A) SPEECH B) NONSPEECH?'\nanswers: [A, B]\n")
+    with pytest.raises(ValueError, match=r"asked\.yaml is the recipe of a prompt, .*--set prompt="):
+        load_study(tmp_path / "asked.yaml")
+    assert "sources: no such key" in refused("sources=[]", "clips={}")
+
+
+def test_one_value_for_a_list_is_told_as_a_list():
+    assert refused("train.seeds=42") == "train.seeds: takes a list, e.g. [42]; got 42"
+    assert refused("train.seeds={a: 1}") == "train.seeds: takes a list; got {'a': 1}"
+
+
 def test_a_newer_schema_is_refused_before_its_keys_are_read():
     with pytest.raises(ValueError, match=f"has schema {SCHEMA + 1}, this Earshot reads up to {SCHEMA}: update"):
         load_study({**read_yaml("study/smoke"), "schema": SCHEMA + 1, "a_key_of_tomorrow": 1})
@@ -200,7 +248,7 @@ def test_an_unknown_recipe_names_those_there_are():
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"), [("a: [1", "is not YAML"), ("- a\n- b", "holds list"), ("", "holds NoneType")]
+    ("text", "reason"), [("a: [1", "is not YAML"), ("- a\n- b", "holds list"), ("# what?\n", "bad.yaml is empty;")]
 )
 def test_a_file_that_is_no_mapping_is_refused(tmp_path, text, reason):
     (tmp_path / "bad.yaml").write_text(text)
