@@ -1,5 +1,6 @@
 """Figures are drawn from the report alone, the same bytes for the same report, and show what has no value."""
 
+import itertools
 import json
 import struct
 from collections.abc import Iterator
@@ -70,14 +71,19 @@ def changed(report: Report, name: str, **update: Any) -> Report:
     return report.model_copy(update={"detectors": report.detectors | {name: detector}})
 
 
-def words(monkeypatch: pytest.MonkeyPatch, draw: Any, *arguments: Any) -> str:
-    """All text of the figure that `draw` makes."""
+def drawing(monkeypatch: pytest.MonkeyPatch, draw: Any, *arguments: Any) -> Figure:
+    """The figure that `draw` makes."""
     figure_of: list[Figure] = []
     monkeypatch.setattr(
         plot_canvas.FigureCanvasAgg, "print_figure", lambda canvas, *a, **k: figure_of.append(canvas.figure)
     )
     draw(*arguments)
-    return "\n".join(text.get_text() for text in figure_of[0].findobj(Text))
+    return figure_of[0]
+
+
+def words(monkeypatch: pytest.MonkeyPatch, draw: Any, *arguments: Any) -> str:
+    """All text of the figure that `draw` makes."""
+    return "\n".join(text.get_text() for text in drawing(monkeypatch, draw, *arguments).findobj(Text))
 
 
 # --- which figures, and their bytes ------------------------------------------------------------------------------
@@ -204,6 +210,26 @@ def test_a_threshold_outside_the_levels_or_none_is_drawn_as_such(
     report: Report, monkeypatch: pytest.MonkeyPatch, update: dict[str, Any], said: str
 ) -> None:
     assert said in words(monkeypatch, psychometric_curves, with_dt75(report, **update), "duration_ms")
+
+
+@pytest.mark.parametrize("durations", [1, 3, 5])
+def test_the_label_of_a_rows_heights_stays_beside_its_row(
+    report: Report, monkeypatch: pytest.MonkeyPatch, durations: int
+) -> None:
+    found = report.detectors["adapter"].psychometric
+    assert found is not None
+    one = next(curves for curves in found.snr_db_by_duration.values() if curves.correct)
+    each = {str(100 * order): one for order in range(1, durations + 1)}
+    crowd = changed(report, "adapter", psychometric=found.model_copy(update={"snr_db_by_duration": each}))
+    figure = drawing(monkeypatch, snr_curves_by_duration, crowd)
+    figure.draw_without_rendering()
+    caption_in = min(text.get_window_extent().y0 for text in figure.texts if text.get_rotation() == 0.0)
+    labels = [text for text in figure.findobj(Text) if "correct" in text.get_text() and text.get_rotation() == 90.0]
+    spans = sorted((at.get_window_extent().y0, at.get_window_extent().y1) for at in labels)
+    assert len(spans) == (2 if durations == 5 else 1)
+    assert all(upper[0] > lower[1] for lower, upper in itertools.pairwise(spans))
+    assert spans[0][0] > 0
+    assert spans[-1][1] < caption_in
 
 
 def test_points_have_the_intervals_of_their_level(report: Report, drawn: dict[str, bytes]) -> None:
