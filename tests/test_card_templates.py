@@ -11,9 +11,10 @@ import yaml
 from tasks.card_metadata import card_faults
 from tasks.functional.cards import fill, render_dataset_card, render_model_card
 from tasks.functional.content_audit import describe_comparison
-from tasks.functional.levels import stated_end, stated_level
+from tasks.functional.levels import fit_doubts, stated_end, stated_level
 from tasks.functional.report import Report
 from tasks.functional.report_schema import Inflation
+from tasks.functional.report_tables import summary_lines
 from tasks.functional.shortcuts import SHORTCUTS, state_measured
 from tasks.functional.timing import BESIDE
 from tests.test_report import recorded, studied
@@ -95,6 +96,7 @@ def test_a_card_says_beside_what_its_times_were_taken(report: Report, card: str)
 def page(report: Report, **figures: str) -> str:
     context = {
         "report": report.model_dump(mode="json"), "figures": figures, "stated_level": stated_level, "stated_end": stated_end,
+        "fit_doubts": fit_doubts,
         "describe_comparison": describe_comparison, "state_measured": state_measured,
     }  # fmt: skip
     return fill(read("report.html.j2"), context, html=True)
@@ -176,6 +178,94 @@ def test_card_says_thresholds_and_the_smallest_difference(report: Report, card: 
     without = render_model_card(read("model_card.md.j2"), bare)
     assert "could have shown is not stated: one seed is needed." in without
     assert "## Thresholds" not in without
+
+
+FAR = "a t interval reaches further than a bootstrap: unreliable"
+
+
+def test_card_marks_an_interval_that_is_not_to_be_relied_on_and_says_once_what_the_mark_means(report: Report) -> None:
+    sure = {"value": 0.9, "ci95": (0.8, 0.95), "reason": None}
+    doubted = {"value": 0.983, "ci95": (0.962, 1.0), "reason": FAR}
+    base = report.detectors["base"]
+
+    def card_with(**metric: Any) -> str:
+        known = {name: one.model_copy(update=sure) for name, one in base.metrics.items()}
+        recall = base.metrics["recall_nonspeech"].model_copy(update=metric)
+        compared = {
+            name: one.model_copy(update={"reason": metric["reason"]}) for name, one in report.comparisons.items()
+        }
+        detectors = {
+            name: one.model_copy(update={"metrics": known | ({"recall_nonspeech": recall} if name == "base" else {})})
+            for name, one in report.detectors.items()
+        }
+        told = report.model_copy(update={"detectors": detectors, "metrics": known, "comparisons": compared})
+        return render_model_card(read("model_card.md.j2"), told)
+
+    def beside(card: str) -> str:
+        return card[card.index("## Beside what it must beat") : card.index("## Leakage audit")]
+
+    meaning = "\n\n†: an interval that is not to be relied on; `reason` beside it in report.json says why.\n\n"
+    assert "†" not in beside(card_with(**sure))
+    marked = beside(card_with(**doubted))
+    assert "| 0.983 [0.962, 1.000] † |" in marked
+    for part in (marked[: marked.index("McNemar")], marked[marked.index("McNemar") :]):
+        assert part.count("] † |") >= 1
+    assert marked.count(meaning) == 2, "once below each table"
+
+
+def test_card_says_what_is_doubtful_of_a_marked_number_in_a_sentence(report: Report) -> None:
+    doubted = {
+        name: one.model_copy(update={"ci95": (0.5, 0.9), "reason": FAR}) for name, one in report.metrics.items()
+    }
+    card = render_model_card(read("model_card.md.j2"), report.model_copy(update={"metrics": doubted}))
+    assert "[0.500, 0.900] †**\n" in card
+    assert f"\n†: {FAR}.\n" in card
+    calibration = card[card.index("## Calibration") : card.index("## Conditions")]
+    assert "[0.500, 0.900] †." in calibration
+    assert f". †: {FAR}.\n" in calibration
+
+
+def with_dt75(report: Report, at: dict[str, Any], **curve: Any) -> Report:
+    """The report with another DT75, of another fit."""
+    found = report.psychometric
+    assert found is not None
+    assert found.duration_ms is not None
+    assert found.duration_ms.correct is not None
+    dt75 = found.duration_ms.correct.thresholds["DT75"].model_copy(update={"reason": None} | at)
+    correct = found.duration_ms.correct.model_copy(update={"thresholds": {"DT75": dt75}} | curve)
+    curves = found.duration_ms.model_copy(update={"correct": correct})
+    told = found.model_copy(update={"duration_ms": curves})
+    own = report.detectors[report.detector].model_copy(update={"psychometric": told})
+    detectors = report.detectors | {report.detector: own}
+    return report.model_copy(update={"psychometric": told, "detectors": detectors})
+
+
+FITS = {"converged": True, "deviance_p": 0.4, "lapse_at_bound": False, "false_alarms_alike_p": None}
+REACHED = {"value": 571.03, "censored": None, "ci95": (181.7, 1794.8)}
+
+
+def test_card_quotes_no_end_that_lies_beyond_the_tested_levels(report: Report) -> None:
+    card = render_model_card(read("model_card.md.j2"), with_dt75(report, REACHED, **FITS))
+    assert "\n- DT75: 571 ms [182, >1000]\n" in card
+
+
+@pytest.mark.parametrize(
+    ("fit", "said"),
+    [
+        ({"deviance_p": 0.012}, "the curve fits badly (deviance p 0.012)"),
+        ({"lapse_at_bound": True}, "lapse rate at its bound"),
+        ({"converged": False, "lapse_at_bound": True}, "did not converge; lapse rate at its bound"),
+        ({"false_alarms_alike_p": 0.03}, "false alarms differ between levels (p 0.03)"),
+    ],
+)
+def test_card_page_and_terminal_say_alike_what_to_mind_of_a_fit(
+    report: Report, fit: dict[str, Any], said: str
+) -> None:
+    good, bad = (with_dt75(report, REACHED, **FITS | others) for others in ({}, fit))
+    assert f"<td>{said}</td></tr>" in page(bad)
+    assert f"\n- DT75: 571 ms [182, >1000]; {said}\n" in render_model_card(read("model_card.md.j2"), bad)
+    assert f"DT75  571 ms (182 to >1000); {said}" in summary_lines(bad)
+    assert "DT75  571 ms (182 to >1000)" in summary_lines(good)
 
 
 def test_example_is_python_and_short(card: str) -> None:

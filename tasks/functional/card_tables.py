@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 Json = Mapping[str, Any]
+MARK = "†"  # behind an interval that has a reason beside it
 
 
 class Table(NamedTuple):
@@ -11,6 +12,14 @@ class Table(NamedTuple):
 
     columns: list[str]
     rows: list[list[str]]
+
+    @property
+    def notes(self) -> list[str]:
+        """What the mark means, once, where a cell has one."""
+        marked = any(MARK in cell for row in self.rows for cell in row)
+        return [
+            f"{MARK}: an interval that is not to be relied on; `reason` beside it in report.json says why."
+        ] * marked
 
 
 class Part(NamedTuple):
@@ -33,19 +42,26 @@ def interval(ci95: Iterable[float]) -> str:
 
 
 def stated(metric: Json) -> str:
-    """A metric with its interval, or with the reason why there is none."""
-    given = interval(metric["ci95"]) if metric["ci95"] else metric["reason"] and f"({metric['reason']})"
+    """A metric with its interval, marked where that is not to be relied on, or with the reason why there is none."""
+    given = (
+        marked(metric["ci95"], metric["reason"]) if metric["ci95"] else metric["reason"] and f"({metric['reason']})"
+    )
     return f"{number(metric['value'])} {given}" if given else number(metric["value"])
 
 
 def signed(value: float, ci95: Any, reason: str | None) -> str:
-    """A difference with its interval, or with the reason why there is none."""
-    return f"{value:+.3f} {interval(ci95) if ci95 else f'({reason})'}"
+    """A difference with its interval, marked as in `stated`, or with the reason why there is none."""
+    return f"{value:+.3f} {marked(ci95, reason) if ci95 else f'({reason})'}"
 
 
-def level(value: float | None) -> str:
-    """A level of a factor that was not among the tested ones: three digits."""
-    return "open" if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+def marked(ci95: Iterable[float], reason: str | None) -> str:
+    """Both ends, and the mark where there is a reason not to rely on them."""
+    return f"{interval(ci95)} {MARK}" if reason else interval(ci95)
+
+
+def footnote(ci95: Any, reason: str | None) -> str:
+    """What the mark means, behind a sentence that has one."""
+    return f" {MARK}: {reason}." if ci95 and reason else ""
 
 
 def recalls(report: Json) -> list[str]:

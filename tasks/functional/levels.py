@@ -1,6 +1,7 @@
 """Levels of a factor: their names and their order; and thresholds and p-values in a reader's words."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -46,6 +47,21 @@ def stated_end(end: float | None, lowest: float, highest: float, unit: str) -> s
     if lowest <= end <= highest:
         return stated_level(end, unit)
     return f"<{lowest:g}" if end < lowest else f">{highest:g}"
+
+
+def fit_doubts(curve: Mapping[str, Any]) -> list[str]:
+    """What to mind of a `Curve` of report.json whose thresholds are quoted; nothing where it fits.
+
+    Deviance p under .05: another curve, or clips that resemble each other.
+    """
+    alike_p, deviance_p = curve["false_alarms_alike_p"], curve["deviance_p"]
+    doubts = {
+        "did not converge": not curve["converged"],
+        f"the curve fits badly (deviance p {stated_p(deviance_p, '-')})": deviance_p < 0.05,
+        "lapse rate at its bound": curve["lapse_at_bound"],
+        f"false alarms differ between levels (p {stated_p(alike_p, '-')})": alike_p is not None and alike_p <= 0.05,
+    }
+    return [doubt for doubt, holds in doubts.items() if holds]
 
 
 def varied(rows: pd.DataFrame, factor: str) -> pd.DataFrame:

@@ -5,9 +5,9 @@ from typing import Any
 
 from tasks.functional.card_evidence import DRAWN, FACTORS, evidence_of
 from tasks.functional.card_heads import as_yaml, base_of, groups_of, model_head
-from tasks.functional.card_tables import Json, Part, Table, level, number, recalls, signed, stated
+from tasks.functional.card_tables import Json, Part, Table, footnote, number, recalls, signed, stated
 from tasks.functional.content_audit import describe_comparison
-from tasks.functional.levels import stated_p
+from tasks.functional.levels import fit_doubts, stated_end, stated_level, stated_p
 from tasks.functional.shortcuts import state_shortcuts
 
 
@@ -55,8 +55,8 @@ def _opening(report: Json) -> Iterator[str]:
             f"Resampled by supergroup (all draws of one generator or uploader together): "
             f"[{wider[0]:.3f}, {wider[1]:.3f}]{doubt}."
         )
-    if headline["reason"]:
-        yield f"Mind: {headline['reason']}."
+    if mind := footnote(headline["ci95"], headline["reason"]):
+        yield mind.strip()
     method = report["detectors"][report["detector"]]["method"]
     yield (
         f"Scored by {f'`{method}`' if method else 'its own score'} over the whole test split, protocol "
@@ -78,7 +78,7 @@ def _leaky(report: Json) -> Iterator[str]:
         yield (
             f"\nApart from it, the leaky figure: under random folds the same clips score {number(its['leaky'])}, "
             f"{signed(its['value'], its['ci95'], its['reason'])} against {number(its['clean'])} under folds by group. It is "
-            "what leakage adds, and no property of this model."
+            f"what leakage adds, and no property of this model.{footnote(its['ci95'], its['reason'])}"
         )
 
 
@@ -217,7 +217,7 @@ def _thresholds(report: Json) -> Iterator[Part]:
     for factor in ("duration_ms", "snr_db"):
         if curves := psychometric[factor]:
             for curve in filter(None, (curves["correct"], curves["hit_rate"])):
-                lines += [f"- {name}: {_reached(at, curves['unit'])}" for name, at in curve["thresholds"].items()]
+                lines += [f"- {name}: {_reached(at, curve, curves)}" for name, at in curve["thresholds"].items()]
             if curves["reason"]:
                 lines.append(f"- over {'duration' if factor == 'duration_ms' else 'SNR'}: {curves['reason']}")
     lines.append(
@@ -229,13 +229,16 @@ def _thresholds(report: Json) -> Iterator[Part]:
     yield Part("Thresholds", lines, [])
 
 
-def _reached(at: Json, unit: str) -> str:
+def _reached(at: Json, curve: Json, curves: Json) -> str:
     if at["value"] is None:
         return f"none, {at['reason']}"
-    ends = f" [{level(at['ci95'][0])}, {level(at['ci95'][1])}]" if at["ci95"] else ""
+    unit, lowest, highest = curves["unit"], curves["levels"][0]["level"], curves["levels"][-1]["level"]
+    stated_ends = [stated_end(end, lowest, highest, unit) for end in at["ci95"] or ()]
+    ends = f" [{', '.join(stated_ends)}]" if stated_ends else ""
     outside = f", {at['censored']} the tested levels and extrapolated" if at["censored"] else ""
     why = f" ({at['reason']})" if at["reason"] else ""
-    return f"{level(at['value'])} {unit}{ends}{outside}{why}"
+    mind = "".join(f"; {doubt}" for doubt in fit_doubts(curve))
+    return f"{stated_level(at['value'], unit)} {unit}{ends}{outside}{why}{mind}"
 
 
 def _calibration(report: Json) -> Iterator[str]:
@@ -247,6 +250,7 @@ def _calibration(report: Json) -> Iterator[str]:
     yield (
         f"Top-label ECE {number(its['ece'])} over {its['n_bins']} equal-width bins, MCE {number(its['mce'])}, Brier "
         f"{stated(metrics['brier'])}. Mean top-label confidence {mean}; when right {right}, when wrong {wrong}."
+        f"{footnote(metrics['brier']['ci95'], metrics['brier']['reason'])}"
     )
     if dev := its["dev"]:
         for fold, fit in dev["folds"].items():

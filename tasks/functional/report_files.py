@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from tasks.functional.cards import fill
 from tasks.functional.content_audit import describe_comparison
-from tasks.functional.levels import stated_end, stated_level
+from tasks.functional.levels import fit_doubts, stated_end, stated_level
 from tasks.functional.plots import figures
 from tasks.functional.report_document import Report
 from tasks.functional.report_tables import csv_tables
@@ -77,6 +77,7 @@ def page(report: Report, template: str, drawn: Mapping[str, bytes], heard: Mappi
         "heard": {},
         "stated_level": stated_level,
         "stated_end": stated_end,
+        "fit_doubts": fit_doubts,
         "describe_comparison": describe_comparison,
         "state_measured": state_measured,
     }

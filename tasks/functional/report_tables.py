@@ -6,9 +6,9 @@ from typing import Any
 import pandas as pd
 
 from tasks.functional.goals import goal_lines
-from tasks.functional.levels import stated_end, stated_level, stated_p
+from tasks.functional.levels import fit_doubts, stated_end, stated_level, stated_p
 from tasks.functional.report_document import Report
-from tasks.functional.report_psychometric import Curves, CurveThreshold, Psychometric
+from tasks.functional.report_psychometric import Curve, Curves, CurveThreshold, Psychometric
 from tasks.functional.report_schema import Comparison, Metric, SeedsAlike
 
 
@@ -128,8 +128,8 @@ def _threshold_lines(report: Report) -> list[str]:
     for curves in (found.duration_ms, found.snr_db) if found else ():
         if curves:
             of_curves = [curve for curve in (curves.correct, curves.hit_rate) if curve]
-            stated = [pair for curve in of_curves for pair in curve.thresholds.items()]
-            lines += [f"{name}  {threshold_in_words(at, curves)}" for name, at in stated]
+            stated = [(name, at, curve) for curve in of_curves for name, at in curve.thresholds.items()]
+            lines += [f"{name}  {threshold_in_words(at, curve, curves)}" for name, at, curve in stated]
     if report.inflation:
         one = report.inflation
         leaky = f"{one.leaky:.3f} under random folds, {one.value:+.3f} ({_ends(one.ci95)})"
@@ -141,15 +141,16 @@ def _threshold_lines(report: Report) -> list[str]:
     return ["", *lines] if lines else []
 
 
-def threshold_in_words(at: CurveThreshold, curves: Curves) -> str:
-    """A threshold with its interval, where it lies if outside the levels, or why there is none."""
+def threshold_in_words(at: CurveThreshold, curve: Curve, curves: Curves) -> str:
+    """A threshold with its interval, where it lies if outside the levels and what to mind, or why there is none."""
     if at.value is None:
         return f"none: {at.reason}"
     lowest, highest = curves.levels[0].level, curves.levels[-1].level
     ends = [stated_end(end, lowest, highest, curves.unit) for end in at.ci95 or ()]
     outside = f", {at.censored} the tested levels: extrapolated" if at.censored else ""
     value = stated_level(at.value, curves.unit)
-    return f"{value} {curves.unit}{f' ({ends[0]} to {ends[1]})' if ends else ''}{outside}"
+    mind = "".join(f"; {doubt}" for doubt in fit_doubts(curve.model_dump()))
+    return f"{value} {curves.unit}{f' ({ends[0]} to {ends[1]})' if ends else ''}{outside}{mind}"
 
 
 def _absent_lines(report: Report) -> list[str]:
