@@ -3,8 +3,12 @@
 Whitening gives every frequency the same say (PHAT; Knapp & Carter 1976), clipping bounds what one moment can say. If
 the waveforms have nothing to do with each other, the correlation c(lag) has the variance sum a^2 b^2 over the overlap,
 whatever their envelopes: c / sqrt(sum a^2 b^2) is a standard normal deviate at each lag.
+
+Pairs that stand out are looked at in several bands. What a band says is the log-likelihood ratio of its coherence, and
+what is judged is the mean over all bands (Carter 1987): strangers are alike in one band, copies in most.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -25,8 +29,9 @@ SHORTEST_OVERLAP_S = 0.1
 SHORTEST_SHARE = 0.75  # of the shorter waveform, where that is less
 SIDE_MS, GUARD_MS = 30.0, 1.0  # lags beside a peak that tell how high it is by chance
 HIGHEST_SIDE = 3.8  # what the highest of so many normal deviates seldom passes
-WORTH, CLEAR = 6.0, 15.0  # the least peak that is looked at in other ways too, and the one that needs no other
-ALLOWED_DB, HALVED_DB = 3.5, 3.0  # excess of the difference that copies have; and beyond that, what halves a peak
+CLEAR = 15.0  # a peak over the whole band that needs no other
+HIGHEST_COHERENCE = 0.999  # that counts, so that an exact copy has a score
+ALLOWED_DB, HALVED_DB = 3.5, 2.0  # excess of the difference that copies have; and beyond that, what halves a peak
 FFT_SIZES = tuple(BLOCK * n * 2**k for k in range(8) for n in (8, 9, 10, 12))
 BATCH = 2**19  # correlation samples in memory at a time
 
@@ -34,18 +39,16 @@ Signal = NDArray[np.int8]
 
 
 class Look(NamedTuple):
-    """One way to correlate two aligned waveforms: the band, how flat their spectra are made (1: fully), and what a height
-    is worth, as chance does not reach equally high in all ways."""
+    """One way to correlate two aligned waveforms: the band, and how flat their spectra are made (1: fully)."""
 
     band_hz: tuple[float, float]
     flatness: float = 1.0
-    weight: float = 1.0
 
 
 WHOLE = Look(BAND_HZ)
 OTHER_LOOKS = (
-    Look((300.0, 3400.0), weight=1.1),  # what a telephone has left, without the hum and pitch that voices share
-    Look((1500.0, BAND_HZ[1]), weight=1.1),  # likewise, and where filters of a telephone's band delay nothing
+    Look((300.0, 3400.0)),  # what a telephone has left, without the hum and pitch that voices share
+    Look((1500.0, BAND_HZ[1])),  # likewise, and where filters of a telephone's band delay nothing
     Look((80.0, 2000.0)),  # what noise has left of a voice
     Look(BAND_HZ, flatness=0.85),  # the loud partials, which noise hides last, say more
 )
@@ -142,27 +145,28 @@ def _unwrap(lag: NDArray[np.intp], sizes: NDArray[np.intp], n_fft: int) -> NDArr
 def confirm(a: Waveform, b: Waveform, lag: int) -> tuple[float, int]:
     """How far the peak at `lag` stands out if only the overlap is looked at, and its exact lag.
 
-    Looked at in that of several ways (OTHER_LOOKS) in which it stands out furthest. It is lowered where the two differ
-    most where they are loudest: by half at 6.5 dB (a word said twice). 0.0 where the overlap is too short.
+    The root mean square over several ways of looking at it (WHOLE, OTHER_LOOKS), in standard deviations. It is lowered
+    where the two differ most where they are loudest: by half at 5.5 dB (a word said twice). 0.0 where the overlap is too
+    short.
     """
     start, stop = max(0, lag), min(a.size, b.size + lag)
     if stop - start < least_overlap(a.size, b.size):
         return 0.0, lag
     here, there = a[start:stop], b[start - lag : stop - lag]
     height, shift = _stand_out(here, there, WHOLE)
-    if height <= WORTH:
-        return height, lag + shift
     if height < CLEAR:
-        height, shift = max((height, shift), *(_stand_out(here, there, look) for look in OTHER_LOOKS))
+        looks = [(height, shift), *(_stand_out(here, there, look) for look in OTHER_LOOKS)]
+        height, shift = rms(np.array([seen for seen, _ in looks])), max(looks)[1]
     excess = excess_db(here, there)
     return height / (1 + max(0.0, excess - ALLOWED_DB) / HALVED_DB), lag + shift
 
 
 def _stand_out(here: Waveform, there: Waveform, look: Look) -> tuple[float, int]:
-    """Weighted height of the correlation of two aligned waveforms, and the lag, of two samples at most, of its peak.
+    """The coherence g of two aligned waveforms as a normal deviate, and the lag, of two samples at most, of its peak.
 
-    Both are whitened anew, so that a stretch of loud voice or hum does not speak for the whole, and the peak is measured
-    by the lags within 30 ms.
+    Both are whitened anew, so that a stretch of loud voice or hum does not speak for the whole, and how many independent
+    samples n they amount to is measured by the lags within 30 ms: the deviate is the root of -n log(1 - g^2), twice the
+    log-likelihood ratio (Carter 1987), which for small g is the height of the peak in standard deviations.
     """
     from scipy.fft import irfft, next_fast_len, rfft
 
@@ -178,5 +182,7 @@ def _stand_out(here: Waveform, there: Waveform, look: Look) -> tuple[float, int]
     near = np.abs(np.concatenate([sums[-reach:], sums[: reach + 1]]))
     shift = int(near[reach - 2 : reach + 3].argmax()) - 2
     side = np.concatenate([near[: reach - guard], near[reach + guard + 1 :]])
-    height = float(near[reach + shift]) - max(0.0, float(side.max()) - HIGHEST_SIDE)
-    return look.weight * height / max(1.0, rms(side)), shift
+    height = max(0.0, float(near[reach + shift]) - max(0.0, float(side.max()) - HIGHEST_SIDE))
+    most = float(np.sqrt(np.sum(np.square(white[0])) * np.sum(np.square(white[1])))) / chance
+    coherence = min(height / most, HIGHEST_COHERENCE)
+    return most / max(1.0, rms(side)) * math.sqrt(-math.log1p(-(coherence**2))), shift

@@ -22,7 +22,7 @@ from tasks.functional.coherence import BATCH, Signal, compress, confirm, correla
 
 FAMILY_WISE = 0.01  # pairs that chance alone may bring among all that were searched
 SUSPECT = 1.0  # the same, for pairs that are listed and not judged
-SPREAD = 1.5  # of a score by chance: real voices came to 1.49 times what noise does (tests/bench/bench_duplicates.py)
+SPREAD = 1.32  # of a score by chance: real voices came to 1.31 times what noise does (tests/bench/bench_duplicates.py)
 LEAST = 8.0  # of a score, however few lags were searched: one speaker's takes of a word come close
 SHORTEST_S = 0.02
 PIECE_S, OVERLAP_S = 2.0, 0.5

@@ -14,7 +14,9 @@ from tasks.functional.audio import SAMPLE_RATE_HZ, Waveform
 WINDOW, SHORT_WINDOW = 1024, 256  # the short one for less than SHORT samples
 SHORT = 1280
 LONG = 4_000  # samples from which there are cells enough to ask where one of the two is loud
-LOWEST_HZ, BAND_HZ = 100.0, 700.0
+BAND_HZ = 700.0
+LOWEST_HZ = 400.0  # lower down the filter of a telephone delays each frequency otherwise
+LOWEST_OF_BRIEF_HZ, BRIEF = 100.0, 2400  # but of fewer samples takes of a word are told apart by what lies there
 LOUD, WEAK = 0.15, 0.5  # shares of a band's cells
 REACH, STEP = 32, 2  # samples by which a filter may delay one band more than another
 EQUAL = 0.9  # coherence of the better half of the bands from which the difference is a codec's or a filter's
@@ -33,7 +35,8 @@ def excess_db(a: Waveform, b: Waveform) -> float:
     if a.size < window:
         return 0.0
     spectrum_a, spectrum_b = _spectrum(a, window), _spectrum(b, window)
-    bins, first = (round(hz * window / SAMPLE_RATE_HZ) for hz in (BAND_HZ, LOWEST_HZ))
+    lowest_hz = LOWEST_HZ if a.size >= BRIEF else LOWEST_OF_BRIEF_HZ
+    bins, first = (round(hz * window / SAMPLE_RATE_HZ) for hz in (BAND_HZ, lowest_hz))
     compared = [
         _compare(spectrum_a[:, low : low + bins], spectrum_b[:, low : low + bins], low, window)
         for low in range(first, window // 2 - bins, bins)
