@@ -142,9 +142,8 @@ def snr_curves_by_duration(report: Report) -> bytes:
     for axes in panels.flat[max(0, len(each) - columns) : len(each)]:
         axes.tick_params(labelbottom=True)
         axes.set_xlabel(AXES["snr_db"], fontsize=9)
-    for axes in panels[
-        :, 0
-    ]:  # one a row, in two lines: one for all stands in the middle of the figure, caption and all
+    # one a row, in two lines: one for all would stand in the middle of the figure, caption and all
+    for axes in panels[:, 0]:
         axes.set_ylabel("Class-balanced\ncorrect responses", fontsize=9)
     title(figure, f"{report.detector}: psychometric functions over SNR at each duration", rests_on(report),
           "bars: 95 % intervals over groups; line: chance; dashes: .75, and on them SNR75 with its interval")  # fmt: skip
