@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from tasks import cache
 from tasks.hub import hub
-from tasks.store import dead_drafts, home, make_home
+from tasks.store import dead_drafts, home, in_units, make_home
 
 SETTLED_S = 3_600  # what is younger may belong to a worker that has not recorded it yet
 UNUSED_DAYS = 30  # encodings and scores that nobody has asked for so long would be made anew if anybody did
@@ -155,8 +155,3 @@ def discard(path: Path) -> None:
         shutil.rmtree(path.with_name(f"{path.name}.timing"), ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def in_units(size: int) -> str:
-    """Bytes for a reader."""
-    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"

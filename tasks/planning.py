@@ -13,20 +13,29 @@ from recipes.sources import Source
 from tasks import sources
 from tasks.cache import Calls
 from tasks.functional.grouping import deal
-from tasks.functional.mcnemar import mcnemar_sample_size, smallest_difference
 from tasks.functional.planning import (
-    Evidence,
     audio_bytes,
     count_strata,
+    describe_power,
     evidence_of,
     interval_rule,
 )
 from tasks.models.room import reckoned
 from tasks.slots import device_here
-from tasks.store import Adapter, Base, Hygiene, Predictions, Recordings, Reference, Sides, home, read_json, shelf
+from tasks.store import (
+    Adapter,
+    Base,
+    Hygiene,
+    Predictions,
+    Recordings,
+    Reference,
+    Sides,
+    home,
+    in_units,
+    read_json,
+    shelf,
+)
 
-POINTS = 0.03
-DISCORDANCE = 0.20  # assumed: the upper end of what was measured between detectors of this task (.03 to .20)
 COPIES = 3  # of every clip: of its part, in the audited splits, in the hub
 
 
@@ -286,46 +295,6 @@ def describe_evidence(recipe: StudyRecipe, table: pd.DataFrame) -> list[str]:
     return lines
 
 
-def describe_power(evidence: Sequence[Evidence]) -> list[str]:
-    """The smallest difference between two detectors that such a test shows, and a warning where 3 points are too few."""
-    groups, clips = (sum(getattr(its, name) for its in evidence) for name in ("groups", "clips"))
-    smallest = min(its.groups for its in evidence)
-    cases = {
-        "all clips of a group stand or fall together": (groups, "groups"),
-        "the clips of a group are independent": (clips, "clips"),
-    }
-    needed = mcnemar_sample_size(POINTS, DISCORDANCE)
-    return [
-        "  smallest difference of two accuracies that it shows with 80 % power (McNemar, exact, 5 %), where just one of",
-        f"  two detectors is right on {100 * DISCORDANCE:.0f} % of the items (assumed; on more where they differ by more):",
-        *(f"    {points(n):<12} if {case} (n = {n:,} {unit})" for case, (n, unit) in cases.items()),
-        f"    3 points need {needed:,} independent items; the design effect in the report says what a clip is worth",
-        *(f"  warning: {line}" for line in undecided(groups, clips, smallest, needed)),
-    ]
-
-
-def undecided(groups: int, clips: int, smallest: int, needed: int) -> list[str]:
-    """Why such a test cannot decide, or may not, whether two detectors differ by 3 points."""
-    if smallest < 2:
-        return ["a class has one test group: no difference between two detectors can be shown, however large"]
-    if clips < needed:
-        return [f"3 points cannot be shown: they need {needed:,} clips even if the clips of a group were independent"]
-    if groups >= needed:
-        return []
-    effect, per_group = clips / needed, clips / groups
-    icc = (effect - 1) / (per_group - 1)
-    return [
-        f"3 points are shown only where the design effect is at most {effect:.1f} (an ICC of {icc:.2f} at "
-        f"{per_group:.0f} clips a group); `earshot power` takes what was measured"
-    ]
-
-
-def points(n: int) -> str:
-    """The smallest difference in percentage points."""
-    smallest = smallest_difference(n, discordance=DISCORDANCE) if n else None
-    return "none" if smallest is None else f"{100 * smallest:.0f} points"
-
-
 # --- work --------------------------------------------------------------------------------------------------------
 
 
@@ -398,8 +367,3 @@ def describe_base(base: str, device: str) -> list[str]:
 
     there = isinstance(try_to_load_from_cache(repo, "config.json", revision=revision), str)
     return [f"base: {repo}, on {device}, {'in' if there else 'to be downloaded to'} the cache of Hugging Face"]
-
-
-def in_units(size: int) -> str:
-    """Bytes for a reader."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(1, round(size / 1e6))} MB"

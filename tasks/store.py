@@ -304,6 +304,14 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def in_units(size: int) -> str:
+    """Bytes for a reader."""
+    for least, unit, per in ((1e9, "GB", 1e9), (1e5, "MB", 1e6)):
+        if size >= least:
+            return f"{size / per:.1f} {unit}"
+    return f"{size / 1e3:.1f} kB"
+
+
 def write_timing(reference: Reference, times: Mapping[str, Any]) -> None:
     """Measured times lie beside a folder, never in it: they differ from run to run and may not enter a fingerprint."""
     write_json(shelf(type(reference)) / f"{reference.fingerprint}.timing.json", dict(times))

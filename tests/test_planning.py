@@ -21,8 +21,8 @@ from tasks import cache, detectors, sources, store
 from tasks.clips import check_cells
 from tasks.functional.intervals import clustered_interval
 from tasks.functional.mcnemar import mcnemar_sample_size
-from tasks.functional.planning import Evidence, interval_rule
-from tasks.planning import dealt, describe_data, describe_power, length_of, steps_of
+from tasks.functional.planning import Evidence, describe_power, interval_rule
+from tasks.planning import dealt, describe_data, length_of, steps_of
 from tests.building import build
 from tests.layouts import sound
 

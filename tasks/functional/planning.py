@@ -6,6 +6,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from tasks.functional.mcnemar import mcnemar_sample_size, smallest_difference
+
+POINTS = 0.03
+DISCORDANCE = 0.20  # assumed: the upper end of what was measured between detectors of this task (.03 to .20)
 BYTES_A_SECOND = 32_000  # 16 kHz, 16 bits; FLAC stays below
 BYTES_A_ROW = 1_000  # ids, labels and a FLAC header
 
@@ -66,3 +70,43 @@ def interval_rule(groups: int) -> str:
 def audio_bytes(seconds: float, rows: int) -> int:
     """Upper bound of what audio takes as FLAC in parquet."""
     return math.ceil(seconds * BYTES_A_SECOND + rows * BYTES_A_ROW)
+
+
+def describe_power(evidence: Sequence[Evidence]) -> list[str]:
+    """The smallest difference between two detectors that such a test shows, and a warning where 3 points are too few."""
+    groups, clips = (sum(getattr(its, name) for its in evidence) for name in ("groups", "clips"))
+    smallest = min(its.groups for its in evidence)
+    cases = {
+        "all clips of a group stand or fall together": (groups, "groups"),
+        "the clips of a group are independent": (clips, "clips"),
+    }
+    needed = mcnemar_sample_size(POINTS, DISCORDANCE)
+    return [
+        "  smallest difference of two accuracies that it shows with 80 % power (McNemar, exact, 5 %), where just one of",
+        f"  two detectors is right on {100 * DISCORDANCE:.0f} % of the items (assumed; on more where they differ by more):",
+        *(f"    {points(n):<12} if {case} (n = {n:,} {unit})" for case, (n, unit) in cases.items()),
+        f"    3 points need {needed:,} independent items; the design effect in the report says what a clip is worth",
+        *(f"  warning: {line}" for line in undecided(groups, clips, smallest, needed)),
+    ]
+
+
+def undecided(groups: int, clips: int, smallest: int, needed: int) -> list[str]:
+    """Why such a test cannot decide, or may not, whether two detectors differ by 3 points."""
+    if smallest < 2:
+        return ["a class has one test group: no difference between two detectors can be shown, however large"]
+    if clips < needed:
+        return [f"3 points cannot be shown: they need {needed:,} clips even if the clips of a group were independent"]
+    if groups >= needed:
+        return []
+    effect, per_group = clips / needed, clips / groups
+    icc = (effect - 1) / (per_group - 1)
+    return [
+        f"3 points are shown only where the design effect is at most {effect:.1f} (an ICC of {icc:.2f} at "
+        f"{per_group:.0f} clips a group); `earshot power` takes what was measured"
+    ]
+
+
+def points(n: int) -> str:
+    """The smallest difference in percentage points."""
+    smallest = smallest_difference(n, discordance=DISCORDANCE) if n else None
+    return "none" if smallest is None else f"{100 * smallest:.0f} points"
