@@ -189,7 +189,7 @@ class Served:
                 process.wait()
 
 
-def wait_for(condition: Callable[[], Any], within_s: float, every_s: float = 0.1) -> bool:
+def wait_for(condition: Callable[[], Any], within_s: float = HANGS_S, every_s: float = 0.1) -> bool:
     """Whether it came true in time."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:

@@ -7,13 +7,13 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tasks import child, forkserver
+from tests.prefect_server import wait_for
 
 ROOT = Path(__file__).parent.parent
 MODULES = ("tests.child_program",)
@@ -27,6 +27,7 @@ time.sleep(60)
 PARENT = """
 import sys; sys.path.insert(0, {root!r})
 from tasks import child, forkserver
+from tests.prefect_server import wait_for
 {starting}
 child.run(starting, what="x", on_line=lambda line: print(line, flush=True), timeout_min=1)
 """
@@ -41,16 +42,6 @@ def lives(pid: int) -> bool:
         return True
     with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # it may end just now
         return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z"
-    return False
-
-
-def wait_for(condition, seconds=120.0) -> bool:
-    """Whether it came true; a machine may be too busy to let it soon."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.05)
     return False
 
 

@@ -21,7 +21,7 @@ from flows import cli
 from recipes.schema import CheckFailed
 from tasks.store import fingerprint, make_home
 from tests.commands import ROOT, earshot
-from tests.test_child import wait_for
+from tests.prefect_server import wait_for
 
 LINE = re.compile(r"^\d\d:\d\d:\d\d  (.+): (cached|completed, [\d.]+ s)$", re.MULTILINE)
 CACHED = (

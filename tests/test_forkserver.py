@@ -17,7 +17,8 @@ from tasks.audio_files import encode_flac
 from tasks.models import jobs
 from tasks.models.jobs import LAUNCH, ON_CPU, WARM, PretrainingJob, Question, ScoringJob, TrainingJob
 from tasks.store import fingerprint
-from tests.test_child import ROOT, lives, pids, run, wait_for
+from tests.prefect_server import wait_for
+from tests.test_child import ROOT, lives, pids, run
 
 MODULES = ("tests.child_program",)
 QUESTION = Question(

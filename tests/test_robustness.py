@@ -13,7 +13,8 @@ import pytest
 
 from tests.bench.bench_kills import alive, environment, holdings
 from tests.commands import Command
-from tests.test_child import ROOT, wait_for
+from tests.prefect_server import wait_for
+from tests.test_child import ROOT
 from tests.test_cli import stages
 
 pytestmark = pytest.mark.slow
