@@ -47,9 +47,9 @@ def make_omni_config(omni: tiny_omni.Omni, processor: Any) -> Any:
     )  # fmt: skip
 
 
-def make_omni(omni: tiny_omni.Omni, processor: Any, device: str) -> nn.Module:
-    """An Omni's thinker in bf16 with random weights."""
-    return random_weights(tiny_omni.thinker(omni), make_omni_config(omni, processor), device)
+def make_omni(omni: tiny_omni.Omni, processor: Any, device: str, dtype: torch.dtype = torch.bfloat16) -> nn.Module:
+    """An Omni's thinker with random weights."""
+    return random_weights(tiny_omni.thinker(omni), make_omni_config(omni, processor), device, dtype)
 
 
 def make_config(processor: Any) -> Any:
@@ -74,10 +74,10 @@ def make_model(processor: Any, device: str) -> nn.Module:
     return random_weights(Qwen2AudioForConditionalGeneration, make_config(processor), device)
 
 
-def random_weights(whole: Any, config: Any, device: str) -> nn.Module:
-    """A model of a class in bf16, made on the device."""
+def random_weights(whole: Any, config: Any, device: str, dtype: torch.dtype = torch.bfloat16) -> nn.Module:
+    """A model of a class, made on the device."""
     torch.manual_seed(0)
-    torch.set_default_dtype(torch.bfloat16)
+    torch.set_default_dtype(dtype)
     try:
         with torch.device(device):
             made: nn.Module = whole(config).eval()
