@@ -58,7 +58,8 @@ def main() -> None:
 def show_asking(scorer: Scorer, clips: Sequence[bytes], asked: Sequence[Question]) -> None:
     """Seconds for every prompt on every clip, each way."""
     rounds = [asked[k : k + CANDIDATES] for k in range(0, len(asked), CANDIDATES)]
-    blocks = [clips[k::BLOCKS] for k in range(BLOCKS)]
+    size = -(-len(clips) // BLOCKS)
+    blocks = [clips[: 2 * size], *(clips[k : k + size] for k in range(2 * size, len(clips), size))]  # as a race begins
 
     def together() -> None:
         for some in rounds:
