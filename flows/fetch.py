@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -89,7 +90,7 @@ def bring(name: str, corpus: "Corpus", parts: tuple[str, ...], archives: "list[A
     """Fetch the archives, read what came, and say how a recipe names it."""
     from recipes.sources import KINDS
     from tasks import sources
-    from tasks.fetching import download, fetched, unpacked
+    from tasks.fetching import check_content, download, fetched, unpacked
     from tasks.unpacking import unpack
 
     def tell(line: str) -> None:
@@ -101,7 +102,8 @@ def bring(name: str, corpus: "Corpus", parts: tuple[str, ...], archives: "list[A
             continue
         files = [download(volume, root, tell) for volume in archive.volumes]
         tell(f"unpacking {files[-1].name}")
-        unpacked(archive, root, unpack(files, root / corpus.folder, archive.strip))
+        check = partial(check_content, archive, root, tell)
+        unpacked(archive, root, unpack(files, root / corpus.folder, archive.strip, check))
     keys = {
         "kind": name,
         "root": str(root / corpus.folder),

@@ -1,7 +1,8 @@
 """Where the corpora come from: their licences, and the archives of those that may be downloaded by a script.
 
 A checksum stands here where whoever gives the archive away publishes it; for the others the sha256 of the first download
-is kept and compared from then on.
+is kept and compared from then on. GitHub packs a commit anew for whoever asks and promises nothing of the bytes: such an
+archive is named by its commit, and what comes out of it is counted, and compared where a digest of it is known.
 """
 
 import hashlib
@@ -22,11 +23,22 @@ class Volume(NamedTuple):
         return f"{hashlib.sha256(address.encode()).hexdigest()[:8]}-{address.rpartition('/')[2]}"
 
 
+class Content(NamedTuple):
+    """The recordings that an archive must hold."""
+
+    pattern: str  # of their paths
+    files: int
+    sha256: str = (
+        ""  # over name (without folder) and bytes of each, in the order of their paths; "" where none is known
+    )
+
+
 class Archive(NamedTuple):
-    """A zip or tar, and the folders above its files that are left away."""
+    """A zip or tar, the folders above its files that are left away, and what it must hold."""
 
     volumes: tuple[Volume, ...]
     strip: int = 0
+    content: Content | None = None
 
 
 class Corpus(NamedTuple):
@@ -53,6 +65,10 @@ class Elsewhere(NamedTuple):
 
 def _one(url: str, checksum: str = "", strip: int = 0) -> Archive:
     return Archive((Volume(url, checksum),), strip)
+
+
+def _github(repository: str, commit: str, content: Content | None = None) -> tuple[Archive, ...]:
+    return (Archive((Volume(f"https://github.com/{repository}/archive/{commit}.zip"),), 1, content),)
 
 
 def _librispeech(subset: str, sha256: str) -> tuple[Archive, ...]:
@@ -92,28 +108,29 @@ CORPORA: Mapping[str, Corpus] = {
         "VoxConverse, conversations from YouTube", "CC BY 4.0, for research; the videos remain their owners'",
         "https://www.robots.ox.ac.uk/~vgg/data/voxconverse/", "voxconverse",
         {"dev": _voxconverse("dev"), "test": _voxconverse("test")}, ("dev",),
-        (_one(
-            "https://github.com/joonson/voxconverse/archive/24bf60be297701cd7e4ef18550c6d390c1b87365.zip", strip=1
-        ),),
+        _github("joonson/voxconverse", "24bf60be297701cd7e4ef18550c6d390c1b87365"),
         "parts",
     ),
     "esc50": Corpus(
         "ESC-50, environmental sounds", "CC BY-NC 3.0 as a set; per clip in its LICENSE",
         "https://github.com/karolpiczak/ESC-50", "ESC-50-master",
-        {"all": (_one(
-            "https://github.com/karolpiczak/ESC-50/archive/33c8ce9eb2cf0b1c2f8bcf322eb349b6be34dbb6.zip", strip=1
-        ),)}, ("all",),
+        {"all": _github(
+            "karolpiczak/ESC-50", "33c8ce9eb2cf0b1c2f8bcf322eb349b6be34dbb6", Content("audio/*.wav", 2_000)
+        )}, ("all",),
     ),
     "fsdd": Corpus(
         "Free Spoken Digit Dataset, 8 kHz", "CC BY-SA 4.0", "https://github.com/Jakobovski/free-spoken-digit-dataset",
         "free-spoken-digit-dataset",
-        {"all": (_one(
-            "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/heads/master.zip", strip=1
-        ),)}, ("all",),
+        {"all": _github(  # the release v1.0.10; the sha256 as others measured it, its authors publish none
+            "Jakobovski/free-spoken-digit-dataset", "d6938f9bf1545aa66d8489fc9f1385a7abd64282",
+            Content("recordings/*.wav", 3_000, "45a9b976ba3397a2fd5c70a9f2e43c34f442a3a6be47392ecfc41174b678f37e"),
+        )}, ("all",),
     ),
     "audiomnist": Corpus(
         "AudioMNIST, spoken digits", "MIT", "https://github.com/soerenab/AudioMNIST", "AudioMNIST",
-        {"all": (_one("https://github.com/soerenab/AudioMNIST/archive/refs/heads/master.zip", strip=1),)}, ("all",),
+        {"all": _github(
+            "soerenab/AudioMNIST", "630d7dab4c040882834de6fa21baf9a60372accd", Content("data/*/*.wav", 30_000)
+        )}, ("all",),
     ),
     "musan": Corpus(
         "MUSAN, music, speech and noise", "CC BY 4.0, parts in the public domain; per file in its LICENSE files",

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from recipes.corpora import Archive, Volume
+from recipes.corpora import Archive, Content, Volume
 
 RECORD = "fetched.json"  # under root: address -> sha256, bytes, what it was checked by, what it unpacked to
 CHUNK = 1 << 20
@@ -179,11 +179,43 @@ def fetched(archive: Archive, root: Path, folder: str) -> bool:
     return "unpacked" in facts and all((root / folder / name).exists() for name in facts["unpacked"])
 
 
+def check_content(archive: Archive, root: Path, tell: Tell, folder: Path) -> None:
+    """Say that what an archive unpacked to, aside in `folder`, are the recordings it must hold.
+
+    Raises ValueError where they are not, and the download is forgotten.
+    """
+    if (wanted := archive.content) is None:
+        return
+    files = sorted(folder.glob(wanted.pattern), key=Path.as_posix)
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode() + file.read_bytes())
+    found, told = Content(wanted.pattern, len(files), digest.hexdigest()), f"{len(files):,} {wanted.pattern}"
+    if found == wanted:
+        tell(f"{told}: all are there, and their sha256 is the known one")
+    elif found._replace(sha256="") == wanted:
+        tell(f"{told}: all are there; no sha256 of them is known")
+    else:
+        _forget(archive, root)
+        expected = f"{wanted.files:,}" + (f" with the sha256 {wanted.sha256}" if wanted.sha256 else "")
+        raise ValueError(
+            f"{archive.volumes[-1].url} holds {told} with the sha256 {found.sha256}, and it must hold {expected}: nothing "
+            "of it was kept. Fetch it again; where that does not help, what is at the address is not what it was"
+        )
+
+
 def unpacked(archive: Archive, root: Path, made: Sequence[str]) -> None:
     """Note what an archive unpacked to, and remove it."""
     _note(root, archive.volumes[-1].url, unpacked=list(made))
     for volume in archive.volumes:
         (root / volume.name).unlink()
+
+
+def _forget(archive: Archive, root: Path) -> None:
+    for volume in archive.volumes:
+        (root / volume.name).unlink()
+    gone = {volume.url for volume in archive.volumes}
+    _write_record(root, {url: facts for url, facts in _record(root).items() if url not in gone})
 
 
 def _record(root: Path) -> dict[str, dict[str, Any]]:
@@ -194,7 +226,10 @@ def _record(root: Path) -> dict[str, dict[str, Any]]:
 
 def _note(root: Path, url: str, **facts: object) -> None:
     record = _record(root)
-    record[url] = {**record.get(url, {}), **facts}
+    _write_record(root, record | {url: {**record.get(url, {}), **facts}})
+
+
+def _write_record(root: Path, record: dict[str, dict[str, Any]]) -> None:
     draft = root / f".{RECORD}"
     draft.write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
     draft.replace(root / RECORD)

@@ -27,12 +27,14 @@ class Member(NamedTuple):
     open: Callable[[], IO[bytes] | None]
 
 
-def unpack(volumes: Sequence[Path], into: Path, strip: int = 0) -> list[str]:
+def unpack(
+    volumes: Sequence[Path], into: Path, strip: int = 0, check: Callable[[Path], None] = lambda folder: None
+) -> list[str]:
     """The files of an archive (one zip or tar, or the volumes of a zip) under `into`, without their first folders.
 
-    They are unpacked aside and moved in when all of them are there; gives the names that came right under `into`. Raises
-    ValueError where the archive is damaged, holds a link, a device or a name that leads outside, or more than the disk has
-    room for.
+    They are unpacked aside and moved in when all of them are there and `check` of their folder raises nothing; gives the
+    names that came right under `into`. Raises ValueError where the archive is damaged, holds a link, a device or a name that
+    leads outside, or more than the disk has room for.
     """
     name = volumes[-1].name
     into.parent.mkdir(parents=True, exist_ok=True)
@@ -50,6 +52,7 @@ def unpack(volumes: Sequence[Path], into: Path, strip: int = 0) -> list[str]:
             raise ValueError(f"{name} is damaged or no archive ({error}): remove it and fetch it again") from error
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
+        check(Path(aside))
         made = sorted(path.name for path in Path(aside).iterdir())
         _move_in(Path(aside), into)
     return made
