@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from prefect.cache_policies import NO_CACHE
 
 from tasks import run_page
-from tasks.audio_files import encode_flac, read_clip, stretches
+from tasks.audio_files import encode_flac, is_silent, read_clip, stretches
 from tasks.audio_inputs import Input, expand
 from tasks.cache import code_digest, task
 from tasks.functional.audio import SAMPLE_RATE_HZ, embed, n_samples, normalise, ramp
@@ -59,8 +59,10 @@ def predict(
 
     adapter: NAMESPACE/NAME[@sha], or the folder of a published one. audio: files, folders, globs, "-". p_speech is
     softened by the card's temperature where it has one, p_raw is the model's own. A file that is not there, cannot be read,
-    or gives the model nothing to hear, has an error instead of a label; the others are answered all the same. `base`:
-    another place of the very base the adapter is for; `prompt`: another one than the card's, a text or a recipe of one.
+    or gives the model nothing to hear, has an error instead of a label; the others are answered all the same. Of digital
+    silence, a file or a window of one, the model is not asked: it holds nothing of the first class, p_speech is 0, p_raw
+    null, and a warning says so. `base`: another place of the very base the adapter is for; `prompt`: another one than the
+    card's, a text or a recipe of one.
     Raises FileNotFoundError or ValueError where nothing can be asked at all.
     """
     published = find_adapter(adapter)
@@ -114,7 +116,8 @@ def windows_of(window_ms: float | None, hop_ms: float | None, rate: Rate) -> tup
 
 
 class Asked(NamedTuple):
-    """A clip that is asked (`clip`: its id), or a file that cannot be; times in samples of its file at 16 kHz."""
+    """A clip that is asked (`clip`: its id), one that need not be, or a file that cannot be (`error`: why); times in samples
+    of its file at 16 kHz."""
 
     name: str
     clip: str | None
@@ -136,8 +139,9 @@ def write_clips(
                 continue
             try:
                 for start, samples in cut(one.file, window, hop):
-                    clip, warnings = prepared(samples, published), warnings_of(one.file, samples, published)
-                    asked.append(Asked(one.name, clips.add(clip), start, start + len(samples), tuple(warnings), None))
+                    clip = None if is_silent(samples) else clips.add(prepared(samples, published))
+                    warnings = tuple(warnings_of(one.file, samples, published))
+                    asked.append(Asked(one.name, clip, start, start + len(samples), warnings, None))
             except ValueError as error:
                 asked = [its for its in asked if its.name != one.name]  # a file is answered whole or not at all
                 asked.append(Asked(one.name, None, 0, 0, (), reason(error, one.file)))
@@ -180,7 +184,7 @@ class Clips:
 def cut(file: Path, window: int | None, hop: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """First sample and samples of a whole file, or of its windows. Raises ValueError as `read_clip` does."""
     if window is None:
-        samples = read_clip(file)
+        samples = read_clip(file, silence=True)
         if len(samples) > n_samples(LONGEST_MS):
             raise ValueError(
                 f"{file}: is {len(samples) / SAMPLE_RATE_HZ:.1f} s long and the model hears {LONGEST_MS / 1000:g} s at "
@@ -212,14 +216,15 @@ def prepared(samples: NDArray[np.float32], published: Published) -> NDArray[np.f
             f"a clip of {1000 * len(samples) / SAMPLE_RATE_HZ:g} ms gives the model no audio token, it would be answered "
             f"unheard: {published.rate.shortest_ms:g} ms are the least"
         )
-    if not clip.any():
-        return clip
     level = np.asarray(normalise(clip, published.normalise_to), dtype=np.float64)
     return clip if np.abs(level - clip).max() < SAME_LEVEL else level
 
 
 def warnings_of(file: Path, samples: NDArray[np.float32], published: Published) -> Iterator[str]:
-    """Where a clip, or what is asked of it, lies outside what the card was measured on."""
+    """Where a clip, or what is asked of it, lies outside what the card was measured on; of silence that it is not asked."""
+    if is_silent(samples):
+        yield f"digital silence holds no {published.question.classes[0]}: the model was not asked about it"
+        return
     if published.warning:
         yield published.warning
     ms = 1000 * len(samples) / SAMPLE_RATE_HZ
@@ -231,9 +236,7 @@ def warnings_of(file: Path, samples: NDArray[np.float32], published: Published) 
         yield f"sampled at {rate} Hz: nothing above {rate / 2000:g} kHz is in it"
     if published.context and published.context.kind == "noise" and ms < published.context.total_ms:
         yield f"the card's clips lay in noise of {published.context.total_ms:g} ms, this one in silence"
-    if not samples.any():
-        yield "silent"
-    elif np.mean(np.abs(samples) >= 1 - 2**-14) > 0.001:
+    if np.mean(np.abs(samples) >= 1 - 2**-14) > 0.001:
         yield "clipped"
 
 
@@ -277,22 +280,28 @@ def tabled(asked: Sequence[Asked], p_raw: dict[str, float], published: Published
     for one in asked:
         by_file.setdefault(one.name, []).append(one)
     for name, its in by_file.items():
-        if its[0].clip is None:
+        if its[0].error:
             rows.append({"path": name, "error": its[0].error, "warnings": ""})
         elif windowed:
             rows += segment_rows(its, p_raw, published)
         else:
-            p = p_raw[its[0].clip]
-            rows.append(answer_row(its[0].name, its[0].start, its[0].end, p >= published.threshold, p, its, published))
+            (one,) = its
+            p = p_of(one, p_raw)
+            rows.append(answer_row(name, one.start, one.end, p >= published.threshold, p, its, published))
     table = pd.DataFrame(rows).reindex(columns=list(COLUMNS)).astype({"error": object, "label": object})
     table.attrs["classes"] = list(published.question.classes)
     return table
 
 
+def p_of(one: Asked, p_raw: dict[str, float]) -> float:
+    """P of the first class as the model says it; 0 of silence."""
+    return 0.0 if one.clip is None else p_raw[one.clip]
+
+
 def segment_rows(windows: Sequence[Asked], p_raw: dict[str, float], published: Published) -> list[dict[str, Any]]:
     """The segments of one file."""
     starts, ends = (np.array([getattr(one, name) for one in windows]) for name in ("start", "end"))
-    p = np.array([p_raw[str(one.clip)] for one in windows])
+    p = np.array([p_of(one, p_raw) for one in windows])
     return [
         answer_row(windows[0].name, its.start, its.end, its.is_first, its.p_first, windows, published)
         for its in segments(starts, ends, p, published.threshold)
@@ -302,12 +311,14 @@ def segment_rows(windows: Sequence[Asked], p_raw: dict[str, float], published: P
 def answer_row(
     name: str, start: int, end: int, is_first: bool, p: float, of: Sequence[Asked], published: Published
 ) -> dict[str, Any]:
-    """One row, with the warnings of the clips it rests on."""
-    warnings = dict.fromkeys(text for one in of if one.start < end and one.end > start for text in one.warnings)
-    softened = p if published.temperature is None else float(soften(p, published.temperature))
+    """One row, with the warnings of the clips it rests on; p_raw is null where the model was asked about none of them."""
+    under = [one for one in of if one.start < end and one.end > start]
+    warnings = dict.fromkeys(text for one in under for text in one.warnings)
+    asked = any(one.clip is not None for one in under)
+    softened = float(soften(p, published.temperature)) if asked and published.temperature is not None else p
     return {
         "path": name, "start_s": start / SAMPLE_RATE_HZ, "end_s": end / SAMPLE_RATE_HZ,
-        "label": published.question.classes[not is_first], "p_speech": softened, "p_raw": p,
+        "label": published.question.classes[not is_first], "p_speech": softened, "p_raw": p if asked else np.nan,
         "duration_ms": 1000 * (end - start) / SAMPLE_RATE_HZ, "warnings": "; ".join(warnings), "error": None,
     }  # fmt: skip
 

@@ -26,16 +26,21 @@ CANCELLED = 0.1  # the mono sum lies 20 dB under the loudest channel; one lone c
 EDGE_S = 0.010  # tables round their times
 
 
-def read_clip(path: str | Path, *, start_s: float | None = None, end_s: float | None = None) -> NDArray[np.float32]:
+def read_clip(
+    path: str | Path, *, start_s: float | None = None, end_s: float | None = None, silence: bool = False
+) -> NDArray[np.float32]:
     """A file, or its part from `start_s` to `end_s` (None and NaN: its beginning, its end), as 16 kHz mono in [-1, 1].
 
     Channels are averaged, other rates resampled (soxr HQ). Raises ValueError naming the file and the reason where it
     is no regular file, no audio, truncated, forged, longer than 30 minutes, not finite, cancelled by its own channels,
-    shorter than 10 ms or silent.
+    shorter than 10 ms or, unless `silence` is to be handed on, silent.
     """
     try:
         _check_file(path)
-        return _check_sound(_to_mono(*_read_frames(path, start_s, end_s)))
+        samples = _check_length(_to_mono(*_read_frames(path, start_s, end_s)))
+        if is_silent(samples) and not silence:
+            raise ValueError("is silent")
+        return samples
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -55,9 +60,7 @@ def stretches(path: str | Path, step: int, overlap: int) -> Iterator[tuple[int, 
             end_s = start_s + (step + overlap) / SAMPLE_RATE_HZ
             last = end_s + step / SAMPLE_RATE_HZ >= seconds
             samples = _to_mono(*_read_frames(path, start_s, None if last else end_s))
-            if not first and samples.size < SHORTEST_S * SAMPLE_RATE_HZ:
-                _check_sound(samples)
-            yield first, samples
+            yield first, samples if first else _check_length(samples)
             first += step
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
@@ -177,12 +180,15 @@ def _to_mono(frames: NDArray[np.float32], rate_hz: int) -> NDArray[np.float32]:
     return mono if rate_hz == SAMPLE_RATE_HZ else soxr.resample(mono, rate_hz, SAMPLE_RATE_HZ, quality="HQ")
 
 
-def _check_sound(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+def _check_length(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     if samples.size < SHORTEST_S * SAMPLE_RATE_HZ:
         raise ValueError(f"is {1000 * samples.size / SAMPLE_RATE_HZ:g} ms long, at least {1000 * SHORTEST_S:g} needed")
-    if np.abs(samples).max() < LEAST_PEAK:
-        raise ValueError("is silent")
     return samples
+
+
+def is_silent(samples: NDArray[np.float32]) -> bool:
+    """Whether nothing of it reaches one step of 16 bits: digital silence, as a muted microphone gives it."""
+    return bool(np.abs(samples).max() < LEAST_PEAK)
 
 
 def encode_flac(samples: NDArray[np.floating] | NDArray[np.int16]) -> bytes:

@@ -107,7 +107,9 @@ def drift_of(answers: pd.DataFrame, adapter: str) -> Drift | None:
 def review_rows(answers: pd.DataFrame, confidence: float, drifting: bool) -> pd.DataFrame:
     """The answers that a person should hear, with the reason: confidence below `confidence`, outside what the card was
     measured on, and of a batch that drifts some of the others, spread over P."""
-    asked = answers[answers["error"].isna()]
+    asked = answers[
+        answers["p_raw"].notna()
+    ]  # neither what cannot be asked nor silence, of which there is nothing to hear
     sure = asked["p_speech"].clip(0, 1).map(lambda p: max(p, 1 - p))
     why = pd.Series("", index=asked.index, dtype=object)
     why = why.where(sure >= confidence, "low confidence")

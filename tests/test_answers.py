@@ -30,6 +30,7 @@ from tasks.reviews import find_new_files, keep_answers
 from tests.commands import ROOT, earshot
 
 ADAPTER = "earshot/smoke-adapter"
+SILENT = "digital silence holds no SPEECH: the model was not asked about it"
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +109,12 @@ def test_each_file_is_answered_or_says_why_not_and_where_the_card_knows_nothing(
     assert list(table.index) == ["a.wav", "c.wav", "d.wav", "e.wav", "f.wav", "b.flac"]
     assert table["error"].dropna().to_dict() == {
         "c.wav": "a clip of 12.5 ms gives the model no audio token, it would be answered unheard: 25 ms are the least",
-        "d.wav": "is silent",
         "e.wav": "is truncated: its header promises 2021161088 bytes, it has 8",
         "f.wav": "is 31.0 s long and the model hears 30 s at once; give --window-ms",
     }
     assert table["label"].notna().tolist() == table["error"].isna().tolist()
     assert table.loc["a.wav", "warnings"] == ""
+    assert table.loc["d.wav", ["label", "warnings"]].tolist() == ["NONSPEECH", SILENT]
     assert table.loc["b.flac", "warnings"] == (
         "1000 ms long, the card was measured on 60 to 200 ms; sampled at 8000 Hz: nothing above 4 kHz is in it"
     )
@@ -135,7 +136,7 @@ def test_another_prompt_is_asked_and_says_that_the_card_does_not_know_it(adapter
     path = tmp_path / "prompt.yaml"
     path.write_text("text: 'Is it a voice? A) yes B) no'\nanswers: [B, A]\n")
     plain, asked = (predict(str(adapter), [audio], prompt=prompt) for prompt in (None, str(path)))
-    heard = asked[asked["error"].isna()]
+    heard = asked[asked["p_raw"].notna()]
     assert heard["warnings"].str.contains("asked by another prompt than the card was measured with").all()
     assert not plain["warnings"].str.contains("another prompt").any()
     assert (heard["p_raw"] != plain.loc[heard.index, "p_raw"]).all()
@@ -166,6 +167,40 @@ def test_a_clip_is_put_into_the_silence_that_the_training_clips_lay_in(adapter):
     assert not clip[: 90 * 16].any()
     assert not clip[-90 * 16 :].any()
     assert np.abs(clip).max() == pytest.approx(np.abs(prepared(noise(100).astype(np.float32), published)).max())
+
+
+@pytest.mark.parametrize("level", [0.0, 2.0**-17])
+def test_silence_is_answered_alike_as_a_file_and_as_a_window_and_no_model_is_asked(
+    adapter, tmp_path, monkeypatch, level
+):
+    hum = level * np.sign(np.sin(np.arange(6400)))
+    for name, samples in {"silent.wav": hum, "talk.wav": np.concatenate([noise(400), hum])}.items():
+        soundfile.write(tmp_path / name, samples, 16_000, subtype="PCM_24")
+    monkeypatch.setattr(answers, "find_adapter", lambda name: find_adapter(name)._replace(temperature=2.5))
+    with monkeypatch.context() as patch:
+        patch.setattr(ScoringJob, "run", lambda *_, **__: pytest.fail("the model was asked"))
+        (whole,) = predict(ADAPTER, [tmp_path / "silent.wav"], say=quiet).to_dict("records")
+        (windows,) = predict(ADAPTER, [tmp_path / "silent.wav"], window_ms=200, say=quiet).to_dict("records")
+    assert np.isnan([its.pop("p_raw") for its in (whole, windows)]).all(), "the model did not say it"
+    assert whole == windows
+    assert (whole["label"], whole["p_speech"], whole["warnings"]) == ("NONSPEECH", 0.0, SILENT)
+    said = []
+    table = predict(ADAPTER, [tmp_path / "talk.wav"], window_ms=200, hop_ms=200, say=said.append)
+    assert said[0].startswith("1 file, 2 clips to ask"), "the other two windows are silent"
+    assert table["end_s"].iloc[-1] == 0.8
+    last = table.iloc[-1]
+    assert (last["label"], SILENT in last["warnings"]) == ("NONSPEECH", True)
+
+
+def test_what_is_kept_is_answered_without_the_model(adapter, audio, monkeypatch):
+    said = []
+    first = predict(ADAPTER, [audio / "a.wav"], say=quiet)
+    monkeypatch.setattr(audio_llm, "load", lambda job: pytest.fail("the model was loaded"))
+    pd.testing.assert_frame_equal(predict(ADAPTER, [audio / "a.wav"], say=said.append), first, check_exact=True)
+    assert said[1].endswith(", 1 of them kept from before; no model was loaded")
+    soundfile.write(audio / "new.wav", noise(100, seed=9), 16_000)
+    with pytest.raises(pytest.fail.Exception, match="the model was loaded"):
+        predict(ADAPTER, [audio / "new.wav"], say=quiet)
 
 
 # --- windows -----------------------------------------------------------------------------------------------------
@@ -375,7 +410,7 @@ def test_the_command_answers_a_folder_and_what_comes_in_through_a_pipe(hub_home,
     done = earshot(hub_home, "predict", ADAPTER, str(audio), "--format", "jsonl")
     rows = [json.loads(line) for line in done.out.splitlines()]
     assert (done.code, len(rows)) == (1, 6)
-    assert "4 of 6 files could not be asked" in done.err
+    assert "3 of 6 files could not be asked" in done.err
     assert not done.loaded, "the model runs in a child"
     out = audio.parent / "answers.parquet"
     assert (

@@ -14,7 +14,7 @@ from tasks.audio_files import encode_flac
 from tasks.models import score_log, scoring
 from tasks.models.jobs import ScoringJob
 from tasks.models.score_log import ScoreLog, parsed, written
-from tasks.models.scoring import Scorer, questions
+from tasks.models.scoring import Scorer, questions, recalled
 
 PROMPTS = ("Choose one: A) SPEECH B) NONSPEECH.", "Is it A or B?")
 MODEL = {"base": "b", "adapter": None}
@@ -82,8 +82,8 @@ def test_a_batch_of_other_clips_is_asked_anew_where_batches_are_fixed(scorer, as
     clips, log = flacs([200] * 4), ScoreLog.of(MODEL, asked[:1], "forward")
     scorer.score(clips, asked[:1], log=log)
     shifted = flacs([200] * 5)[1:]
-    assert scorer.recalled(shifted, [0, 1, 2, 3], [9] * 4, log)[1] == [0, 1, 2, 3]
-    known, left = scorer.recalled([*clips[:2], *shifted[2:]], [0, 1, 2, 3], [9] * 4, log)
+    assert recalled(shifted, [9] * 4, scorer.sizes, log)[1] == [0, 1, 2, 3]
+    known, left = recalled([*clips[:2], *shifted[2:]], [9] * 4, scorer.sizes, log)
     assert (known[0][0], left) == ([0, 1], [2, 3])
 
 
@@ -91,7 +91,7 @@ def test_where_memory_decides_on_batches_a_clip_counts_by_itself(scorer, asked, 
     clips, log = flacs([200] * 4), ScoreLog.of(MODEL, asked[:1], "forward")
     scorer.score(clips, asked[:1], log=log)
     scorer.sizes.rows = None
-    known, left = scorer.recalled([*clips[1:], *flacs([333])], [0, 1, 2, 3], [9] * 4, log)
+    known, left = recalled([*clips[1:], *flacs([333])], [9] * 4, scorer.sizes, log)
     assert ([places for places, _ in known], left) == ([[0], [1], [2]], [3])
 
 

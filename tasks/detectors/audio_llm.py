@@ -1,9 +1,10 @@
 """The child process that scores clips with an audio LLM."""
 
+import functools
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +19,15 @@ from torch import nn
 from tasks.functional.decoding import map_open_answer
 from tasks.models import family
 from tasks.models.adapted import with_adapter
-from tasks.models.devices import alike_on_every_cpu, pick_device, with_dtype
+from tasks.models.batches import BatchSizes
+from tasks.models.devices import alike_on_every_cpu, dtype_on, pick_device, with_dtype
 from tasks.models.encoding import kept_encodings
+from tasks.models.families import rate_for
 from tasks.models.jobs import FULL_WEIGHTS, AskingJob, ScoringJob
 from tasks.models.latency import measure
 from tasks.models.listening import NoProcessorWarnings, check
-from tasks.models.score_log import ScoreLog
-from tasks.models.scoring import Method, Question, Scorer, answers_of, questions
+from tasks.models.score_log import Rows, ScoreLog
+from tasks.models.scoring import Method, Question, Scorer, answers_of, costs_of, questions, recalled
 
 SAY_EVERY_S = 15.0
 
@@ -32,31 +35,55 @@ SAY_EVERY_S = 15.0
 def main(path: str) -> None:
     """Write scores.parquet: clip_id, split, method, p_speech, prediction, answer_mass; listening.json and times apart.
 
-    Every batch is kept as it comes, so that after a kill only what is missing is asked.
+    Every batch is kept as it comes, so that after a kill only what is missing is asked; where nothing is missing, and only
+    answers are wanted, no model is loaded.
     """
     job = ScoringJob.model_validate_json(Path(path).read_text(encoding="utf-8"))
     processor = family.load_processor(job.base, job.revision)
     with NoProcessorWarnings():
-        model = load(job)
-        scorer = Scorer(model, processor, kept_encodings(model, processor), job.batch_size)
+        late = LateScorer(job, processor)
         (question,) = questions(processor, [job.question.prompt], job.question.answers)
         clips = {split: read(files, job.only) for split, files in job.clips.items() if files}
         first = next(iter(clips.values())).flacs
-        heard = {} if job.only_answers else check(scorer, processor, question, job.question.prompt, first)
+        heard = {} if job.only_answers else check(late.scorer, processor, question, job.question.prompt, first)
         tables = [
-            table_of(job, scorer, processor, split, its, question, method)
+            table_of(job, late, processor, split, its, question, method)
             for split, its in clips.items()
             for method in methods_of(job, split)
         ]
-        times = {} if job.only_answers else measure(model, processor, question, clips["test"].flacs)
+        times = {} if job.only_answers else measure(late.scorer.model, processor, question, clips["test"].flacs)
     pd.concat(tables, ignore_index=True).to_parquet(Path(job.output, "scores.parquet"), index=False)
     heard["processor_warnings"] = 0  # any would have ended the run
     Path(job.output, "listening.json").write_text(json.dumps(heard), encoding="utf-8")
-    rounded = next(model.parameters()).dtype != torch.float32
-    timing = {"device": scorer.model.device.type, "rounded": rounded, "latency": times}
+    rounded = dtype_on(late.device) != torch.float32
+    timing = {"device": late.device, "rounded": rounded, "latency": times}
     Path(job.output, "timing.json").write_text(json.dumps(timing), encoding="utf-8")
-    if (waited := scorer.clock.waiting_share()) is not None:
+    if late.loaded and (waited := late.scorer.clock.waiting_share()) is not None:
         print(f"the GPU waited {waited:.1%} of the time between batches", flush=True)
+
+
+class LateScorer:
+    """The scorer of a job, whose model is loaded at the first clip that no log knows."""
+
+    def __init__(self, job: ScoringJob, processor: Any) -> None:
+        self.job, self.processor = job, processor
+        self.device, self.rate = device_of(job), rate_for(processor)
+        self.loaded = False
+
+    @functools.cached_property
+    def scorer(self) -> Scorer:
+        """With the model."""
+        model = load(self.job)
+        self.loaded = True
+        return Scorer(model, self.processor, kept_encodings(model, self.processor), self.job.batch_size)
+
+    def scored(
+        self, clips: Sequence[bytes], asked: Sequence[Question], method: Method, log: ScoreLog | None
+    ) -> Iterator[tuple[list[int], Rows]]:
+        """As `Scorer.scored` gives it."""
+        sizes = BatchSizes(torch.device(self.device), self.job.batch_size)
+        known, left = recalled(clips, costs_of(clips, asked, self.rate), sizes, log)
+        return self.scorer.scored(clips, asked, method, log) if left else iter(known)
 
 
 def methods_of(job: ScoringJob, split: str) -> list[Method]:
@@ -70,20 +97,20 @@ def methods_of(job: ScoringJob, split: str) -> list[Method]:
 
 
 def table_of(
-    job: ScoringJob, scorer: Scorer, processor: Any, split: str, clips: "Clips", question: Question, method: Method
+    job: ScoringJob, late: LateScorer, processor: Any, split: str, clips: "Clips", question: Question, method: Method
 ) -> pd.DataFrame:
     """The scores of one split asked in one way, from the log as far as it has them.
 
     Raises ValueError where the device stops in the middle: what was scored is kept.
     """
-    log = ScoreLog.of(identity(job, scorer.model), [question], method)
+    log = ScoreLog.of(identity(job), [question], method)
     what, begin = f"{split}, {method}", time.perf_counter()
     before = sum(log.clip(clip) is not None for clip in clips.flacs)
     try:
         if method == "open":
-            scores = score_open(scorer, processor, clips.flacs, question, job, log, what)
+            scores = score_open(late, processor, clips.flacs, question, job, log, what)
         else:
-            scores = score(scorer, clips.flacs, question, job.question.classes, method, log, what)
+            scores = score(late, clips.flacs, question, job.question.classes, method, log, what)
     except torch.AcceleratorError as error:
         known = sum(log.clip(clip) is not None for clip in clips.flacs)
         raise ValueError(
@@ -92,17 +119,23 @@ def table_of(
         ) from error
     seconds = time.perf_counter() - begin
     kept = f", {before} of them kept from before" if before else ""
+    kept += "" if late.loaded else "; no model was loaded"
     print(f"{what}: {len(clips.ids)}/{len(clips.ids)} clips in {seconds:.1f} s{kept}", flush=True)
     return scores.assign(clip_id=clips.ids, split=split, method=method)
 
 
-def identity(job: AskingJob, model: nn.Module) -> dict[str, Any]:
-    """All that decides the numbers of a model: weights, code, libraries, and what it runs on."""
-    device = model.device.type
+def device_of(job: AskingJob) -> str:
+    """What a job's model runs on; on a CPU with one thread, for base and adapters are scored side by side."""
+    return pick_device(job.device, threads=1)
+
+
+def identity(job: AskingJob) -> dict[str, Any]:
+    """All that decides the numbers of a job's model: weights, code, libraries, and what it runs on."""
+    device = device_of(job)
     return {
         "base": job.base_revision, "adapter": weights_of(job.adapter), "quantization": job.quantization,
         "code": job.code, "torch": torch.__version__, "transformers": transformers.__version__, "device": device,
-        "dtype": str(next(model.parameters()).dtype), "threads": torch.get_num_threads() if device == "cpu" else 0,
+        "dtype": str(dtype_on(device)), "threads": torch.get_num_threads() if device == "cpu" else 0,
     }  # fmt: skip
 
 
@@ -119,8 +152,8 @@ def weights_of(adapter: str | None) -> str | None:
 
 def load(job: AskingJob) -> nn.Module:
     """The base with or without an adapter, ready to be asked. Raises ValueError where the adapter does not fit whole."""
-    device = pick_device(job.device, threads=1)  # base and adapters are scored side by side
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    device = device_of(job)
+    dtype = dtype_on(device)
     model = family.load(
         job.base,
         revision=job.revision,
@@ -156,7 +189,7 @@ def read(files: Sequence[str], only: Sequence[str] | None = None) -> Clips:
 
 
 def score(
-    scorer: Scorer,
+    scorer: Scorer | LateScorer,
     clips: Sequence[bytes],
     question: Question,
     classes: tuple[str, str],
@@ -175,7 +208,7 @@ def score(
 
 
 def score_open(
-    scorer: Scorer,
+    scorer: Scorer | LateScorer,
     processor: Any,
     clips: Sequence[bytes],
     question: Question,
@@ -194,7 +227,12 @@ def score_open(
 
 
 def gathered(
-    scorer: Scorer, clips: Sequence[bytes], question: Question, method: Method, log: ScoreLog | None, what: str
+    scorer: Scorer | LateScorer,
+    clips: Sequence[bytes],
+    question: Question,
+    method: Method,
+    log: ScoreLog | None,
+    what: str,
 ) -> NDArray[Any]:
     """What was answered to every clip, a row each in their order, with a line of progress now and then."""
     done, spoken, rows = 0, time.monotonic(), dict[int, NDArray[Any]]()

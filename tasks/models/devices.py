@@ -18,6 +18,11 @@ def pick_device(wish: str, threads: int | None = None) -> str:
     return device
 
 
+def dtype_on(device: str) -> torch.dtype:
+    """In which a model is asked there."""
+    return torch.bfloat16 if device == "cuda" else torch.float32
+
+
 def allow_memory(gigabytes: float) -> None:
     """Let this process use no more than so many GB of its GPU. Raises ValueError where the card has less."""
     total = torch.cuda.mem_get_info()[1] / 1e9

@@ -56,7 +56,7 @@ class Asker:
         known = read(job.files)
         flac = dict(zip(known.ids, known.flacs, strict=True))
         self.flacs = [flac[clip] for clip in self.rows["clip_id"]]
-        self.identity = identity(job, scorer.model)
+        self.identity = identity(job)
         self.logs: dict[tuple[Any, ...], ScoreLog] = {}
         self.asked = self.recalled = 0
 

@@ -17,6 +17,7 @@ from tasks.models import decoder, family
 from tasks.models.batches import BatchSizes, Clock, on_device, on_host, passed
 from tasks.models.encoder_cache import EncoderCache
 from tasks.models.encoding import Encoder, Ready
+from tasks.models.frames import Rate
 from tasks.models.score_log import Rows, ScoreLog
 
 Method = Literal["forward", "generate", "open"]
@@ -195,6 +196,36 @@ def cost_of(ready: Sequence[Ready], asking: Asking) -> int:
     return len(ready) * behind(asking.questions) + sum(item.tokens for item in ready)
 
 
+def costs_of(clips: Sequence[bytes], asked: Sequence[Question], rate: Rate) -> list[int]:
+    """Tokens that each clip takes of the language model."""
+    return [rate.audio_tokens(samples_of(clip)) + behind(asked) for clip in clips]
+
+
+def recalled(
+    clips: Sequence[bytes], costs: Sequence[int], sizes: BatchSizes, log: ScoreLog | None
+) -> tuple[list[tuple[list[int], Rows]], list[int]]:
+    """What a log knows of clips that cost so many tokens, and where the others stand, in rising order of their costs.
+
+    Where batches have a fixed number of rows only whole ones count: those that are left are then the same as ever, and
+    so is every bit of their answers. Where memory decides, a clip counts by itself.
+    """
+    order: list[int] = np.argsort(costs, kind="stable").tolist()
+    if log is None or not len(log):
+        return [], order
+    rising = sorted(costs)
+    known, left = [], []
+    while order:
+        size = sizes.take(rising) if sizes.rows else 1
+        places, order, rising = order[:size], order[size:], rising[size:]
+        its = [clips[i] for i in places]
+        rows = log.batch(its) if sizes.rows else log.clip(its[0])
+        if rows is None:
+            left += places
+        else:
+            known.append((places, rows))
+    return known, left
+
+
 class Batch(NamedTuple):
     """A batch that the device has been set to work on: where its clips stand, what is on its way to the host (logits
     for every question, new vectors by clip), and a call that waits for it."""
@@ -255,37 +286,14 @@ class Scorer:
         Raises ValueError for a clip that gives the model no audio token, for one that is too much alone, and for logits
         that are no numbers.
         """
-        tokens = [self.encoder.rate.audio_tokens(samples_of(clip)) for clip in clips]
-        order = np.argsort(tokens, kind="stable").tolist()
-        known, order = self.recalled(clips, order, [tokens[i] + behind(asked) for i in order], log)
+        costs = costs_of(clips, asked, self.encoder.rate)
+        known, order = recalled(clips, costs, self.sizes, log)
         yield from known
-        for places, found in self.asked(clips, order, [tokens[i] + behind(asked) for i in order], asked, method):
+        for places, found in self.asked(clips, order, [costs[i] for i in order], asked, method):
             refuse_broken(places, found, len(clips))
             if log is not None:
                 log.add([clips[i] for i in places], found)
             yield places, found
-
-    def recalled(
-        self, clips: Sequence[bytes], order: list[int], costs: list[int], log: ScoreLog | None
-    ) -> tuple[list[tuple[list[int], Rows]], list[int]]:
-        """What a log knows of clips in their order, and the order of the others.
-
-        Where batches have a fixed number of rows only whole ones count: those that are left are then the same as ever, and
-        so is every bit of their answers. Where memory decides, a clip counts by itself.
-        """
-        if log is None or not len(log):
-            return [], order
-        known, left = [], []
-        while order:
-            size = self.sizes.take(costs) if self.sizes.rows else 1
-            places, order, costs = order[:size], order[size:], costs[size:]
-            its = [clips[i] for i in places]
-            rows = log.batch(its) if self.sizes.rows else log.clip(its[0])
-            if rows is None:
-                left += places
-            else:
-                known.append((places, rows))
-        return known, left
 
     def asked(
         self, clips: Sequence[bytes], order: list[int], costs: list[int], asked: Sequence[Question], method: Method
