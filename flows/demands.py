@@ -7,28 +7,28 @@ from recipes.schema import StudyRecipe
 from tasks import detectors
 from tasks.detectors.weights import weights_for
 from tasks.hub_client import demand_token
-from tasks.models.jobs import refuse_mere_names
-from tasks.models.room import refuse_by_name
+from tasks.models.jobs import refuse_unknown
+from tasks.models.room import refuse_before
 from tasks.planning import Found, describe_gpu
 from tasks.slots import gpus
 from tasks.variables import demand_variables
 
 
 def demand_extras(recipe: StudyRecipe, until: Stage) -> None:
-    """Raise ValueError, with the way out, where hygiene or a baseline needs a library, or the study an environment variable
-    or a folder of somebody else's, that is not there, and where a base that is known cannot be quantised as asked."""
+    """Raise ValueError or FileNotFoundError, with the way out, where hygiene or a baseline needs a library, or the study an
+    environment variable or a base, that is not there, and where a base cannot be asked, or not quantised as asked."""
     demand_variables(recipe, stages_to(until))
     demand_base(recipe, until)
     if "train" in stages_to(until):
-        refuse_by_name(recipe.train.method)
+        refuse_before(recipe.train.method)
     demand_hygiene(recipe)
     demand_baselines(recipe, until)
 
 
 def demand_base(recipe: StudyRecipe, until: Stage) -> None:
-    """Raise ValueError where the base is a folder of somebody else's."""
-    if "train" in stages_to(until):
-        refuse_mere_names(recipe.train.base)
+    """Raise ValueError or FileNotFoundError where the base is no model, one of no family, or a folder of somebody else's."""
+    if "train" in stages_to(until) and recipe.train.base != "tiny":
+        refuse_unknown(recipe.train.base)
 
 
 def demand_hygiene(recipe: StudyRecipe) -> None:

@@ -347,7 +347,7 @@ def describe_disk(recipe: StudyRecipe, table: pd.DataFrame) -> list[str]:
 
 
 def describe_gpu(recipe: StudyRecipe) -> list[str]:
-    """What training a base that is known by its name takes of a GPU, by arithmetic."""
+    """What training the base takes of a GPU, by arithmetic, where its widths are known before it is loaded."""
     train = recipe.train
     clips, steps = clips_of_a_class(recipe.dataset), train.training.get("max_steps", -1)
     sides = [recipe.dataset.splits.sides(fold) for fold in range(recipe.dataset.splits.folds or 1)]

@@ -1,9 +1,8 @@
 """What a training takes, by arithmetic, is what was measured of the 7 B model; what cannot fit is refused with what can."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
+import transformers
 
 from flows.demands import demand_extras
 from flows.optimize_prompt import optimize_prompt
@@ -26,11 +25,13 @@ from tasks.planning import describe_gpu
 from tests import tiny_omni
 from tests.bench.real_size import make_omni_config
 
-CONFIG = SimpleNamespace(
-    model_type="qwen2_audio",
-    text_config=SimpleNamespace(hidden_size=4096, num_hidden_layers=32, intermediate_size=11_008, vocab_size=156_032),
-    audio_config=SimpleNamespace(d_model=1280, encoder_layers=32),
-)
+CONFIG = transformers.Qwen2AudioConfig(
+    text_config={
+        "model_type": "qwen2", "hidden_size": 4096, "num_hidden_layers": 32, "intermediate_size": 11_008,
+        "vocab_size": 156_032,
+    },
+    audio_config={"model_type": "qwen2_audio_encoder", "d_model": 1280, "encoder_layers": 32},
+)  # fmt: skip
 SECOND = tokens_of(1000, POOLED)
 FROZEN = Asked(4, with_encoder=False, checkpointing=False)
 

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,10 +12,15 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from flows.demands import demand_extras
+from flows.optimize_prompt import optimize_prompt
+from flows.plan_study import plan_study
+from flows.run_study import run_study
 from recipes.schema import load_study
 from tasks.models import family
 from tasks.models.families import FAMILIES, Family, facts_by_class, family_at, family_named
 from tasks.models.jobs import base_at, name_of
+from tasks.models.room import reckoned
+from tasks.models.widths import size_of, widths_in
 from tasks.reports import named_base
 from tasks.store import Adapter, Predictions
 from tests import tiny_omni
@@ -93,6 +99,55 @@ def test_another_family_is_refused_by_name_with_those_there_are_before_weights_a
     ):
         with pytest.raises(ValueError, match=refusal):
             asked()
+
+
+TALKER = r"a model of the type 'qwen2_5_omni_talker', .* Qwen2-Audio \(qwen2_audio\), .* Qwen3-Omni \(qwen3_omni_moe\)"
+
+
+@pytest.fixture(params=["folder", "downloaded", "empty"])
+def unasked(request, tmp_path, monkeypatch):
+    """A base that cannot be asked, and what is said of it."""
+    if request.param == "empty":
+        return str(
+            tmp_path
+        ), r"train\.base: .* holds no config\.json; give a model folder, a Hub id@revision or `tiny`"
+    file = unlike(tmp_path, '{"model_type": "qwen2_5_omni_talker"}') / "config.json"
+    if request.param == "folder":
+        return str(tmp_path), TALKER
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: str(file))
+    return "me/talker@" + "a" * 40, TALKER
+
+
+@pytest.mark.parametrize("flow", [run_study.fn, optimize_prompt.fn], ids=["run", "prompts"])
+def test_a_base_that_cannot_be_asked_is_refused_before_anything_is_built_and_foretold_by_a_plan(
+    home, monkeypatch, unasked, flow
+):
+    base, said = unasked
+    for built in ("flows.run_study.look_up", "flows.optimize_prompt.look_up"):
+        monkeypatch.setattr(built, lambda *_: pytest.fail("looked up, and then it would be built"))
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
+        flow("study/smoke", [f"train.base={base}"])
+    demand_extras(load_study("study/smoke", [f"train.base={base}"]), "build")
+    if flow is run_study.fn:
+        (stop,) = [line for line in plan_study("study/smoke", [f"train.base={base}"]) if "would stop here" in line]
+        assert re.search(said, stop)
+
+
+def test_what_a_folder_takes_is_told_by_its_configuration_whatever_it_is_called(bases, tmp_path):
+    for base in bases.values():
+        widths = widths_in(base / "config.json")
+        assert widths is not None
+        assert widths == size_of(transformers.AutoConfig.from_pretrained(base))
+    folder = shutil.copytree(bases["Qwen3-Omni"], tmp_path / "mine")
+    method = load_study("study/smoke", [f"train.base={folder}", "train.quantization=nf4"]).train.method
+    assert reckoned(method, 200, 100)[0].startswith("a run would be refused: quantization: 75% of the weights")
+    with pytest.raises(ValueError, match=r"75% of the weights in the layers of .*mine are experts"):
+        demand_extras(load_study("study/smoke", [f"train.base={folder}", "train.quantization=nf4"]), "train")
+    config = json.loads((folder / "config.json").read_text())
+    del config["text_config"]["hidden_size"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert widths_in(folder / "config.json") is None, "transformers would take its own default"
+    assert reckoned(method, 200, 100) == []
 
 
 def test_an_adapter_of_another_family_is_refused_and_one_that_names_none_is_of_the_first():

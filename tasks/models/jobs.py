@@ -26,6 +26,8 @@ READ_BY_LOADERS = (
     "merges.txt", "added_tokens.json", "special_tokens_map.json", "chat_template.*", "additional_chat_templates/*.jinja",
 )  # fmt: skip
 
+ON_THE_HUB = r"(.+)@([0-9a-f]{40})"
+
 
 class Question(BaseModel):
     """What is asked of every clip, and how long the longest one is: all that a model must know of a study."""
@@ -56,16 +58,39 @@ def base_at(base: str, tiny: Base | None, published: Publication | None) -> Base
         return BaseAt(str(tiny.path), None, published.repo, published.sha)
     if tiny:
         return BaseAt(str(tiny.path), None, "unpublished/tiny-base", content_sha(tiny.path))
-    refuse_mere_names(base)
-    if match := re.fullmatch(r"(.+)@([0-9a-f]{40})", base):
+    refuse_unknown(base)
+    if match := re.fullmatch(ON_THE_HUB, base):
         return BaseAt(match[1], match[2], match[1], match[2])
     folder = Path(base).expanduser()
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"train.base: {folder} holds no config.json; give a model folder, a Hub id@revision or `tiny`"
-        )
-    refuse_others(type_of(folder / "config.json"), str(folder))
     return BaseAt(str(folder), None, name_of(folder), model_sha(folder))
+
+
+def refuse_unknown(base: str) -> None:
+    """Raise what `base_at` raises of a base, before anything is made that it would have to hear; no weight is read.
+
+    Of a Hub id that was never downloaded nothing is known yet.
+    """
+    if config := config_of(base):
+        refuse_others(type_of(config), base)
+
+
+def config_of(base: str) -> Path | None:
+    """The config.json of a base that lies here: a folder's, or of a Hub id what has been downloaded.
+
+    Raises FileNotFoundError for a folder without one, ValueError for a folder that is only named.
+    """
+    refuse_mere_names(base)
+    if match := re.fullmatch(ON_THE_HUB, base):
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(match[1], "config.json", revision=match[2])
+        return Path(found) if isinstance(found, str) else None
+    file = Path(base).expanduser() / "config.json"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"train.base: {file.parent} holds no config.json; give a model folder, a Hub id@revision or `tiny`"
+        )
+    return file
 
 
 def refuse_mere_names(base: str) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from tasks.functional.memory import Size
 from tasks.models import thinkers
 from tasks.models.thinkers import adjust as adjust
+from tasks.models.widths import size_of as size_of
 
 PARTS = {"encoder": "model.audio_tower", "projector": "model.audio_tower.proj"}
 UNQUANTISED = ("model.audio_tower", "lm_head")
@@ -49,13 +49,3 @@ def encode(model: nn.Module, features: torch.Tensor, mask: torch.Tensor, kept: t
     rows = hidden.view(n, -1, hidden.shape[-1])[:, : 2 * (frames // 4)]
     pooled = (rows[:, ::2] + rows[:, 1::2]) / 2
     return tower.proj(tower.ln_post(pooled.flatten(0, 1).index_select(0, kept.to(tower.device))))
-
-
-def size_of(config: Any) -> Size:
-    """The widths of its thinker from its configuration."""
-    config = getattr(config, "thinker_config", config)
-    text, audio = config.text_config, config.audio_config
-    return Size(
-        text.hidden_size, text.num_hidden_layers, text.intermediate_size, text.vocab_size, audio.d_model,
-        audio.encoder_layers,
-    )  # fmt: skip

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from tasks.functional.memory import Size
 from tasks.models.loading import load_whole
+from tasks.models.widths import size_of as size_of
 
 PARTS = {"encoder": "model.audio_tower", "projector": "model.multi_modal_projector"}
 UNQUANTISED = ("model.audio_tower", "model.multi_modal_projector", "lm_head")
@@ -53,12 +53,3 @@ def encode(model: nn.Module, features: torch.Tensor, mask: torch.Tensor, kept: t
         hidden = layer(hidden, heard)
     pooled = tower.layer_norm(tower.avg_pooler(hidden.permute(0, 2, 1)).permute(0, 2, 1))
     return model.model.multi_modal_projector(pooled.flatten(0, 1).index_select(0, kept.to(tower.device)))
-
-
-def size_of(config: Any) -> Size:
-    """The widths of a base from its configuration."""
-    text, audio = config.text_config, config.audio_config
-    return Size(
-        text.hidden_size, text.num_hidden_layers, text.intermediate_size, text.vocab_size, audio.d_model,
-        audio.encoder_layers,
-    )  # fmt: skip

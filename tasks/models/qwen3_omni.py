@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from tasks.functional.memory import Size
 from tasks.models import thinkers
 from tasks.models.frames import CHUNK, CHUNK_TOKENS, CHUNKED, STRIDE
 from tasks.models.room import refuse_quantised_experts
 from tasks.models.thinkers import adjust as adjust
+from tasks.models.widths import size_of as size_of
 
 PARTS = {"encoder": "model.audio_tower", "projector": "model.audio_tower.proj2"}  # to the width of the text
 UNQUANTISED = ("model.audio_tower", "lm_head")
@@ -84,21 +84,3 @@ def convolved(tower: nn.Module, chunks: torch.Tensor, ends: torch.Tensor) -> tor
         chunks = chunks * inside[:, None, None]
     made: torch.Tensor = tower.conv_out(chunks.permute(0, 3, 1, 2).flatten(2))
     return made
-
-
-def size_of(config: Any) -> Size:
-    """The widths of its thinker from its configuration."""
-    config = getattr(config, "thinker_config", config)
-    text, audio = config.text_config, config.audio_config
-    dense = Size(
-        text.hidden_size, text.num_hidden_layers, text.intermediate_size, text.vocab_size, audio.d_model,
-        audio.encoder_layers,
-    )  # fmt: skip
-    routed = {layer for layer in range(dense.layers) if (layer + 1) % text.decoder_sparse_step == 0}
-    routed -= {*text.mlp_only_layers}
-    if not routed or not text.num_experts:
-        return dense
-    return dense._replace(
-        expert_layers=len(routed), expert_intermediate=text.moe_intermediate_size, experts=text.num_experts,
-        experts_asked=text.num_experts_per_tok,
-    )  # fmt: skip

@@ -5,9 +5,10 @@ from typing import Any
 
 from recipes.training import TrainMethod
 from tasks.functional.memory import Asked, Size, clip_bytes, largest_batch, loading_bytes, operations, weight_bytes
-from tasks.models.families import FAMILIES, family_named
+from tasks.models.families import FAMILIES, family_named, type_of
 from tasks.models.frames import SAMPLE_RATE_HZ, Rate
-from tasks.models.jobs import TrainingJob
+from tasks.models.jobs import TrainingJob, config_of
+from tasks.models.widths import widths_in
 
 QUESTION_TOKENS = 64  # of the chat turn around the audio, answer included
 RATE = 100e12  # operations a second that a plan counts with: a tenth of an H100's bf16 peak, a GPU of the desk in full
@@ -42,27 +43,34 @@ def refuse_quantised_experts(size: Size, quantization: dict[str, Any] | None, ba
         )
 
 
-def known_by_name(base: str) -> tuple[Rate, Size] | None:
-    """Audio tokens and widths of a base, without a look at it; None where its name is not known."""
+def known_before(base: str) -> tuple[Rate, Size] | None:
+    """Audio tokens and widths of a base by its config.json where that lies here, else by its name; None of `tiny` and
+    where neither says them."""
+    config = None if base == "tiny" else config_of(base)
+    if config and (facts := FAMILIES.get(type_of(config))) and (size := widths_in(config)):
+        return facts.rate, size
     known = ((its.rate, size) for its in FAMILIES.values() for name, size in its.sizes.items() if name in base)
     return next(known, None)
 
 
-def refuse_by_name(train: TrainMethod) -> None:
-    """Raise ValueError where a base that is known by its name would be refused once it is loaded."""
-    if known := known_by_name(train.base):
+def refuse_before(train: TrainMethod) -> None:
+    """Raise ValueError where a base would be refused once it is loaded, as far as `known_before` knows it."""
+    if known := known_before(train.base):
         refuse_quantised_experts(known[1], train.quantization, train.base)
 
 
 def reckoned(train: TrainMethod, longest_ms: float, seen: float) -> list[str]:
-    """What training a base that is known by its name takes of a GPU, by arithmetic: memory by batch, operations of `seen`
-    clips, minutes at a rate; or why it is refused. Nothing of another base."""
-    known = known_by_name(train.base)
+    """What training a base takes of a GPU, by arithmetic: memory by batch, operations of `seen` clips, minutes at a rate; or
+    why it is refused. Nothing of a base of which nothing is known, or that no run would take."""
+    try:
+        known = known_before(train.base)
+    except (FileNotFoundError, ValueError):  # told among what would stop a run
+        return []
     if known is None:
         return []
     rate, size = known
     try:
-        refuse_by_name(train)
+        refuse_before(train)
     except ValueError as error:
         return [f"a run would be refused: {error}"]
     asked = asked_of(

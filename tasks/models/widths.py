@@ -1,0 +1,39 @@
+"""The widths of a base, read from its configuration with or without transformers."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tasks.functional.memory import Size
+
+
+def size_of(config: Any) -> Size:
+    """The widths of a model, or of the thinker of a whole Omni, by its configuration as transformers has read it."""
+    return _sized(config.to_dict())
+
+
+def widths_in(config: Path) -> Size | None:
+    """The widths that a config.json names; None where it leaves one of them to transformers' own defaults."""
+    try:
+        return _sized(json.loads(config.read_text(encoding="utf-8")))
+    except KeyError:
+        return None
+
+
+def _sized(config: Mapping[str, Any]) -> Size:
+    """Raises KeyError where a width is not named."""
+    config = config.get("thinker_config", config)
+    text, audio = config["text_config"], config["audio_config"]
+    dense = Size(
+        text["hidden_size"], text["num_hidden_layers"], text["intermediate_size"], text["vocab_size"], audio["d_model"],
+        audio["encoder_layers"],
+    )  # fmt: skip
+    every = text.get("decoder_sparse_step", 1)  # transformers' own default
+    routed = {layer for layer in range(dense.layers) if (layer + 1) % every == 0} - {*text.get("mlp_only_layers", ())}
+    if not routed or not text.get("num_experts"):
+        return dense
+    return dense._replace(
+        expert_layers=len(routed), expert_intermediate=text["moe_intermediate_size"], experts=text["num_experts"],
+        experts_asked=text["num_experts_per_tok"],
+    )  # fmt: skip
