@@ -12,6 +12,7 @@ from recipes.training import GateBlock, PretrainBlock, TrainMethod
 from tasks.cache import cached, code_digest, task
 from tasks.functional.goals import FAILED
 from tasks.hub import pinned, pull
+from tasks.models.base_content import content_of_base
 from tasks.models.jobs import LAUNCH, PretrainingJob, Question, TrainingJob, base_at
 from tasks.progress import Bar, Curve
 from tasks.repo_checks import Tensor, check_adapter, read_header
@@ -58,7 +59,7 @@ def count_parameters(file: Path) -> int:
 
 @task(
     task_run_name="{shown_as}, seed {seed}, fold {fold}",
-    **cached(libraries=LIBRARIES, runs=("tasks.models.training",)),
+    **cached(libraries=LIBRARIES, runs=("tasks.models.training",), reads=content_of_base),
 )
 def train_adapter(
     splits: Splits,
@@ -162,7 +163,10 @@ def pull_base(published: Publication, data: Publication, fold: int) -> tuple[Bas
         return Base.of(copy, parameters=count_parameters(copy / "model.safetensors")), named
 
 
-@task(task_run_name="adapter of {published.repo}, fold {fold}", **cached(libraries=("safetensors",)))
+@task(
+    task_run_name="adapter of {published.repo}, fold {fold}",
+    **cached(libraries=("safetensors",), reads=content_of_base),
+)
 def pull_adapter(
     published: Publication, data: Publication, method: TrainMethod, tiny: Base | None, base: Publication | None,
     seed: int, fold: int,

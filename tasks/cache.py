@@ -42,6 +42,7 @@ class Unchanged(CachePolicy):
     libraries: Sequence[str] = ()  # distributions whose version matters
     runs: Sequence[str] = ()  # first-party modules that the task starts by name in a child process
     files: Sequence[str] = ()  # what it reads from the clone (templates)
+    reads: Callable[[Mapping[str, Any]], str] | None = None  # arguments -> what else it reads, by its content
 
     def compute_key(
         self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: Any
@@ -61,15 +62,22 @@ class Unchanged(CachePolicy):
             "arguments": canonical({name: value for name, value in arguments.items() if name not in IGNORED}),
             "code": code_digest((task.fn.__module__, *self.runs)),
             "libraries": {name: importlib.metadata.version(name) for name in sorted(self.libraries)},
+            "reads": self.reads(arguments) if self.reads else "",
             "files": {name: hashlib.sha256((ROOT / name).read_bytes()).hexdigest() for name in sorted(self.files)},
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def cached(*, libraries: Sequence[str] = (), runs: Sequence[str] = (), files: Sequence[str] = ()) -> dict[str, Any]:
+def cached(
+    *,
+    libraries: Sequence[str] = (),
+    runs: Sequence[str] = (),
+    files: Sequence[str] = (),
+    reads: Callable[[Mapping[str, Any]], str] | None = None,
+) -> dict[str, Any]:
     """Options for @task: skip it while it is `Unchanged`, its record a JSON file in the home."""
     return {
-        "cache_policy": Unchanged(libraries=libraries, runs=runs, files=files),
+        "cache_policy": Unchanged(libraries=libraries, runs=runs, files=files, reads=reads),
         "persist_result": True,
         "result_serializer": "json",
         "result_storage": results(),

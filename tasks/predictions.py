@@ -20,6 +20,7 @@ from tasks.functional.ensemble import ensemble
 from tasks.functional.metrics import probabilities
 from tasks.functional.predictions import FIXED_THRESHOLD, headline_rows, validate_predictions
 from tasks.functional.timing import WARM, latency_of, of_all_lengths
+from tasks.models.base_content import content_of_base
 from tasks.models.jobs import Question, ScoringJob, base_at
 from tasks.progress import Bar
 from tasks.run_page import say
@@ -125,6 +126,7 @@ def timed(detector: detectors.Detector, clips: Sequence[bytes]) -> dict[str, Any
     **cached(
         libraries=("torch", "transformers", "peft", "bitsandbytes", "numpy", "pandas"),
         runs=(CHILD,),
+        reads=content_of_base,
     ),
 )
 def score_audio_llm(

@@ -17,6 +17,7 @@ from tasks.functional.prompt_report import Rule, Searched, TestRows, build_promp
 from tasks.functional.prompt_report_schema import PromptReport as Document
 from tasks.functional.prompt_search import HELD_OUT, SEARCH, deal_roles
 from tasks.functional.prompt_text import Wording, refusal
+from tasks.models.base_content import content_of_base
 from tasks.models.jobs import Question, base_at
 from tasks.models.prompt_jobs import PromptJob
 from tasks.progress import Bar
@@ -152,7 +153,7 @@ def counted(rows: pd.DataFrame, recipe: StudyRecipe) -> str:
 
 @task(
     task_run_name="prompts of {name}, fold {fold}",
-    **cached(libraries=LIBRARIES, runs=(CHILD, "tasks.models.proposing")),
+    **cached(libraries=LIBRARIES, runs=(CHILD, "tasks.models.proposing"), reads=content_of_base),
 )
 def search_prompt(
     name: str,

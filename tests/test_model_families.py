@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -16,13 +17,17 @@ from flows.optimize_prompt import optimize_prompt
 from flows.plan_study import plan_study
 from flows.run_study import run_study
 from recipes.schema import load_study
-from tasks.models import family
+from tasks.adapters import pull_adapter, train_adapter
+from tasks.models import base_content, family
+from tasks.models.base_content import content_of_base, model_sha
 from tasks.models.families import FAMILIES, Family, facts_by_class, family_at, family_named
 from tasks.models.jobs import base_at, name_of
 from tasks.models.room import reckoned
 from tasks.models.widths import size_of, widths_in
+from tasks.predictions import score_audio_llm
+from tasks.prompts import search_prompt
 from tasks.reports import named_base
-from tasks.store import Adapter, Predictions
+from tasks.store import Adapter, Predictions, sha256
 from tests import tiny_omni
 
 PT = {"format": "pt"}
@@ -183,6 +188,47 @@ def test_a_folder_is_called_by_its_name_wherever_one_stands_and_by_what_a_loader
         (folder / read).write_bytes(kept + b" ")
         assert base_at(str(folder), None, None).public_revision != known.public_revision, read
         (folder / read).write_bytes(kept)
+
+
+@pytest.mark.parametrize(
+    "task", [train_adapter, score_audio_llm, search_prompt, pull_adapter], ids=lambda its: its.fn.__name__
+)
+def test_a_task_over_a_folder_is_not_served_what_was_made_over_other_weights(task, tiny_base, tmp_path):
+    folder = shutil.copytree(tiny_base, tmp_path / "mine")
+
+    def key(base: object) -> str:
+        return task.cache_policy.key_of(
+            task, {"method": load_study("study/smoke", [f"train.base={base}"]).train.method}
+        )
+
+    before, tiny = key(folder), key("tiny")
+    (folder / "README.md").write_text("what is no part of a model")
+    assert key(folder) == before
+    tensors = load_file(folder / "model.safetensors")
+    save_file({its: value * 2 for its, value in tensors.items()}, folder / "model.safetensors", PT)
+    assert key(folder) != before
+    assert key("tiny") == tiny
+
+
+def test_a_large_file_is_read_once_while_it_stays_as_it_is(home, tmp_path, monkeypatch):
+    read: list[Path] = []
+    monkeypatch.setattr(base_content, "LARGE", 4)
+    monkeypatch.setattr(base_content, "sha256", lambda file: read.append(file) or sha256(file))
+    (small := tmp_path / "config.json").write_text("{}")
+    (large := tmp_path / "model.safetensors").write_text("large")
+    first = model_sha(tmp_path)
+    home.mkdir(parents=True, exist_ok=True)
+    assert {model_sha(tmp_path) for _ in range(3)} == {first}
+    assert read.count(large) == 2, "once before there was a home to note it in"
+    assert read.count(small) == 4
+    os.utime(large, ns=(1, 1))
+    assert model_sha(tmp_path) == first
+    assert read.count(large) == 3
+    large.write_text("other")
+    assert model_sha(tmp_path) != first
+    assert content_of_base(
+        {"method": load_study("study/smoke", [f"train.base={tmp_path}"]).train.method}
+    ) == model_sha(tmp_path)
 
 
 def test_a_report_takes_the_name_of_its_base_from_who_loaded_it_and_looks_for_no_folder():

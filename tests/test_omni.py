@@ -17,11 +17,12 @@ from tasks.audio_files import decode_flac, encode_flac
 from tasks.detectors import audio_llm
 from tasks.models import family, listening, prompting
 from tasks.models.adapted import with_adapter
+from tasks.models.base_content import model_sha
 from tasks.models.encoder_cache import EncoderCache, encoder_revision
 from tasks.models.families import family_at
 from tasks.models.frames import CHUNKED, POOLED
 from tasks.models.jobs import Question as Asked
-from tasks.models.jobs import ScoringJob, model_sha
+from tasks.models.jobs import ScoringJob
 from tasks.models.listening import check
 from tasks.models.packing import packed_rows
 from tasks.models.scope import lora_config, trainable_by_part, unfreeze

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from tasks import verification
-from tasks.models.jobs import ScoringJob, model_sha
+from tasks.models.base_content import model_sha
+from tasks.models.jobs import ScoringJob
 from tasks.rescoring import apart, rescore
 from tasks.store import read_json, write_json
 from tasks.verification import verify_repo, verify_scores

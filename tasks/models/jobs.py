@@ -13,19 +13,14 @@ from pydantic import BaseModel, ConfigDict
 
 from recipes.training import AugmentBlock, EarlyStoppingBlock, LossBlock
 from tasks import child, forkserver
-from tasks.hub import content_sha, sha_of
+from tasks.hub import content_sha
 from tasks.hub_client import endpoint
+from tasks.models.base_content import model_sha
 from tasks.models.families import refuse_others, type_of
 from tasks.slots import slot
-from tasks.store import Base, Publication, sha256
+from tasks.store import Base, Publication
 
 FULL_WEIGHTS = "model.safetensors"  # where no adapter but the base itself was trained
-# What transformers reads of a model's folder; notes, licences and what `hf download` leaves in .cache are not the model.
-READ_BY_LOADERS = (
-    "*config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json", "tokenizer.model", "vocab.json",
-    "merges.txt", "added_tokens.json", "special_tokens_map.json", "chat_template.*", "additional_chat_templates/*.jinja",
-)  # fmt: skip
-
 ON_THE_HUB = r"(.+)@([0-9a-f]{40})"
 
 
@@ -108,12 +103,6 @@ def name_of(folder: Path) -> str:
     if not name:
         raise ValueError(f"train.base: {folder} has no name that an adapter could call it by; give a folder below it")
     return name
-
-
-def model_sha(folder: Path) -> str:
-    """40 hex digits over names and bytes of what is read of a model's folder when it is loaded."""
-    files = {file for pattern in READ_BY_LOADERS for file in folder.glob(pattern) if not file.name.startswith(".")}
-    return sha_of({file.relative_to(folder).as_posix(): sha256(file) for file in files if file.is_file()})
 
 
 # What libraries print on the way is for their developers; our own lines are what a run's log shows. OpenMP's threads
