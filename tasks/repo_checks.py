@@ -4,7 +4,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -18,6 +18,12 @@ TEXTS = {".md", ".json", ".yaml", ".csv", ".txt", ".jinja", ".html"}
 LARGEST = {"text": 256 * 2**20, "README.md": 2**20, "other": 64 * 2**30}
 LARGEST_HEADER = 64 * 2**20
 WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+STEERING = (
+    ".huggingface.yaml",
+    "dataset_dict.json",
+    "state.json",
+    "*/state.json",
+)  # say, as README.md, what `datasets` reads
 IMPORTING = ("auto_map", "auto_mapping", "megatron_config", "custom_pipelines")  # keys at which libraries import code
 LARGEST_RANK = 4096
 FLOATS = ("F32", "F16", "BF16")
@@ -88,9 +94,37 @@ def content_fault(file: Path) -> str:
     return ""
 
 
+def check_data_files(folder: Path) -> None:
+    """Raise ValueError, naming the file, where one by which `datasets` finds the data of a folder leads out of it: the
+    head of its README, .huggingface.yaml, or what save_to_disk wrote."""
+    for file in (folder / "README.md", *(file for name in STEERING for file in sorted(folder.glob(name)))):
+        if not file.is_file():
+            continue
+        text = file.read_text(encoding="utf-8")
+        try:
+            if file.suffix == ".md":
+                check_readme(text)
+            else:
+                refuse_outside(_steering(file.suffix, text))
+        except ValueError as error:
+            raise ValueError(f"{file} {error}") from error
+
+
+def _steering(suffix: str, text: str) -> Iterator[str]:
+    """Every text of .huggingface.yaml, and the files and splits that save_to_disk lists."""
+    try:
+        content = yaml.safe_load(text) if suffix == ".yaml" else json.loads(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"cannot be read: {error}") from error
+    if suffix == ".json" and isinstance(content, dict):
+        content = [content.get("_data_files"), content.get("splits")]
+    yield from _texts(content)
+
+
 def check_readme(text: str) -> None:
     """Raise ValueError where a card's head is no plain YAML or names data files outside the repository."""
-    found = re.match(r"\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", text, re.DOTALL | re.MULTILINE)
+    # Blank lines may come first: huggingface_hub reads a head behind them as well.
+    found = re.match(r"\ufeff?\s*---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", text, re.DOTALL | re.MULTILINE)
     if not found:
         return
     try:
@@ -99,7 +133,12 @@ def check_readme(text: str) -> None:
         head = yaml.safe_load(found[1])
     except yaml.YAMLError as error:
         raise ValueError(f"has a head that is not YAML: {error}") from error
-    for name in _texts(head.get("configs") if isinstance(head, dict) else None):
+    refuse_outside(_texts(head.get("configs") if isinstance(head, dict) else None))
+
+
+def refuse_outside(names: Iterable[str]) -> None:
+    """Raise ValueError on the name of a data file that does not lie in its repository."""
+    for name in names:
         if "://" in name or "\\" in name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise ValueError(f"names data files outside the repository: {name!a}")
 

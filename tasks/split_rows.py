@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tasks.audio_files import read_clip
-from tasks.repo_checks import check_readme
+from tasks.repo_checks import check_data_files
 
 SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au"})
 SHARD = re.compile(r"-\d{5}-of-\d{5}$")
@@ -24,12 +24,11 @@ Row = Mapping[str, Any]
 def open_splits(folder: Path) -> Mapping[str, Iterable[Row]]:
     """Split -> its rows, as often as they are asked for; no row is copied into a cache.
 
-    Raises ValueError where the folder is no data set, or its README names files outside it.
+    Raises ValueError where the folder is no data set, or a file of it that says what is read names others outside it.
     """
     import datasets
 
-    if (readme := folder / "README.md").is_file():
-        check_readme(readme.read_text(encoding="utf-8"))
+    check_data_files(folder)
     files = sorted((folder / "data").glob("*.parquet")) or sorted(folder.glob("*.parquet"))
     by_split: dict[str, list[Path]] = {}
     for file in files:

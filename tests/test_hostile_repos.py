@@ -234,11 +234,11 @@ CARDS = {
 
 
 @pytest.mark.parametrize("how", CARDS)
-@pytest.mark.parametrize("form", ["plain", "carriage returns", "byte order mark", "spaces"])
+@pytest.mark.parametrize("form", ["plain", "carriage returns", "byte order mark", "spaces", "blank lines"])
 def test_a_card_that_names_files_outside_its_repository_is_refused(how, form):
     text = card(CARDS[how])
     forms = {"plain": text, "carriage returns": text.replace("\n", "\r\n"), "byte order mark": f"\ufeff{text}",
-             "spaces": text.replace("---\n", "---  \n")}  # fmt: skip
+             "spaces": text.replace("---\n", "---  \n"), "blank lines": f"\n \n{text}"}  # fmt: skip
     with pytest.raises(ValueError, match=r"outside the repository|aliases or tags|not YAML"):
         check_readme(forms[form])
 

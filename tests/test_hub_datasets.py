@@ -13,6 +13,7 @@ import soundfile
 from recipes.sources import DatasetsSource
 from tasks import sources
 from tasks.recordings import gather_recordings, source_state
+from tasks.split_rows import open_splits
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 MAPPED = {"columns": {"group": "speaker", "label": "kind"}, "labels": {"voice": "SPEECH", "dog": "NONSPEECH"}}
@@ -111,6 +112,25 @@ def test_a_readme_that_points_outside_is_refused(parquet: Path, path: str) -> No
     (parquet / "README.md").write_text(readme)
     with pytest.raises(ValueError, match="names data files outside the repository"):
         sources.recordings(block(parquet))
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("README.md", "\n---\nconfigs:\n- config_name: default\n  data_files: ../secret.parquet\n---\n"),
+        (".huggingface.yaml", "configs:\n- config_name: default\n  data_files: ../secret.parquet\n"),
+        ("state.json", '{"_data_files": [{"filename": "../../secret.arrow"}]}'),
+        ("dataset_dict.json", '{"splits": ["../secret"]}'),
+        ("train/state.json", '{"_data_files": [{"filename": "/etc/secret.arrow"}]}'),
+    ],
+)
+def test_whatever_datasets_is_steered_by_may_not_point_outside(parquet: Path, file: str, text: str) -> None:
+    (parquet / file).parent.mkdir(exist_ok=True)
+    (parquet / file).write_text(text)
+    with pytest.raises(ValueError, match="names data files outside the repository"):
+        sources.recordings(block(parquet))
+    with pytest.raises(ValueError, match="names data files outside the repository"):
+        open_splits(parquet)
 
 
 @pytest.mark.parametrize("repo", ["me/mine", "me/mine@main", "me/mine@0123456", "../me/mine@x/..\n"])

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from recipes.sources import DatasetsSource, is_folder
 from tasks.audio_files import read_clip
 from tasks.hub_client import endpoint
-from tasks.repo_checks import check_readme
+from tasks.repo_checks import check_data_files
 from tasks.sources.columns import read_columns
 from tasks.sources.files import SUFFIXES, absent, file_seconds, root_of, spans
 
@@ -41,7 +41,7 @@ def recordings(block: DatasetsSource) -> pd.DataFrame:
     """One row per row that `where` keeps; a recording's id is the repository, the split and the row's number.
 
     Raises FileNotFoundError where the repository is not there, ValueError where it has no such split or column, a group or
-    label is null, or its README points outside it.
+    label is null, or a file of it that says what is read points outside it.
     """
     _opened.cache_clear()  # a folder may have changed since
     table = _open(block)
@@ -104,7 +104,7 @@ def _opened(folder: str, config: str | None, split: str) -> Any:
     """A split as it lies in a folder. Raises ValueError where there is no such split or it cannot be read."""
     import datasets
 
-    _refuse_outside(Path(folder))
+    check_data_files(Path(folder))
     saved = [name for name in ("dataset_dict.json", "state.json") if Path(folder, name).is_file()]
     try:
         if not saved:
@@ -139,15 +139,6 @@ def _folder(block: DatasetsSource) -> Path:
         return Path(snapshot_download(repo, repo_type="dataset", revision=sha, allow_patterns=ALLOWED))
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise FileNotFoundError(f"source datasets: {block.repo} is not here and did not come: {error}") from error
-
-
-def _refuse_outside(folder: Path) -> None:
-    """Raise ValueError where the README of a repository names data files that do not lie in it."""
-    readme = folder / "README.md"
-    try:
-        check_readme(readme.read_text(encoding="utf-8") if readme.is_file() else "")
-    except ValueError as error:
-        raise ValueError(f"{readme} {error}") from error
 
 
 def _inside(path: str, folder: Path) -> Path:
