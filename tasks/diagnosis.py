@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.error import URLError
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from packaging.requirements import Requirement
@@ -20,6 +20,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from tasks import child
+from tasks.hub_client import endpoint
 from tasks.slots import gpus
 from tasks.sources.variables import shipped_variables, way_to
 from tasks.store import home, make_home
@@ -30,7 +31,6 @@ DEMO_GB = 0.2  # study/demo takes 60 MB, its server and drafts beside it
 DOWNLOAD_GB = 17  # Qwen2-Audio-7B: 8.4 B parameters of 2 bytes in bf16
 ANSWERS_WITHIN_S = 2
 TORCH_WITHIN_S = 120
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 LOOK_AT_CUDA = "import torch; print(torch.__version__, torch.version.cuda or 'no CUDA', torch.cuda.is_available())"
 
 
@@ -221,14 +221,12 @@ def look_at_token() -> Finding:
 
 def look_at_endpoint() -> Finding:
     """Whether the endpoint that a token would be sent to is one to send it to."""
-    endpoint = os.environ.get("HF_ENDPOINT")
-    if not endpoint:
+    if not os.environ.get("HF_ENDPOINT"):
         return Finding("ok", "Hub endpoint", "HF_ENDPOINT is not set: huggingface.co")
-    address = parsed(endpoint)
-    if address.scheme == "https" or address.hostname in LOOPBACK:
-        return Finding("ok", "Hub endpoint", f"HF_ENDPOINT is at {host(endpoint)}")
-    way_out = "give an https address, or unset it"
-    return Finding("warning", "Hub endpoint", f"HF_ENDPOINT at {host(endpoint)} gets tokens unencrypted: {way_out}")
+    try:
+        return Finding("ok", "Hub endpoint", f"HF_ENDPOINT is at {host(endpoint())}")
+    except ValueError as error:  # as every command that asks the Hub will say
+        return Finding("warning", "Hub endpoint", f"{error}; unset it for huggingface.co")
 
 
 def look_at_prefect() -> Finding:
@@ -244,14 +242,9 @@ def look_at_prefect() -> Finding:
     return Finding("ok", "Prefect", f"the server at {host(url)} answers")
 
 
-def parsed(url: str) -> SplitResult:
-    """The parts of an address, all empty where it is none."""
-    try:
-        return urlsplit(url)
-    except ValueError:
-        return urlsplit("")
-
-
 def host(url: str) -> str:
     """Host and port of an address: the rest of it may hold a password."""
-    return parsed(url).netloc.rpartition("@")[2] or "no host at all"
+    try:
+        return urlsplit(url).netloc.rpartition("@")[2] or "no host at all"
+    except ValueError:
+        return "no host at all"

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from recipes.corpora import Archive, Content, Volume
+from tasks.hub_client import is_loopback
 
 RECORD = "fetched.json"  # under root: address -> sha256, bytes, what it was checked by, what it unpacked to
 CHUNK = 1 << 20
@@ -48,7 +49,7 @@ def client() -> httpx.Client:
     """A client that follows redirects, over https or to this machine only."""
 
     def refuse_plain(request: httpx.Request) -> None:
-        if request.url.scheme != "https" and request.url.host not in ("127.0.0.1", "localhost", "::1"):
+        if request.url.scheme != "https" and not is_loopback(request.url.host):
             raise ValueError(f"{request.url} is not https: anybody on the way could change it")
 
     return httpx.Client(

@@ -46,12 +46,15 @@ class Wish(NamedTuple):
 def endpoint() -> str:
     """HF_ENDPOINT, or the Hub. Raises ValueError unless it is https or leads to this machine: a token travels there."""
     url = os.environ.get("HF_ENDPOINT") or THE_HUB
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
     if "@" in parts.netloc or not parts.hostname:
         raise ValueError("HF_ENDPOINT is no plain address: https://HOST, without a name or password in it")
-    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(parts.hostname)):
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname)):
         raise ValueError(
-            f"HF_ENDPOINT {url} is refused: a token goes to https only, or to this machine (http://127.0.0.1)"
+            f"HF_ENDPOINT at {parts.netloc} is refused: a token goes to https only, or to this machine (http://127.0.0.1)"
         )
     return url.rstrip("/")
 
@@ -331,7 +334,8 @@ def is_gated(error: Exception) -> bool:
     return isinstance(error, GatedRepoError)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, by its address or as localhost."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,5 +1,6 @@
 """The doctor names what is wrong with its way out, stops only on what stops the demo, and tells no secret."""
 
+import contextlib
 import http.server
 import math
 import re
@@ -10,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows import cli
-from tasks import diagnosis
+from tasks import diagnosis, hub_client
 from tasks.diagnosis import constraints, examine, look_at_endpoint, look_at_home, look_at_libraries, look_at_prefect
 
 SECRET = "hf_thisMustNeverBeShown0123456789"
@@ -56,9 +57,13 @@ def test_no_secret_is_shown(monkeypatch, tmp_path):
     monkeypatch.setenv("PREFECT_API_URL", f"http://me:{SECRET}@127.0.0.1:9/{SECRET}")
     result = CliRunner().invoke(cli.app, ["doctor"])
     assert "present, not shown" in result.output
-    assert "hub.example" in result.output
+    assert "HF_ENDPOINT is no plain address" in result.output
     assert SECRET not in result.output + str(result.exception)
     assert SECRET not in repr(list(examine()))
+    for endpoint in (f"https://hub.example/{SECRET}", f"http://hub.example/{SECRET}"):
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+        assert "hub.example" in look_at_endpoint().says
+        assert SECRET not in look_at_endpoint().says
 
 
 def test_a_problem_ends_with_exit_code_1(monkeypatch, capsys):
@@ -121,11 +126,17 @@ def test_a_home_that_cannot_be_is_a_problem(monkeypatch, tmp_path):
         ("hub.example", "warning"),
         ("http://[half", "warning"),
         ("http://localhost.example", "warning"),
+        ("https://me:secret@hub.example", "warning"),
+        ("http://127.0.0.7:8000", "ok"),
     ],
 )
 def test_a_token_goes_only_over_https_or_to_this_machine(monkeypatch, endpoint, state):
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
-    assert look_at_endpoint().state == state
+    found = look_at_endpoint()
+    assert found.state == state
+    assert "secret" not in found.says
+    with contextlib.nullcontext() if state == "ok" else pytest.raises(ValueError, match="HF_ENDPOINT"):
+        hub_client.endpoint()  # by which every command that asks the Hub goes
 
 
 def test_a_gpu_is_named_with_its_memory_and_torch_asked_in_a_child(monkeypatch):

@@ -387,11 +387,17 @@ def read_source() -> None:
     sources.recordings(DatasetsSource.model_validate(block))
 
 
-@pytest.mark.parametrize("asking", [load_base, propose_prompts, read_source])
+def take_weights() -> None:
+    from tasks.detectors.weights import weights_for
+
+    weights_for("whisper", {"whisper": f"openai/whisper-tiny@{'0' * 40}"})
+
+
+@pytest.mark.parametrize("asking", [load_base, propose_prompts, read_source, take_weights])
 def test_no_library_is_let_at_an_endpoint_that_is_refused(asking, monkeypatch):
     """They send the token along by themselves."""
     monkeypatch.setenv("HF_ENDPOINT", "http://10.0.0.1")
-    with pytest.raises(ValueError, match=r"HF_ENDPOINT http://10\.0\.0\.1 is refused"):
+    with pytest.raises(ValueError, match=r"HF_ENDPOINT at 10\.0\.0\.1 is refused"):
         asking()
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from recipes.evaluation import TAKES, WEIGHTS
 from tasks.hub import sha_of
+from tasks.hub_client import endpoint
 from tasks.store import file_digests
 
 Given = Mapping[str, str]  # `evaluate.weights`
@@ -57,7 +58,8 @@ class Weights(NamedTuple):
 def weights_for(detector: str, given: Given) -> Weights | None:
     """The weights that a detector takes; None where it takes none.
 
-    Raises ValueError where the recipe names none or a variable that is not set, FileNotFoundError where no such folder is.
+    Raises ValueError where the recipe names none or a variable that is not set, and for a Hub id where HF_ENDPOINT may not
+    have a token; FileNotFoundError where no such folder is.
     """
     if detector not in WEIGHTS:
         return None
@@ -65,6 +67,7 @@ def weights_for(detector: str, given: Given) -> Weights | None:
     if not (place := given.get(key, "")):
         raise ValueError(f"{detector} takes the weights of {TAKES[key]}: name them in evaluate.weights.{key}")
     if match := re.fullmatch(r"([\w.-]+/[\w.-]+)@([0-9a-f]{40})", place):
+        endpoint()  # libraries send a token there
         return Weights(match[1], match[2])
     if unset := [name for name in re.findall(r"\$\{(\w+)\}", place) if not os.environ.get(name)]:
         raise ValueError(
