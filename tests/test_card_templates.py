@@ -13,7 +13,7 @@ from tasks.functional.cards import fill, render_dataset_card, render_model_card
 from tasks.functional.content_audit import describe_comparison
 from tasks.functional.levels import fit_doubts, stated_end, stated_level
 from tasks.functional.report import Report
-from tasks.functional.report_schema import Inflation
+from tasks.functional.report_schema import DevCalibration, FoldFit, Inflation, Threshold
 from tasks.functional.report_tables import summary_lines
 from tasks.functional.shortcuts import SHORTCUTS, state_measured
 from tasks.functional.timing import BESIDE
@@ -211,6 +211,25 @@ def test_card_marks_an_interval_that_is_not_to_be_relied_on_and_says_once_what_t
     for part in (marked[: marked.index("McNemar")], marked[marked.index("McNemar") :]):
         assert part.count("] † |") >= 1
     assert marked.count(meaning) == 2, "once below each table"
+
+
+@pytest.mark.parametrize(
+    ("chosen_on", "said"), [("dev", "by which it answered above"), ("fixed", "not applied above")]
+)
+def test_a_card_says_whether_the_threshold_from_dev_is_the_one_that_decided(
+    report: Report, chosen_on: str, said: str
+) -> None:
+    fit = FoldFit(
+        clips=40, groups=20, threshold=0.431, sensitivity=0.8, specificity=0.7, threshold_flag=None, temperature=1.5,
+        nll_before=0.6, nll_after=0.5, at_bound=False, temperature_flag=None,
+    )  # fmt: skip
+    assert report.calibration
+    dev = DevCalibration(folds={"0": fit}, constant=[], raw=report.metrics, calibrated=report.metrics)
+    by_fold = {"0": 0.431} if chosen_on == "dev" else {}
+    threshold = Threshold(value=by_fold.get("0", 0.5), chosen_on=chosen_on, by_fold=by_fold)
+    told = {"calibration": report.calibration.model_copy(update={"dev": dev}), "threshold": threshold}
+    card = render_model_card(read("model_card.md.j2"), report.model_copy(update=told))
+    assert f"Fitted on dev: temperature 1.500, not applied above; threshold 0.431, {said}." in card
 
 
 def test_card_says_what_is_doubtful_of_a_marked_number_in_a_sentence(report: Report) -> None:

@@ -22,6 +22,7 @@ from tasks.functional.cards import fill
 from tasks.functional.prompt_race import filled
 from tasks.functional.prompt_report_schema import PromptReport
 from tasks.functional.prompt_search import deal_roles
+from tasks.functional.report_schema import Metric
 from tasks.models.jobs import Question
 from tasks.models.prompt_jobs import PromptJob
 from tasks.store import PromptSearch, Splits
@@ -273,6 +274,20 @@ def test_a_budget_spent_within_a_round_keeps_its_winner_and_is_reported(tmp_path
     context = {"report": document.model_dump(mode="json", by_alias=True), "figures": figures}
     page = fill((prompts.ROOT / prompts.TEMPLATE).read_text(), context, html=True)
     assert page.index(f"<strong>{BY_HAND[0]}") < page.rindex(BY_HAND[1]), "what has no score comes last"
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        (None, ": better"),
+        ("a t interval reaches further, from -0.010 to 0.220: unreliable", ": better"),  # as comparisons have it
+        ("only 3 groups in NONSPEECH: unreliable", ": not shown to differ (only 3 groups in NONSPEECH: unreliable)"),
+    ],
+)
+def test_an_interval_of_too_few_groups_shows_no_gain(reason, said):
+    method = "bootstrap" if reason and reason.startswith("a t") else "t"
+    gain = Metric(value=0.1, ci95=(0.02, 0.2), method=method, reason=reason)
+    assert prompt_report.decided(gain) == said
 
 
 def report_of(search) -> PromptReport:

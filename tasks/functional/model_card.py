@@ -255,8 +255,9 @@ def _calibration(report: Json) -> Iterator[str]:
     if dev := its["dev"]:
         for fold, fit in dev["folds"].items():
             bound = ", at the bound of its search: it says nothing about confidence" if fit["at_bound"] else ""
+            decides = "by which it answered above" if fold in report["threshold"]["by_fold"] else "not applied above"
             yield (
-                f"Fitted on dev{f' of fold {fold}' if len(dev['folds']) > 1 else ''} and not applied above: temperature "
-                f"{number(fit['temperature'])}{bound}, threshold {number(fit['threshold'])}."
+                f"Fitted on dev{f' of fold {fold}' if len(dev['folds']) > 1 else ''}: temperature "
+                f"{number(fit['temperature'])}, not applied above{bound}; threshold {number(fit['threshold'])}, {decides}."
             )
     yield "\n![Calibration](figures/reliability.png)"

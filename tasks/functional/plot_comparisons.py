@@ -12,7 +12,7 @@ MARKERS = {"better": "o", "worse": "s", "not distinguishable": "o"}
 
 
 def forest(report: Report) -> bytes:
-    """The headline detector minus each other, with the paired 95 % interval; open where 0 lies in it.
+    """The headline detector minus each other, with the paired 95 % interval; open where that tells no difference.
 
     Raises ValueError where there is nothing to compare with.
     """
@@ -35,7 +35,8 @@ def forest(report: Report) -> bytes:
     pairs = sorted({one.n for _, one in rows})
     paired = f"{pairs[0]:,}" if len(pairs) == 1 else f"{pairs[0]:,} to {pairs[-1]:,}"
     title(figure, f"{report.detector} minus each other detector", rests_on(report),
-          f"bars: paired 95 % intervals over groups; {paired} clips pair; open: 0 is in the interval")  # fmt: skip
+          f"bars: paired 95 % intervals over groups; {paired} clips pair; open: 0 is in the interval, or that is not to be "
+          "relied on")  # fmt: skip
     return png(figure)
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from tasks.functional.intervals import ClusteredInterval, clustered_interval, paired_difference
+from tasks.functional.intervals import ClusteredInterval, clustered_interval, only_short, paired_difference
 from tasks.functional.levels import ascending, level_names, varied
 from tasks.functional.metrics import FloatArray
 from tasks.functional.prompt_race import Clips, drawn_answers, filled
@@ -27,6 +27,7 @@ from tasks.functional.prompt_report_schema import (
 )
 from tasks.functional.prompt_search import HELD_OUT, SEARCH, chance_optimism, style_effects
 from tasks.functional.prompt_text import Style, Wording, style_of
+from tasks.functional.report_metrics import interval_of
 from tasks.functional.report_schema import Metric
 
 ANSWERS_DRAWN = 50  # times that the answers a race did not ask for are drawn
@@ -227,8 +228,8 @@ def one_class(rows: pd.DataFrame, rule: Rule) -> str | None:
 
 def metric_of(found: ClusteredInterval) -> Metric:
     """As a report states it."""
-    ends = None if found.low is None or found.high is None else (found.low, found.high)
-    return Metric(value=found.value, ci95=ends, method=None if ends is None else found.method, reason=found.reason)
+    method = None if found.method == "none" else found.method
+    return Metric(value=found.value, ci95=interval_of(found), method=method, reason=found.reason)
 
 
 # --- words -------------------------------------------------------------------------------------------------------
@@ -267,9 +268,11 @@ def signed(metric: Metric) -> str:
 
 
 def decided(metric: Metric) -> str:
-    """Whether the interval leaves out 0, and on which side."""
+    """Whether the interval leaves out 0, and on which side; nothing is decided by one that is not to be relied on."""
     if not metric.ci95:
         return f" ({metric.reason})" if metric.reason else ""
+    if metric.reason and not only_short(metric.method, metric.reason):
+        return f": not shown to differ ({metric.reason})"
     if metric.ci95[0] <= 0 <= metric.ci95[1]:
         return ": not shown to differ"
     return ": better" if metric.ci95[0] > 0 else ": worse"
