@@ -163,6 +163,18 @@ def test_no_answer_at_all_is_not_one_answer():
     assert interval[:4] == (0, 0, pytest.approx(most), "exact")
 
 
+def test_a_statistic_that_no_single_group_moves_has_its_percentile_interval():
+    def loudest(table: pd.DataFrame) -> float:
+        return float(table["level"].max())
+
+    table = random_table(0, 25)
+    levels = {group: k // 2 for k, group in enumerate(table["group_id"].unique())}
+    found = clustered_interval(table.assign(level=table["group_id"].map(levels)), loudest, n_boot=200, seed=0)
+    assert (found.method, found.value, found.high) == ("bootstrap", 24, 24)
+    assert found.low is not None
+    assert found.low < 24, "the jackknife sees no spread, the bootstrap does"
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(2, 30), st.integers(2, 30), st.floats(0.05, 0.95))
 def test_the_exact_interval_of_two_classes_is_never_too_short(g1, g2, share):

@@ -192,10 +192,9 @@ def _without(value: float, reason: str) -> ClusteredInterval:
 
 def _too_short(value: float, drawn: Interval, student: Interval) -> str | None:
     """Whether the percentile interval ends well inside the t interval, and then where that ends."""
-    missing = max(
-        (drawn.low - student.low) / (value - student.low), (student.high - drawn.high) / (student.high - value)
-    )
-    if not missing > SHORT:
+    low = drawn.low - student.low > SHORT * (value - student.low)
+    high = student.high - drawn.high > SHORT * (student.high - value)
+    if not (low or high):
         return None
     return f"a t interval reaches further, from {student.low:.3f} to {student.high:.3f}"
 
