@@ -52,7 +52,8 @@ class Reference(BaseModel):
         place = shelf(cls) / reference.fingerprint
         if place.exists() and not reference.intact():
             condemned = Path(tempfile.mkdtemp(dir=shelf(cls), prefix=".gone-"))
-            place.rename(condemned / "folder")
+            with contextlib.suppress(FileNotFoundError):  # another worker has moved it away already
+                place.rename(condemned / "folder")
             shutil.rmtree(condemned)
         try:
             draft.rename(place)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 
@@ -44,6 +45,18 @@ def test_any_flipped_bit_is_noticed(tmp_path_factory, content, data):
     flipped[at // 8] ^= 1 << at % 8
     (folder / "file").write_bytes(bytes(flipped))
     assert fingerprint(folder) != before
+
+
+def test_a_damaged_folder_may_be_moved_away_by_two_workers_at_once(home, monkeypatch):
+    reference = save("x")
+
+    def other_is_first(its: Clips) -> bool:
+        shutil.rmtree(store.shelf(Clips) / its.fingerprint)
+        return False
+
+    monkeypatch.setattr(Clips, "intact", other_is_first)
+    assert save("x") == reference
+    assert [path.name for path in store.shelf(Clips).iterdir()] == [reference.fingerprint]
 
 
 def test_a_damaged_folder_is_replaced_by_a_whole_one(home):
