@@ -127,6 +127,7 @@ def entries_of(recipe: LeaderboardRecipe) -> dict[str, Entry]:
     folders, label = {name: file.parent for name, file in files.items()}, labelled(files)
     reports = {name: read_report(folder / "report.json") for name, folder in folders.items()}
     found = {label[name]: entry_of(reports[name], folders[name], reports[name].detector) for name in folders}
+    refuse_alike([*found, *recipe.detectors, *(Path(file).stem for file in recipe.tables)])
     for detector in recipe.detectors:
         of = next(
             (name for name, one in reports.items() if detector in one.detectors and detector != one.detector), None
@@ -147,6 +148,15 @@ def entries_of(recipe: LeaderboardRecipe) -> dict[str, Entry]:
                 "between sets a difference is one of clips; score both on one data set"
             )
     return found
+
+
+def refuse_alike(names: Sequence[str]) -> None:
+    """Raise ValueError where two places of a leaderboard would have one name, for one of them would be left out."""
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(
+            f"two of what the leaderboard compares would be called {twice[0]!r}: a table is called by its file's name, an "
+            "adapter by its folder's or repository's; rename the file or the folder"
+        )
 
 
 def entry_of(report: Report, folder: Path, detector: str) -> Entry:

@@ -125,6 +125,10 @@ def test_adapters_that_are_decided_at_different_thresholds_are_told(run, reposit
             {"adapters": "[by-dev]", "detectors": "[]", "tables": "[qwen3.parquet]"},
             "qwen3.parquet: the first adapter is decided at a threshold from its dev clips, and this table has no dev",
         ),
+        (
+            {"adapters": "[first]", "detectors": "[base]", "tables": "[some/base.parquet]"},
+            "two of what the leaderboard compares would be called 'base'",
+        ),
         ({"adapters": "[first]", "detectors": "[]"}, "one adapter alone is no leaderboard"),
         ({"adapter": "[first]"}, "adapter: no such key; accepted here: adapters"),
     ],
