@@ -9,6 +9,7 @@ import io
 import json
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -345,11 +346,15 @@ def as_lines(table: pd.DataFrame) -> Iterator[str]:
 
 
 def as_rttm(table: pd.DataFrame) -> Iterator[str]:
-    """The segments of the first class, a line each."""
+    """The segments of the first class, a line each. A file goes by its name without the ending, and by its whole path
+    where another one has that name: one name would make one recording of both."""
     name = table.attrs["classes"][0]
+    stems = {path: Path(str(path)).stem for path in table["path"].unique()}
+    several = {stem for stem, n in Counter(stems.values()).items() if n > 1}
     first = table[table["label"] == name]
     for path, its in first.groupby("path", sort=False):
-        yield from rttm_lines(Path(str(path)).stem, name, list(zip(its["start_s"], its["end_s"], strict=True)))
+        file = stems[path] if stems[path] not in several else Path(str(path)).as_posix()
+        yield from rttm_lines(file, name, list(zip(its["start_s"], its["end_s"], strict=True)))
 
 
 def as_table(table: pd.DataFrame) -> Iterator[str]:

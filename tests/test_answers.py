@@ -356,6 +356,10 @@ def test_every_format_holds_every_row():
     pd.testing.assert_frame_equal(pd.read_parquet(io.BytesIO(written(table, "parquet"))), table, check_dtype=False)
     assert len(pd.read_csv(io.BytesIO(written(table, "csv")))) == 3
     assert written(table, "rttm").decode() == "SPEAKER talk_1 1 0.000 0.500 <NA> <NA> SPEECH <NA> <NA>\n"
+    twins = pd.concat([table.assign(path=f"{folder}/talk 1.wav") for folder in "ab"])
+    twins.attrs = table.attrs
+    said = [line.split()[1] for line in written(twins, "rttm").decode().splitlines()]
+    assert said == ["a/talk_1.wav", "b/talk_1.wav"], "one name would join two recordings"
     music = table.replace({"label": {"SPEECH": "MUSIC"}})
     music.attrs["classes"] = ["MUSIC", "NONSPEECH"]
     assert written(music, "rttm").decode().split()[7] == "MUSIC"
