@@ -89,7 +89,7 @@ def train(job: TrainingJob, device: str) -> None:
         )  # fmt: skip
         if not PartialState().is_main_process:
             return
-        accuracy = restricted_accuracy(model, collate, range(len(clips)))
+        accuracy = restricted_accuracy(model, collate, len(clips))
     save(model, job)
     facts = {
         "history": history,
@@ -222,14 +222,13 @@ def encode_once(model: nn.Module, processor: Any, clips: Dataset) -> list[family
     return encoded
 
 
-def restricted_accuracy(
-    model: nn.Module, collate: Collator, rows: Sequence[int] | None = None, batch_size: int = 64
-) -> float:
-    """Share of (at most GATE_CLIPS) training clips answered right when only the two answers are allowed."""
+def restricted_accuracy(model: nn.Module, collate: Collator, n: int | None = None, batch_size: int = 64) -> float:
+    """Share of clips answered right when only the two answers are allowed, in [0, 1]: of the first `n` rows, by default
+    all, GATE_CLIPS drawn at most."""
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     plain.eval()
     first = next(iter(collate.completions))
-    chosen = np.random.default_rng(0).permutation(len(rows or collate.labels))[:GATE_CLIPS].tolist()
+    chosen = np.random.default_rng(0).permutation(n or len(collate.labels))[:GATE_CLIPS].tolist()
     right = 0
     with torch.inference_mode():
         for start in range(0, len(chosen), batch_size):
