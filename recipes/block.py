@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Kwargs = dict[str, Any]
 Unit = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what every library takes
 NAME, WORD, CELL = r"^[\w.-]+$", r"^[\w-]+$", r"^[a-z0-9][\w.+-]*$"
 REPOSITORY = r"^\w+([.-]\w+)*$"  # the Hub allows no "--" and no ".."
 PINNED = r"^\w+([.-]\w+)*/\w+([.-]\w+)*@[0-9a-f]{40}$"

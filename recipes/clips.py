@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from recipes.block import Block, Count, distinct
+from recipes.block import Block, Count, Seed, distinct
 from recipes.training import PretrainBlock
 
 SHARD_CLIPS = 2_000
@@ -75,7 +75,7 @@ class ClipsBlock(Block):
     # equal shares of these families in every cell of the second class; true: FAMILIES. Wants splits.by_family
     balance_families: Annotated[tuple[str, ...], BeforeValidator(_families), AfterValidator(distinct)] = ()
     normalise: Literal["peak", "rms"] = "peak"  # rms only to show what it costs: it hands the level to the model
-    seed: int = 7  # of crops, noise stretches and draws
+    seed: Seed = 7  # of crops, noise stretches and draws
 
     @field_validator("duration_ms", "snr_db", "band", "room")
     @classmethod

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from recipes.block import Block, Unit, distinct
+from recipes.block import Block, Seed, Unit, distinct
 from recipes.clips import ClipsBlock
 from recipes.hub_terms import Language, Licence
 from recipes.sources import Source
@@ -32,7 +32,7 @@ class SplitsBlock(Block):
     fractions: Fractions | None = None  # of one split; or `folds`
     folds: int | None = Field(None, ge=3, le=20)  # K parts: fold k tests on part k, develops on part k+1
     by_family: bool = False  # deal each family of a class on its own, so that every part holds all of them
-    seed: int = 42  # of the deal
+    seed: Seed = 42  # of the deal
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
-from recipes.block import Block, Count, distinct
+from recipes.block import Block, Count, Seed, distinct
 from recipes.prompts import Prompt
 
 Baseline = Literal[
@@ -70,7 +70,7 @@ class EvaluateRecipe(Block):
     prompt: Prompt | None = None  # asked instead of the study's, which base and adapters were trained with
     batch_size: Count | None = None  # clips a forward pass; null: as many as fit
     n_boot: int = Field(10_000, ge=100)  # resamples of groups behind an interval
-    seed: int = 0  # of these
+    seed: Seed = 0  # of these
     timeout_min: float = Field(240, gt=0)  # of one model's scoring
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from recipes.block import NAME, Block, distinct
+from recipes.block import NAME, Block, Seed, distinct
 from recipes.reading import apply_overrides, read_yaml
 from recipes.schema import explain
 
@@ -23,7 +23,7 @@ class LeaderboardRecipe(Block):
     detectors: Names = ()  # of the adapters' published tables: base, mel_statistics, silero ..., an ablation's cell
     tables: Names = ()  # files with predictions of others on these clips, e.g. of another model family
     n_boot: int = Field(2_000, ge=100)  # draws of groups behind every paired interval
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _several(self) -> Self:

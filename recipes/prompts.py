@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from recipes.block import Block, Count, distinct
+from recipes.block import Block, Count, Seed, distinct
 from recipes.reading import read_yaml
 
 Kind = Literal["choice", "multiple_choice", "labels", "open"]
@@ -135,7 +135,7 @@ class PromptRecipe(Block):
     budget: BudgetBlock = BudgetBlock()
     batch_size: Count | None = None
     n_boot: int = Field(2000, ge=100)
-    seed: int = 0
+    seed: Seed = 0
     timeout_min: float = Field(240, gt=0)
 
     @model_validator(mode="after")

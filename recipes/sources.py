@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from recipes.block import WORD, Block
+from recipes.block import WORD, Block, Seed
 
 
 def _as_texts(where: Any) -> Any:
@@ -41,7 +41,7 @@ class EspeakSource(SourceBlock):
     label: str = "SPEECH"
     voices: int = Field(24, ge=2, le=60)
     utterances: int = Field(4, ge=1, le=40)  # per voice
-    seed: int = 0
+    seed: Seed = 0
 
 
 class SyntheticSource(SourceBlock):
@@ -55,7 +55,7 @@ class SyntheticSource(SourceBlock):
     )  # fmt: skip
     draws: int = Field(4, ge=1, le=200)  # per generator
     duration_s: float = Field(4.0, ge=1, le=30)
-    seed: int = 0
+    seed: Seed = 0
 
 
 class RoomsSource(SourceBlock):
@@ -65,7 +65,7 @@ class RoomsSource(SourceBlock):
     role: Literal["room"] = "room"
     rt60_s: tuple[Annotated[float, Field(gt=0, le=5)], ...]
     draws: int = Field(6, ge=1, le=200)  # per RT60
-    seed: int = 0
+    seed: Seed = 0
 
 
 # --- files -------------------------------------------------------------------------------------------------------

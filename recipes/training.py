@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from recipes.block import Block, Count, Kwargs, Unit, distinct
+from recipes.block import Block, Count, Kwargs, Seed, Unit, distinct
 from recipes.library_keys import accepted_keys, refuse_unknown
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -46,7 +46,7 @@ class PretrainBlock(Block):
     learning_rate: float = Field(5e-4, gt=0)
     clips: int = Field(800, ge=2)  # cut anew from the training recordings, balanced over classes and groups
     duration_ms: float = Field(1000, ge=100, le=30_000)
-    seed: int = 1
+    seed: Seed = 1
 
 
 class GateBlock(Block):
@@ -232,7 +232,7 @@ class TrainRecipe(TrainMethod):
     name: str
     pretrain: PretrainBlock = PretrainBlock()  # read where base is tiny
     gate: GateBlock = GateBlock()
-    seeds: Annotated[tuple[int, ...], AfterValidator(distinct)] = (42,)  # the first is published; none: no adapter
+    seeds: Annotated[tuple[Seed, ...], AfterValidator(distinct)] = (42,)  # the first is published; none: no adapter
     timeout_min: float = Field(240, gt=0)  # of one training
 
     @property

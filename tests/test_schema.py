@@ -172,6 +172,8 @@ def test_a_misspelt_keyword_of_a_library_gets_a_suggestion():
         ("dataset.clips.room=[none, 0.3]", "write null for no room"),
         ("dataset.clips.per_cell=0", "greater than or equal to 1"),
         ("train.seeds=[42, 42]", "values repeat"),
+        ("train.seeds=[-1]", "train.seeds.0: Input should be greater than or equal to 0, got -1"),
+        ("dataset.splits.seed=4294967296", "less than or equal to 4294967295"),
         ("evaluate.baselines=[loudness, loudness]", "values repeat"),
         ("dataset.clips.per_cell={train: 4, valid: 2, test: 4}", "the parts are ['train', 'dev', 'test']"),
         ("dataset.clips.context={kind: noise, total_ms: 100}", "shorter than the longest clip"),

@@ -215,9 +215,9 @@ def _plain(schema: dict[str, Any], paths: dict[str, str]) -> str:
         "null": "null",
     }
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    limits = [f"{sign} {schema[key]:g}" for key, sign in signs.items() if key in schema]
+    limits = [f"{sign} {schema[key]:.10g}" for key, sign in signs.items() if key in schema]
     if {"minimum", "maximum"} <= {*schema}:
-        limits = [f"from {schema['minimum']:g} to {schema['maximum']:g}"]
+        limits = [f"from {schema['minimum']:.10g} to {schema['maximum']:.10g}"]
     if "pattern" in schema:
         return IN_WORDS[schema["pattern"]]
     return " ".join([words.get(schema.get("type", ""), "anything"), ", ".join(limits)]).strip()
