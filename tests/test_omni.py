@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ import pytest
 import soundfile
 import torch
 from peft import get_peft_model
-from safetensors.torch import load_file, save_file
 from transformers.models.qwen3_omni_moe.processing_qwen3_omni_moe import _get_feat_extract_output_lengths
 
 from tasks.audio_files import decode_flac, encode_flac
@@ -209,6 +209,19 @@ def test_company_that_transformers_lets_change_a_short_clip_changes_nothing_here
     torch.testing.assert_close(found, alone, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("padding", [True, "max_length"], ids=["its own", "silence"])
+def test_a_clip_ends_in_silence_and_not_in_its_mirror_as_what_qwen3_omni_pads_least_does(omni, processor, padding):
+    """Asked of one clip or the longest, Qwen3-Omni's processor mirrors its end and leaves an unfinished last frame out."""
+    its_own = padding is True and omni is tiny_omni.QWEN3
+    for ms, frames, mirrored in ((330, 33, its_own), (333.4, 33 if its_own else 34, False)):
+        clip = family.extract(processor, sounds((ms,)))[0]
+        theirs = features_of(processor, sounds((ms,)), padding)
+        assert (clip.frames, int(theirs["feature_attention_mask"].sum())) == (math.ceil(ms / 10), frames)
+        apart = (theirs["input_features"][0, :, :frames] - clip.features[:, :frames]).abs().amax(0)
+        assert apart[:-2].max() == 0
+        assert (apart[-2:].max() > 1e-3) == mirrored
+
+
 @pytest.mark.parametrize("omni", ["Qwen3-Omni"], indirect=True)
 @torch.inference_mode()
 def test_in_bf16_clips_of_one_token_are_heard_too(model, processor):
@@ -260,21 +273,46 @@ def test_its_own_decoder_answers_as_transformers_asked_each_alone(model, padded,
     np.testing.assert_allclose(found.p_first, (first / (first + second)).numpy(), atol=1e-5)
 
 
-def test_a_whole_omni_as_the_hub_holds_it_is_read_without_what_sees_and_speaks(omni, base, model, processor, tmp_path):
-    whole = {**omni.wrapped, "thinker_config": json.loads((base / "config.json").read_text())}
-    (tmp_path / "config.json").write_text(json.dumps(whole))
-    saved = {
-        f"thinker.{name.removeprefix('thinker.')}": its for name, its in load_file(base / "model.safetensors").items()
-    }
-    assert any(name.startswith("thinker.visual.") for name in saved), "under the names of the Hub"
-    assert any(name.startswith("thinker.model.layers.") for name in saved)
-    save_file({**saved, **omni.unread}, tmp_path / "model.safetensors", {"format": "pt"})
-    assert family_at(tmp_path, None) is omni.module
-    found = family.load(tmp_path, revision=None, quantization=None, dtype=torch.float32, device="cpu").eval()
+@pytest.fixture(scope="module")
+def whole(omni, base, tmp_path_factory):
+    return tiny_omni.save_whole(omni, base, tmp_path_factory.mktemp("as on the hub"))
+
+
+def test_a_whole_omni_as_the_hub_holds_it_is_read_without_what_sees_and_speaks(omni, model, processor, whole):
+    names = json.loads((whole / "model.safetensors.index.json").read_text())["weight_map"]
+    for part in ("thinker.visual.", "thinker.audio_tower.", "thinker.model.layers.", "thinker.lm_head.", "talker."):
+        assert any(name.startswith(part) for name in names), "under the names of the Hub"
+    assert family_at(whole, None) is omni.module
+    found = family.load(whole, revision=None, quantization=None, dtype=torch.float32, device="cpu").eval()
     assert found.model.visual is None
-    batch = batch_of(processor, sounds((25, 200)))
+    theirs, waveforms = family.load_processor(whole, None), sounds((25, 200))
+    assert type(theirs.tokenizer).__name__ == "Qwen2Tokenizer"
+    batches = [batch_of(its, waveforms) for its in (theirs, processor)]
+    for name, its in batches[0].items():
+        torch.testing.assert_close(its, batches[1][name], atol=0, rtol=0)
     with torch.inference_mode():
-        assert torch.equal(family.last_logits(found, batch), family.last_logits(model, batch))
+        answers = [family.last_logits(its, batches[0]) for its in (found, model)]
+        assert torch.equal(*answers)
+        assert found.generation_config.do_sample, "shipped, and not obeyed"
+        said, logits = family.generated_logits(found, batches[0], [5, 6, 7])
+    torch.testing.assert_close(logits, answers[0], atol=1e-5, rtol=0)
+    assert torch.equal(said, answers[0][:, 5:8].argmax(1) + 5)
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_clips_up_to_30_s_are_heard_whole_by_the_extractor_that_the_hub_holds(omni, model, processor, whole):
+    """Without a chunk_length, which Qwen3-Omni's file lacks, transformers' extractor knows of 30 s."""
+    theirs = family.load_processor(whole, None)
+    assert theirs.feature_extractor.nb_max_frames == (3000 if omni is tiny_omni.QWEN3 else 30_000)
+    waveforms = sounds((29_990, 30, 61))
+    torch.testing.assert_close(encoded(model, theirs, waveforms), encoded(model, processor, waveforms), atol=0, rtol=0)
+    assert len(encoded(model, theirs, sounds((30_000,)))) == processor_tokens(processor, 30_000)
+
+
+def processor_tokens(processor, ms) -> int:
+    """Audio tokens that transformers' own processor asks for."""
+    return int(features_of(processor, sounds((ms,)))["num_audio_tokens"][0])
 
 
 # --- trained -----------------------------------------------------------------------------------------------------
@@ -421,9 +459,9 @@ def test_prompts_are_searched_with_it(base, home, tmp_path):
 
 
 @LATER_SLOW_ONLY
-def test_a_study_over_a_folder_of_it_is_published_checked_and_asked(base, tmp_path):
+def test_a_study_over_a_folder_of_it_is_published_checked_and_asked(whole, tmp_path):
     """The whole way, by the command line; such a base lies in no repository and is called by name and content."""
-    home, clip = tmp_path / "home", tmp_path / "clip.wav"
+    home, clip, base = tmp_path / "home", tmp_path / "clip.wav", whole
     done = earshot(home, "run", "study/smoke", "--set", f"train.base={base}")
     assert done.code == 0, done.err[-3000:]
     repo = f"earshot/smoke-adapter@{(home / 'hub/models--earshot--smoke-adapter/refs/main').read_text()}"

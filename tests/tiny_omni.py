@@ -1,5 +1,6 @@
-"""Tiny Omnis of the real classes with random weights, saved as the Hub holds the real ones: for tests alone."""
+"""Tiny Omnis of the real classes with random weights, and saved as the Hub holds the real ones: for tests alone."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tasks.models import qwen2_5_omni, qwen3_omni, tiny
@@ -46,10 +48,11 @@ class Omni(NamedTuple):
     config: Callable[[Any], Any]
     wrapped: dict[str, Any]  # what a whole one says of itself around its thinker
     unread: dict[str, torch.Tensor]  # what a whole one holds beside it
+    chunk_length: dict[str, int]  # seconds that its preprocessor_config.json names, if it does
 
 
 def make_processor(omni: "Omni", padded_s: int = 40) -> Any:
-    """The real processor class, ears only, over a small vocabulary; the real ones know of 300 s."""
+    """The real processor class, ears only, over a small vocabulary, which pads to less than 300 s and more than 30."""
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tiny.make_processor().tokenizer.backend_tokenizer, eos_token="<|im_end|>",
         pad_token="<|endoftext|>", extra_special_tokens=dict(zip(EXTRA, omni.named, strict=True)), padding_side="left",
@@ -121,6 +124,7 @@ QWEN2_5 = Omni(
     "{% for message in messages %}" + SYSTEM + TURN.replace("AUDIO", "<|audio_bos|><|AUDIO|><|audio_eos|>"),
     qwen2_5_config, {"model_type": "qwen2_5_omni", "architectures": ["Qwen2_5OmniModel"]},
     {"talker.head.weight": torch.zeros(2), "token2wav.head.weight": torch.zeros(2)},
+    {"chunk_length": 300},
 )  # fmt: skip
 QWEN3 = Omni(
     qwen3_omni, QWEN3_OMNI,
@@ -129,6 +133,7 @@ QWEN3 = Omni(
     "{% for message in messages %}" + TURN.replace("AUDIO", "<|audio_start|><|audio_pad|><|audio_end|>"),
     qwen3_config, {"model_type": "qwen3_omni_moe", "architectures": ["Qwen3OmniMoeForConditionalGeneration"]},
     {"talker.head.weight": torch.zeros(2), "code2wav.head.weight": torch.zeros(2)},
+    {},
 )  # fmt: skip
 OMNIS = {omni.facts.name: omni for omni in (QWEN2_5, QWEN3)}
 
@@ -153,8 +158,68 @@ def thinker(omni: Omni) -> Any:
 
 
 def save(omni: Omni, folder: Path) -> Path:
-    """The thinker, and the processor, in a folder."""
+    """The thinker, and the processor, in a folder, as today's transformers saves them."""
     processor = make_processor(omni)
     make_model(omni, processor, seed=3).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+# --- as the Hub holds them ---------------------------------------------------------------------------------------
+
+# Of either preprocessor_config.json; Qwen3-Omni's names no chunk_length, by which alone transformers tells the longest clip.
+HEARS = {
+    "dither": 0.0, "feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 128, "hop_length": 160,
+    "image_processor_type": "Qwen2VLImageProcessor", "max_pixels": 12_845_056, "merge_size": 2, "min_pixels": 3136,
+    "n_fft": 400, "n_samples": 4_800_000, "nb_max_frames": 30_000, "padding_side": "right", "padding_value": 0.0,
+    "patch_size": 14, "return_attention_mask": True, "sampling_rate": 16_000, "temporal_patch_size": 2,
+}  # fmt: skip
+SHARDS = 3
+
+
+def save_whole(omni: Omni, saved: Path, folder: Path) -> Path:
+    """What `save` saved, as a whole Omni of the Hub: files and names of transformers 4, shards, speech, drawn answers."""
+    named = dict(zip(EXTRA, omni.named, strict=True))
+    extractor = {**HEARS, **omni.chunk_length, "processor_class": omni.facts.processor_class}
+    tokenizer = json.loads((saved / "tokenizer.json").read_text())
+    files = {
+        "config.json": {**omni.wrapped, "enable_audio_output": True, "thinker_config": written_by_4(saved)},
+        "preprocessor_config.json": extractor, "chat_template.json": {"chat_template": omni.template},
+        "generation_config.json": {"do_sample": True, "temperature": 0.7, "top_k": 20, "repetition_penalty": 1.05},
+        "tokenizer.json": tokenizer, "vocab.json": tokenizer["model"]["vocab"],
+        "added_tokens.json": {token["content"]: token["id"] for token in tokenizer["added_tokens"]},
+        "tokenizer_config.json": {
+            "tokenizer_class": "Qwen2Tokenizer", "chat_template": "{{ 'not what hears' }}", "eos_token": "<|im_end|>",
+            "pad_token": "<|endoftext|>", "bos_token": None, "unk_token": None, "model_max_length": 32_768, **named,
+            "extra_special_tokens": named, "additional_special_tokens": ["<|im_start|>", "<|im_end|>", *omni.named],
+            "added_tokens_decoder": {
+                token["id"]: {key: its for key, its in token.items() if key != "id"} for token in tokenizer["added_tokens"]
+            },
+        },
+    }  # fmt: skip
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content))
+    merges = [" ".join(pair) for pair in tokenizer["model"]["merges"]]
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]))
+    save_in_shards(omni, load_file(saved / "model.safetensors"), folder)
+    return folder
+
+
+def written_by_4(saved: Path) -> dict[str, Any]:
+    """A thinker's configuration as transformers 4 wrote it."""
+    config: dict[str, Any] = json.loads((saved / "config.json").read_text())
+    rope = config["text_config"].pop("rope_parameters")
+    config["text_config"]["rope_theta"] = rope.pop("rope_theta")
+    config["text_config"]["rope_scaling"] = {**rope, "type": rope["rope_type"]}
+    config["torch_dtype"] = config.pop("dtype")
+    return config
+
+
+def save_in_shards(omni: Omni, weights: dict[str, torch.Tensor], folder: Path) -> None:
+    """A thinker's weights under the names of a whole one, beside what speaks, in files with an index."""
+    whole = {f"thinker.{name.removeprefix('thinker.')}": its for name, its in weights.items()} | omni.unread
+    shards = {f"model-{k + 1:05}-of-{SHARDS:05}.safetensors": sorted(whole)[k::SHARDS] for k in range(SHARDS)}
+    for file, names in shards.items():
+        save_file({name: whole[name] for name in names}, folder / file, {"format": "pt"})
+    index = {"metadata": {}, "weight_map": {name: file for file, names in shards.items() for name in names}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
