@@ -139,6 +139,8 @@ RULES = open_rules(("SPEECH", "NONSPEECH"), ("A", "B"), {"NONSPEECH": ("music",)
         ("A) SPEECH", "SPEECH"), ("B) NONSPEECH (music", "NONSPEECH"), ("It is speech.", "SPEECH"),
         ("NON-SPEECH", "NONSPEECH"), ("non speech", "NONSPEECH"), ("nonspeech", "NONSPEECH"), ("Music!", "NONSPEECH"),
         ("A dog barking", None), ("There is no speech", None), ("This is not music", None), ("speech or music?", None),
+        ("The audio does not contain any speech", None), ("I don’t hear speech", None), ("no human speech", None),
+        ("This isn't speech", None), ("not noise: human speech", "SPEECH"), ("It cannot be speech", None),
         ("A) NONSPEECH", None), ("", None), ("speeches", None), ("C", None), ("no music but speech", "SPEECH"),
     ],
 )  # fmt: skip

@@ -71,7 +71,12 @@ def _logsumexp(values: NDArray[np.float64]) -> NDArray[np.float64]:
 # --- free answers ------------------------------------------------------------------------------------------------
 
 OpenRules = Mapping[str, Sequence[str]]  # class -> the words that name it, its letter among them
-NEGATIONS = r"(?:no|not|non|without|isn't|never)"
+NEGATIONS = r"(?:no|not|non|without|never|cannot|\w+n't)"
+# What may stand between a negation and the word that it negates, as in "does not contain any human speech".
+BETWEEN = (
+    r"(?:a|an|any|the|some|of|to|be|like|have|has|hear|heard|contain|contains|include|includes|sound|seem|appear|"
+    r"human|clear|audible)"
+)
 
 
 def open_rules(
@@ -87,9 +92,10 @@ def map_open_answer(text: str, rules: OpenRules) -> str | None:
 
     Capitals and spaces do not matter, "NON-SPEECH" and "non speech" are NONSPEECH. A word of one letter names its class at
     the beginning, alone or before one of `) . : ,`: "A", "A) SPEECH", but not "A dog". Of words that overlap the longest
-    counts, and one behind "no", "not", "non", "without", "isn't" or "never" counts for none.
+    counts, and a negated one counts for none: behind "no", "not", "non", "without", "never", "cannot" or a verb with "n't",
+    also where words such as "contain", "any" or "human" stand between.
     """
-    rest, named = " ".join(text.split()).casefold(), set[str]()
+    rest, named = " ".join(text.replace("’", "'").split()).casefold(), set[str]()
     letters = {word.casefold(): name for name, words in rules.items() for word in words if len(word) == 1}
     if (start := re.match(r"\W*(\w)\s*(?:[).:,]|$)", rest)) and start[1] in letters:
         named.add(letters[start[1]])
@@ -97,7 +103,7 @@ def map_open_answer(text: str, rules: OpenRules) -> str | None:
     words = {word: name for name, its in rules.items() for word in its if len(word) > 1}
     for word in sorted(words, key=len, reverse=True):
         spelt = re.sub(r"^non(?=\w)", r"non[\\s-]?", re.escape(word.casefold()))
-        found = rf"(?P<negated>\b{NEGATIONS}[\s-]+)?\b{spelt}\b"
+        found = rf"(?P<negated>\b{NEGATIONS}[\s-]+(?:{BETWEEN}\s+)*)?\b{spelt}\b"
         if any(match["negated"] is None for match in re.finditer(found, rest)):
             named.add(words[word])
         rest = re.sub(found, " ", rest)
