@@ -61,7 +61,8 @@ def build_report(
     predictions: DESIGN's table, all detectors, seeds, protocols and methods, dev and test. Folds are pooled, each clip
     once; without a `seed` so are the seeds, groups being resampled with the clips of all of them. The protocol is
     "group" wherever there is one. threshold "dev" is Youden's on each fold's dev rows. `recorded` is copied into its
-    keys as it is. factors: columns of the by-tables, by default the known that vary, and in any case those of `by`.
+    keys as it is. factors: columns of the by-tables, by default the known that vary, in up to 500 levels, and in any case
+    those of `by`.
     against: name -> another such table; its detectors are compared on the clips they share with the headline.
     goals, then, otherwise: what the study wants to know and which study follows, as its recipe has them.
     point_metrics: `report_metrics.Rule` says what it computes. say: takes lines on what is computed next.
@@ -210,8 +211,11 @@ def _check_headline(decided: Decided, detector: str, seed: int | None, threshold
 
 
 def _factors(test: pd.DataFrame, factors: Sequence[str] | None, by: Sequence[str]) -> list[str]:
-    """The columns to report by; the known ones that vary unless others are given, and those of `by`."""
-    known = [name for name in FACTORS if name in test and test[name].nunique(dropna=False) > 1]
+    """The columns to report by; the known ones that vary unless others are given, and those of `by`.
+
+    A known one of very many levels, as a user's `category` may have, is left out: a study could not do without it.
+    """
+    known = [name for name in FACTORS if name in test and 1 < test[name].nunique(dropna=False) <= MOST_LEVELS]
     shown = list(dict.fromkeys([*(known if factors is None else factors), *by]))
     for name in shown:
         if name not in test:
