@@ -1,6 +1,5 @@
 """An audit of any data set: what its splits share in names, exact audio and content, and what gives its labels away."""
 
-import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from tasks.functional.content_audit import (
 from tasks.functional.duplicates import MOST_PAIRS
 from tasks.functional.leakage import audit, clips_of, pcm_hash
 from tasks.functional.shortcuts import SHORTCUTS, describe_shortcuts, folds_of, measure_cues, measure_shortcuts
-from tasks.hub import find
+from tasks.hub import as_one_name, locate
 from tasks.pace import Paced
 from tasks.split_rows import Row, decode, open_splits, rows_of
 from tasks.store import home, write_json
@@ -50,7 +49,7 @@ def audit_dataset(name: str, *, groups: Sequence[str] = (), out: Path | None = N
     group_id. Raises FileNotFoundError where there is no such data set, ValueError where it has one split, an empty one, no
     audio, not these columns, or no clip that can be read.
     """
-    folder = Path(name).expanduser() if Path(name).expanduser().is_dir() else find(name)[0]
+    folder, _ = locate(name)
     splits = open_splits(folder)
     if len(splits) < 2:
         raise ValueError(f"{name} has one split, {next(iter(splits))}: an audit compares two or more")
@@ -72,7 +71,7 @@ def audit_dataset(name: str, *, groups: Sequence[str] = (), out: Path | None = N
     }  # fmt: skip
     leaky = found.verdict == "leaky" or record["content"]["leaks"]
     record["verdict"] = "leaky" if leaky else "clean" if groups and not heard.unreadable else "unknown"
-    place = (out or home() / "audits" / re.sub(r"[^\w.@-]+", "--", name).strip("-")) / "audit.json"
+    place = (out or home() / "audits" / as_one_name(name)) / "audit.json"
     place.parent.mkdir(parents=True, exist_ok=True)
     write_json(place, record)
     return tell(record, place)

@@ -19,6 +19,7 @@ from tasks.store import Publication, file_digests, home, make_home, read_json
 
 Place = Literal["home", "hub"]
 ALLOWED = ("*.md", "*.safetensors", "*.json", "*.yaml", "*.parquet", "*.csv", "*.png", "*.html", "*.jinja", "*.txt")
+MOST_LETTERS = 200  # of a folder's name; file systems take 255 bytes
 PRIVATELY = Wish(private=True, create_pr=False)
 _rehearsing: ContextVar[bool] = ContextVar("rehearsing", default=False)
 
@@ -142,6 +143,19 @@ def find(name: str) -> tuple[Path, str]:
         except FileNotFoundError as error:
             nowhere = f"; {error}"
     raise FileNotFoundError(f"{name} is neither a folder nor in {hub()}, which holds {_held(name)}{nowhere}")
+
+
+def locate(name: str) -> tuple[Path, str]:
+    """A folder of this machine, its sha "", or what `find` finds under the name."""
+    folder = Path(name).expanduser()
+    return (folder, "") if folder.is_dir() else find(name)
+
+
+def as_one_name(name: str) -> str:
+    """A name for one folder, of a repository or of a folder of this machine, by its whole path: `.` is many folders."""
+    folder = Path(name).expanduser()
+    whole = str(folder.resolve()) if folder.is_dir() else name
+    return re.sub(r"[^\w.@-]+", "--", whole).strip("-")[-MOST_LETTERS:]
 
 
 def _held(name: str) -> str:

@@ -1,7 +1,6 @@
 """Inspection: what a published data set holds, counted and measured, and a page to hear a fair sample of it on."""
 
 import base64
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from tasks.functional.inspection import (
     sample_balanced,
     summarise_levels,
 )
-from tasks.hub import find
+from tasks.hub import as_one_name, locate
 from tasks.store import home
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "hub_cards" / "listening.html.j2"
@@ -39,12 +38,12 @@ def inspect_dataset(name: str, *, n: int, out: Path | None, seed: int) -> list[s
     `name`: NAMESPACE/NAME[@sha] in the home's hub, or a folder with data/*.parquet. Raises FileNotFoundError where
     there is no such data set, ValueError where it has no clips, audio or labels, or audio is not 16 kHz mono.
     """
-    folder = Path(name).expanduser() if Path(name).expanduser().is_dir() else find(name)[0]
+    folder, _ = locate(name)
     table = read_index(folder)
     varying = [factor for factor in CONDITIONS if factor in table and table[factor].nunique(dropna=False) > 1]
     heard = sample_balanced(table, max(n, MEASURED // table["label"].nunique()), by=varying, seed=seed)
     heard = heard.assign(**with_measures(folder, heard))
-    page = out or home() / "listening" / re.sub(r"[^\w.@-]+", "--", name).strip("-")
+    page = out or home() / "listening" / as_one_name(name)
     shown = write_page(page, name, folder, sample_balanced(heard, n, by=varying, seed=seed))
     by_level = [factor for factor in ("snr_db",) if factor in table]
     groups = group_sizes(table).to_string().splitlines() if "group_id" in table else ["there is no column group_id"]

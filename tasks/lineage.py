@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import yaml
 
 from recipes.reading import recipe_digest
-from tasks.hub import find, newest, pull
+from tasks.hub import locate, newest, pull
 from tasks.store import read_json, sha256
 
 
@@ -27,7 +27,7 @@ def lineage(name: str) -> list[Link]:
     Raises FileNotFoundError where it is nowhere, or holds nothing that Earshot published, ValueError where what it holds
     does not name its parents as Earshot does.
     """
-    folder, sha = (Path(name), "") if Path(name).is_dir() else find(name)
+    folder, sha = locate(name)
     try:
         return links(folder, sha)
     except (LookupError, TypeError, AttributeError, yaml.YAMLError) as error:

@@ -11,7 +11,7 @@ from recipes.clips import ContextBlock
 from recipes.prompts import PromptBlock, prompt_block
 from recipes.schema import explain
 from tasks.functional.predictions import FIXED_THRESHOLD
-from tasks.hub import find, pull
+from tasks.hub import locate, pull
 from tasks.models.families import facts_by_class
 from tasks.models.frames import MAX_FRAMES, Rate
 from tasks.models.jobs import FULL_WEIGHTS, BaseAt, Question, base_at
@@ -57,9 +57,7 @@ class Published(NamedTuple):
 
 def find_adapter(name: str) -> Published:
     """What a published adapter's report and recipe say. Raises ValueError where it was not published by Earshot."""
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        folder = find(name)[0]
+    folder, _ = locate(name)
     weights = FULL_WEIGHTS if (folder / FULL_WEIGHTS).is_file() else "adapter_model.safetensors"
     for file in (weights, "report.json", "recipe.yaml"):
         if not (folder / file).is_file():

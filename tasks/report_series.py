@@ -27,7 +27,7 @@ from tasks.functional.report_files import data_uri
 from tasks.functional.report_metrics import Rule
 from tasks.functional.report_series import decided_at, series_lines, series_remarks, series_rows
 from tasks.functional.timing import Timing
-from tasks.hub import find
+from tasks.hub import locate
 from tasks.store import home, read_json, write_folder
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "hub_cards" / "comparison.html.j2"
@@ -221,7 +221,7 @@ def file_of(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_file():
         return path
-    folder = path if path.is_dir() else find(name)[0]
+    folder, _ = locate(name)
     if not (folder / "report.json").is_file():
         raise FileNotFoundError(f"{name}: there is no report.json in {folder}")
     return folder / "report.json"

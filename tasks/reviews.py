@@ -11,7 +11,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.cache import task
 from tasks.functional.drift import Drift, drift
-from tasks.hub import find
+from tasks.hub import locate
 from tasks.published_adapters import threshold_of
 from tasks.run_page import HOOKS, say, show_table
 from tasks.sources.files import audio_under
@@ -95,7 +95,7 @@ def drift_of(answers: pd.DataFrame, adapter: str) -> Drift | None:
     """New answers against those of the same adapter, which is that of fold 0, to the card's test clips; None where nothing
     was answered."""
     new = answers["p_raw"].dropna()
-    folder = Path(adapter).expanduser() if Path(adapter).expanduser().is_dir() else find(adapter)[0]
+    folder, _ = locate(adapter)
     report = read_json(folder / "report.json")
     table = pd.read_parquet(folder / "predictions.parquet")
     its: dict[str, Any] = {"split": "test", "method": "forward", "fold": 0}

@@ -17,7 +17,7 @@ from tasks.functional.report_files import Heard, clips_to_hear, report_files
 from tasks.functional.report_tables import summary_lines
 from tasks.functional.spectrograms import spectrogram_png
 from tasks.functional.timing import Timing, timings
-from tasks.hub import find
+from tasks.hub import locate
 from tasks.pace import Paced, to_stderr
 from tasks.point_metrics import point_metrics
 from tasks.store import read_json, sha256, write_folder
@@ -196,8 +196,8 @@ def hear(document: Report, name: str) -> dict[str, Heard]:
 
     Raises FileNotFoundError where there is no data set, ValueError where it has none of the clips or other audio.
     """
-    folder = Path(name).expanduser() if Path(name).expanduser().exists() else find(name)[0]
-    files = [folder] if folder.is_file() else sorted(folder.rglob("*.parquet"))
+    file = Path(name).expanduser()
+    files = [file] if file.is_file() else sorted(locate(name)[0].rglob("*.parquet"))
     if not (wanted := clips_to_hear(document)):
         return {}
     flac = {clip: content for file in files for clip, content in read_audio(file, set(wanted))}

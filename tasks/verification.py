@@ -22,7 +22,7 @@ from tasks.functional.dataset_card import counts_of
 from tasks.functional.leakage import audit, pcm_hash
 from tasks.functional.report import RECORDED, Report, build_report
 from tasks.functional.report_tables import csv_tables
-from tasks.hub import find, is_commit
+from tasks.hub import is_commit, locate
 from tasks.pace import Paced
 from tasks.repo_checks import check_adapter, check_folder, read_header
 from tasks.rescoring import rescore
@@ -46,7 +46,7 @@ def verify_repo(name: str, rescore: int = 0, base: str | None = None) -> Iterato
     asked on. Raises FileNotFoundError where there is no such repository or nothing in it was published by Earshot,
     ValueError where it may not be read or clips cannot be asked again here.
     """
-    folder, sha = (Path(name), None) if Path(name).is_dir() else find(name)
+    folder, sha = locate(name)
     found = next((verify(folder) for file, verify in KINDS.items() if (folder / file).is_file()), None)
     if found is None:
         raise FileNotFoundError(
@@ -56,10 +56,8 @@ def verify_repo(name: str, rescore: int = 0, base: str | None = None) -> Iterato
         raise ValueError("--base is what clips are asked again on: give --rescore N with it")
     if rescore and not (folder / "report.json").is_file():
         raise ValueError(f"{name} is no adapter: there is nothing to score again")
-    within, altered = (
-        folder.parent.parent if sha else folder,
-        False,
-    )  # the Hub's cache links to blobs beside the snapshots
+    within = folder.parent.parent if sha else folder  # the Hub's cache links to blobs beside the snapshots
+    altered = False
     for stage in (verify_files(folder, sha), verify_contents(folder, within), found):
         for finding in as_far_as_readable(stage):
             altered |= finding.verdict == "differs"
@@ -80,8 +78,8 @@ def as_far_as_readable(findings: Iterator[Finding]) -> Iterator[Finding]:
         )
 
 
-def verify_files(folder: Path, sha: str | None) -> Iterator[Finding]:
-    """Every file against its hash in files.json, and all of them against the sha they are published under."""
+def verify_files(folder: Path, sha: str) -> Iterator[Finding]:
+    """Every file against its hash in files.json, and all of them against the sha they are published under, "" for none."""
     listed = read_json(folder / "files.json")
     found = {name: digest for name, digest in file_digests(folder).items() if name != "files.json"}
     wrong = sorted(name for name in listed.keys() | found.keys() if listed.get(name) != found.get(name))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks import hub
-from tasks.hub import content_sha, find, publish, pull
+from tasks.hub import as_one_name, content_sha, find, locate, publish, pull
 
 
 @pytest.fixture
@@ -159,3 +159,18 @@ def test_every_name_we_take_hugging_face_takes_and_two_never_share_a_folder(name
     validate_repo_id(name)
     assert tuple(shelf.name.split("--")) == ("models", *name.split("/"))
     assert shelf.parent == hub.hub()
+
+
+def test_a_folder_is_found_by_any_spelling_and_called_by_its_whole_path(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "one" / "data").mkdir(parents=True)
+    (tmp_path / "two" / "data").mkdir(parents=True)
+    assert locate("~/one/data") == (tmp_path / "one" / "data", "")
+    names = set()
+    for folder in ("one", "two"):
+        monkeypatch.chdir(tmp_path / folder / "data")
+        names.add(as_one_name("."))
+    assert len(names) == 2, "what is written of one `.` must not replace what was written of another"
+    assert all(name.endswith(f"--{folder}--data") for name, folder in zip(sorted(names), ("one", "two"), strict=True))
+    assert as_one_name("me/x@abc") == "me--x@abc"
+    assert len(as_one_name("x" * 150 + "/" + "y" * 150)) == 200
