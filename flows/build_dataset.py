@@ -9,7 +9,7 @@ from recipes.clips import ClipsBlock
 from recipes.data import DatasetRecipe, HygieneBlock
 from recipes.schema import StudyRecipe
 from tasks.cards import publish_dataset
-from tasks.clips import plan_clips, render_clips
+from tasks.clips import plan_clips, render_clips, tell_repeats
 from tasks.hub import pinned
 from tasks.hygiene import judge_labels, measure_speech
 from tasks.recordings import deal_sides, gather_recordings, source_state
@@ -71,9 +71,9 @@ def build_dataset(recipe: StudyRecipe) -> BuiltDataset:
         splits = pull_splits(published, block, recipe.classes)
         return BuiltDataset(recordings=(), sides=None, splits=splits, publication=published)
     recordings, sides, hygiene = deal_sources(block, recipe.classes)
-    clips = render_parts(
-        recordings, sides, {part: block.clips_of(part) for part in block.splits.parts}, recipe.classes
-    )
+    blocks = {part: block.clips_of(part) for part in block.splits.parts}
+    tell_repeats(sides, blocks, recipe.classes)
+    clips = render_parts(recordings, sides, blocks, recipe.classes)
     if block.splits.protocol == "random":
         clips = shuffle_clips(clips, block.splits.seed)
     splits = make_splits(clips, block)

@@ -9,7 +9,7 @@ from flows.stages import Stage, stages_from, stages_to
 from flows.train_adapters import train_adapters
 from recipes.schema import CheckFailed, StudyRecipe, load_study
 from tasks.cache import Calls, NotCached, looking_up
-from tasks.clips import check_cells
+from tasks.clips import check_cells, repeats
 from tasks.hub import published_recipe, rehearsal
 from tasks.planning import Found, describe, find_sides
 from tasks.variables import demand_variables
@@ -32,8 +32,10 @@ def plan_study(
 def plan_lines(recipe: StudyRecipe, found: Found, until: Stage, refresh: Stage | None) -> list[str]:
     """The plan of a checked recipe, of which `found` was looked up."""
     sides = find_sides(recipe, found)
-    check_cells(sides, {part: recipe.dataset.clips_of(part) for part in recipe.dataset.splits.parts}, recipe.classes)
-    return describe(recipe, sides, found, stages_to(until), stages_from(refresh))
+    blocks = {part: recipe.dataset.clips_of(part) for part in recipe.dataset.splits.parts}
+    check_cells(sides, blocks, recipe.classes)
+    shared = repeats(sides, blocks, recipe.classes)
+    return describe(recipe, sides, found, stages_to(until), stages_from(refresh), shared)
 
 
 def look_up(recipe: StudyRecipe, until: Stage, refresh: Stage | None = None) -> Found:

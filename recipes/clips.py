@@ -60,7 +60,9 @@ class ClipsBlock(Block):
 
     `factorial` puts `per_cell` clips of each class into every combination; `margins` spreads `per_class` clips of each
     class over the combinations so that every level has equally many, for numbers that do not divide; `one_at_a_time`
-    renders the same `per_class` cuts of each class in the reference and in every level of every factor.
+    renders the same `per_class` cuts of each class in the reference and in every level of every factor. There are as many
+    as are asked for, whatever the recordings hold: where they hold fewer, the clips of a condition share audio, which the
+    plan, the log and the card say.
     """
 
     design: Literal["factorial", "margins", "one_at_a_time"] = "factorial"
@@ -82,9 +84,14 @@ class ClipsBlock(Block):
     def _distinct(cls, levels: tuple[Any, ...]) -> tuple[Any, ...]:
         return distinct(levels)
 
+    @property
+    def counts_by(self) -> Literal["per_cell", "per_class"]:
+        """The key that says how many clips there are."""
+        return "per_cell" if self.design == "factorial" else "per_class"
+
     @model_validator(mode="after")
     def _counted(self) -> Self:
-        asked, other = ("per_cell", "per_class") if self.design == "factorial" else ("per_class", "per_cell")
+        asked, other = self.counts_by, "per_class" if self.design == "factorial" else "per_cell"
         if getattr(self, asked) is None or getattr(self, other) is not None:
             raise ValueError(f"design {self.design} counts by `{asked}`: give it, and no `{other}`")
         return self
@@ -133,7 +140,7 @@ class ClipsBlock(Block):
     @property
     def per_part(self) -> int | Mapping[str, int]:
         """Clips per cell or per class, for every part alike or by part."""
-        given = self.per_cell if self.design == "factorial" else self.per_class
+        given: int | Mapping[str, int] | None = getattr(self, self.counts_by)
         assert given is not None, "_counted saw to it"
         return given
 

@@ -103,9 +103,8 @@ class DatasetRecipe(Block):
     @model_validator(mode="after")
     def _parts_are_known(self) -> Self:
         if isinstance(self.clips.per_part, Mapping) and set(self.clips.per_part) != set(self.splits.parts):
-            key = "per_cell" if self.clips.design == "factorial" else "per_class"
             raise ValueError(
-                f"clips.{key} names {sorted(self.clips.per_part)}, the parts are {list(self.splits.parts)}"
+                f"clips.{self.clips.counts_by} names {sorted(self.clips.per_part)}, the parts are {list(self.splits.parts)}"
             )
         return self
 
@@ -117,5 +116,6 @@ class DatasetRecipe(Block):
     def clips_of(self, part: str) -> ClipsBlock:
         """The clips block of one part: what another part holds does not matter to it."""
         given = self.clips.per_part
-        key = "per_cell" if self.clips.design == "factorial" else "per_class"
-        return self.clips.model_copy(update={key: given[part] if isinstance(given, Mapping) else given})
+        return self.clips.model_copy(
+            update={self.clips.counts_by: given[part] if isinstance(given, Mapping) else given}
+        )

@@ -18,7 +18,8 @@ from tasks.functional.conditions import Condition, Levels, even_margins, factori
 from tasks.functional.design import cross_durations_and_snrs, design, refusal, unfilled
 from tasks.functional.leakage import hash_of_pcm
 from tasks.functional.mixing import render_clip
-from tasks.run_page import show_table
+from tasks.functional.overlap import crowded
+from tasks.run_page import say, show_table
 from tasks.store import Clips, Plan, Recordings, Sides, draft
 
 ROWS_A_GROUP = 256
@@ -63,6 +64,35 @@ def check_cells(sides: pd.DataFrame, blocks: Mapping[str, ClipsBlock], classes: 
     }
     if missing:
         raise ValueError(refusal(missing, any(block.balance_families for block in blocks.values())))
+
+
+def repeats(sides: pd.DataFrame, blocks: Mapping[str, ClipsBlock], classes: tuple[str, str]) -> list[str]:
+    """A line for each part of which more clips are asked than its recordings hold; `sides` are what each part was dealt.
+
+    Where the length of a recording is not known yet its class is not judged.
+    """
+    lines = []
+    for part, block in blocks.items():
+        asked = {name: its for name, its in asked_of(block, classes).items() if name != "noise_ms"}
+        if found := crowded(sides[sides["part"] == part], **asked):
+            names = dict.fromkeys(its.name for its in found)
+            least = [min((its for its in found if its.name == name), key=lambda its: its.held) for name in names]
+            held = ", ".join(
+                f"{its.name} {its.held:,} at {its.duration_ms:g} ms (in {its.recordings:,} recordings)"
+                for its in least
+            )
+            lines.append(
+                f"clips.{block.counts_by} {block.per_part:,} asks for up to {max(its.asked for its in found):,} clips a "
+                f"condition in {part}, and its recordings hold fewer that do not overlap: {held}. Clips of one condition "
+                f"will share audio, which adds clips and hardly evidence: lower {block.counts_by}, or add recordings"
+            )
+    return lines
+
+
+def tell_repeats(sides: Sides, blocks: Mapping[str, ClipsBlock], classes: tuple[str, str]) -> None:
+    """Say where more clips are asked for than the recordings hold."""
+    for line in repeats(pd.read_parquet(sides.path / "sides.parquet"), blocks, classes):
+        say(line)
 
 
 def asked_of(block: ClipsBlock, classes: tuple[str, str]) -> dict[str, Any]:

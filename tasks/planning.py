@@ -150,12 +150,18 @@ def find_sides(recipe: StudyRecipe, found: Found) -> pd.DataFrame:
 
 
 def describe(
-    recipe: StudyRecipe, table: pd.DataFrame, found: Found, stages: Sequence[str], refreshed: Sequence[str] = ()
+    recipe: StudyRecipe,
+    table: pd.DataFrame,
+    found: Found,
+    stages: Sequence[str],
+    refreshed: Sequence[str] = (),
+    repeats: Sequence[str] = (),
 ) -> list[str]:
-    """The whole plan of these stages, line by line; of `refreshed` ones no result counts. `table`: `find_sides`."""
+    """The whole plan of these stages, line by line; of `refreshed` ones no result counts. `table`: `find_sides`;
+    `repeats`: lines on parts whose recordings hold fewer clips than are asked for."""
     steps = [step for step in steps_of(recipe) if step.stage in stages]
     blocks = (
-        describe_data(recipe, table), [*describe_recordings(recipe, table), *describe_hygiene(recipe, found)],
+        [*describe_data(recipe, table), *repeats], [*describe_recordings(recipe, table), *describe_hygiene(recipe, found)],
         describe_evidence(recipe, table), describe_steps(found, steps, refreshed), describe_disk(recipe, table),
         describe_gpu(recipe),
     )  # fmt: skip

@@ -526,6 +526,16 @@ def test_data_card_of_even_margins_shows_its_cells() -> None:
     )
 
 
+def test_data_card_says_which_clips_share_audio_within_their_condition() -> None:
+    counted = [
+        {"part": "train", "label": "SPEECH", "clips": 20, "shared": 0},
+        {"part": "test", "label": "SPEECH", "clips": 20, "shared": 12},
+    ]
+    assert "with another clip of their condition: 12 of 20 (SPEECH, test). They" in data_card(shared=counted)
+    assert "No two clips of one condition share audio." in data_card(shared=counted[:1])
+    assert "share audio" not in data_card(), "of a set in which it was never counted nothing is said"
+
+
 def test_data_card_of_a_random_split_claims_no_separation() -> None:
     assert "no voice, noise file or room stands on two parts" in data_card()
     leaky = data_card(splits_recipe={"protocol": "random"}, audit=LEAKAGE | {"verdict": "leaky", "protocol": "random"})

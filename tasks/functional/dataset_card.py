@@ -10,10 +10,14 @@ from tasks.functional.card_heads import as_yaml, dataset_head, is_of_speech
 from tasks.functional.card_tables import Json, Table
 from tasks.functional.content_audit import describe_comparison
 from tasks.functional.design import cross_durations_and_snrs
+from tasks.functional.overlap import sharing
 from tasks.functional.shortcuts import state_shortcuts
 
 LICENCES = {"content": "licence", "noise": "noise_licence", "rooms": "room_licence"}  # what is heard -> its column
-COUNTED = ("part", "label", "clip_id", "group_id", "supergroup_id", *CONDITIONS, *LICENCES.values())
+COUNTED = (
+    "part", "label", "clip_id", "group_id", "supergroup_id", "base_clip_id", "recording_id", "varied", *CONDITIONS,
+    *LICENCES.values(),
+)  # fmt: skip
 CONTEXTS = {
     "noise": "{:g} ms of noise, the noise that was mixed into it (of silence where none was)",
     "silence": "{:g} ms of silence",
@@ -32,7 +36,8 @@ def dataset_card(data: Json) -> dict[str, Any]:
         "shortcuts": state_shortcuts(data["audit"].get("shortcuts"), data["audit"]),
         "balance": list(_balance(data["balance"])), "factors": _factors(data), "factor_notes": list(_factor_notes(data)),
         "design": list(_design(data, asked)), "cells": [Table(its["columns"], its["data"]) for its in data["cells"]],
-        "families": list(_families(data, asked)), "context": _context(asked["context"]),
+        "families": list(_families(data, asked)), "shared": list(_shared(data.get("shared"))),
+        "context": _context(asked["context"]),
         "hygiene": _hygiene(data["hygiene"]), "hygiene_counts": list(_hygiene_counts(data["hygiene"])),
         "dealt": RANDOM if random else APART, "normalise": asked["normalise"],
         "languages": ", ".join(data["languages"]) or ("not named by the recipe" if is_of_speech(data["classes"]) else ""),
@@ -50,8 +55,8 @@ def licences_of(clips: pd.DataFrame) -> dict[str, dict[str, int]]:
 
 
 def counts_of(clips: pd.DataFrame, classes: Sequence[str], design: str) -> dict[str, Any]:
-    """What a card counts of all clips of a data set: by part and class, by licence, by factor, and in the cells of even
-    margins."""
+    """What a card counts of all clips of a data set: by part and class, by licence, by factor, those that share audio within
+    their condition, and in the cells of even margins."""
     keys = ["part", "label"]
     counted = clips.groupby(keys, sort=False).agg(
         clips=("clip_id", "size"), groups=("group_id", "nunique"), supergroups=("supergroup_id", "nunique")
@@ -60,6 +65,7 @@ def counts_of(clips: pd.DataFrame, classes: Sequence[str], design: str) -> dict[
         "clips": len(clips),
         "licences": licences_of(clips),
         "counts": counted.reset_index().to_dict("records"),
+        "shared": sharing(clips, same_cuts=design == "one_at_a_time").to_dict("records"),
         "factors": {name: _levels(clips[name]) for name in CONDITIONS},
         "cells": [
             cross_durations_and_snrs(its[its["label"] == classes[0]])
@@ -169,6 +175,20 @@ def _design(data: Json, asked: Json) -> Iterator[str]:
             f"{reference['duration_ms']:g} ms, `snr_db` {_level(reference['snr_db'])}, `band` {reference['band']}, `room` "
             f"{reference['room'] or 'anechoic'}. A shorter clip is the middle of the longest one."
         )
+
+
+def _shared(shared: Sequence[Json] | None) -> Iterator[str]:
+    if shared is None:  # of a set that was published before this was counted
+        return
+    told = ", ".join(
+        f"{row['shared']} of {row['clips']} ({row['label']}, {row['part']})" for row in shared if row["shared"]
+    )
+    yield (
+        f"Clips that share audio, at least in part, with another clip of their condition: {told}. They were cut from the "
+        "same stretch of a recording, and are less evidence than their number says."
+        if told
+        else "No two clips of one condition share audio."
+    )
 
 
 def _counted(number: Any, data: Json) -> str:
