@@ -48,8 +48,8 @@ class Server:
 
     @property
     def address(self) -> str:
-        """Host and port: the rest of an address may hold a password."""
-        return urlsplit(self.url).netloc.rpartition("@")[2]
+        """Host and port."""
+        return address_of(self.url)
 
     def wait(self) -> None:
         """Until it answers, said at once of a server that is not ours. Raises ValueError where it ends or does not answer,
@@ -182,6 +182,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def address_of(url: str) -> str:
+    """Host and port of an address: the rest of it may hold a password."""
+    return urlsplit(url).netloc.rpartition("@")[2]
+
+
 def absence(error: Exception) -> str | None:
     """What to say of an error by which Prefect's client gives up on a server that is away; None of any other error."""
     import httpx
@@ -190,8 +195,8 @@ def absence(error: Exception) -> str | None:
     with contextlib.suppress(RuntimeError):  # it has no request
         if url and isinstance(error, httpx.TransportError) and str(error.request.url).startswith(url):
             return (
-                f"the Prefect server at {url} is away ({error}): start it again on the same database and port, and run "
-                "the same command again; it goes on from what was finished"
+                f"the Prefect server at {address_of(url)} is away ({error}): start it again on the same database and port, "
+                "and run the same command again; it goes on from what was finished"
             )
     return None
 

@@ -12,10 +12,11 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from uuid import UUID
 
+import httpx
 import pytest
 import yaml
 
-from flows.server import SCHEMA, at_newest_revision, free_port, renew_patience, server, server_settings
+from flows.server import SCHEMA, absence, at_newest_revision, free_port, renew_patience, server, server_settings
 from tests.commands import ROOT
 
 
@@ -36,6 +37,15 @@ def test_a_server_of_others_that_does_not_answer_is_named_at_once_and_without_it
     assert said[0] == f"waiting for the Prefect server at {absent.address} (PREFECT_API_URL)\n"
     assert "secret" not in said[0]
     assert set(said[1:]) <= {""}, "once"
+
+
+def test_a_server_that_went_away_is_named_without_its_password(monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "http://me:secret@prefect.example:4200/api")
+    request = httpx.Request("GET", "http://me:secret@prefect.example:4200/api/flow_runs")
+    said = absence(httpx.ConnectError("refused", request=request))
+    assert said is not None
+    assert "prefect.example:4200 is away" in said
+    assert "secret" not in said
 
 
 def test_an_empty_database_is_made_where_there_is_none_and_needs_no_migration(tmp_path):
