@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from recipes.clips import SAMPLE_RATE_HZ
 from recipes.data import DatasetRecipe
 from recipes.schema import CheckFailed
-from tasks.audio_files import decode_flac
+from tasks.audio_files import decode_flac, samples_of
 from tasks.cache import cached, task
 from tasks.functional.content_audit import (
     audit_content,
@@ -262,20 +262,19 @@ def check_part(path: Path, part: str, classes: tuple[str, str]) -> None:
                 raise CheckFailed(
                     f"clip {row['clip_id']!r} of {path.name} is {row['label']!r} of part {row['part']!r}"
                 )
-            flac = (row["audio"] or {}).get("bytes") or b""
-            if claimed_samples(flac) > LONGEST_SAMPLES:
-                raise CheckFailed(
-                    f"clip {row['clip_id']!r} claims {claimed_samples(flac):,} samples, more than any clip has"
-                )
-            if pcm_hash(decode_flac(flac)) != row["pcm_hash"]:
-                raise CheckFailed(f"clip {row['clip_id']!r} does not have the audio that its row was hashed over")
+            if fault := audio_fault((row["audio"] or {}).get("bytes") or b"", row["pcm_hash"]):
+                raise CheckFailed(f"clip {row['clip_id']!r} of {path.name} {fault}")
 
 
-def claimed_samples(flac: bytes) -> int:
-    """The number of samples that a FLAC's first block claims, before anything is allocated for them; 0 means unknown and
-    counts as too many."""
-    known = int.from_bytes(flac[21:26], "big") & (2**36 - 1) if flac[:4] == b"fLaC" and len(flac) >= 26 else 0
-    return known or 2**36
+def audio_fault(flac: bytes, hashed: str) -> str:
+    """Why a clip's audio is not taken, as the rest of a sentence; "" where it is what was hashed."""
+    try:
+        if (claimed := samples_of(flac)) > LONGEST_SAMPLES:  # before room is made for them
+            return f"claims {claimed:,} samples, more than any clip has"
+        same = pcm_hash(decode_flac(flac)) == hashed
+    except ValueError as error:
+        return f"cannot be read: {error}"
+    return "" if same else "does not have the audio that its row was hashed over"
 
 
 @task(task_run_name="the published parts are as dealt here")

@@ -222,10 +222,10 @@ def long_flac() -> bytes:
 
 AUDIO = {
     "a forged number of samples": (claiming(2**36 - 1), "claims 68,719,476,735"),
-    "an unknown number of samples": (claiming(0), "claims 68,719,476,736"),
+    "an unknown number of samples": (claiming(0), "no FLAC of a known length"),
     "half a minute and more": (lambda a: {**a, "bytes": long_flac()}, "claims 512,000 samples"),
-    "no bytes but a path of this machine": (lambda a: {"bytes": None, "path": "/etc/passwd"}, "claims"),
-    "no FLAC": (lambda a: {**a, "bytes": b"RIFF" * 20}, "claims"),
+    "no bytes but a path of this machine": (lambda a: {"bytes": None, "path": "/etc/passwd"}, "0 bytes that are no FLAC"),
+    "no FLAC": (lambda a: {**a, "bytes": b"RIFF" * 20}, "80 bytes that are no FLAC"),
 }  # fmt: skip
 
 
