@@ -28,7 +28,7 @@ from tasks.functional.report_metrics import Rule
 from tasks.functional.report_series import decided_at, series_lines, series_remarks, series_rows
 from tasks.functional.timing import Timing
 from tasks.hub import locate
-from tasks.store import home, read_json, write_folder
+from tasks.store import home, need_place, read_json, write_folder
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "hub_cards" / "comparison.html.j2"
 PAGE, TABLE = "comparison.html", "tables/reports.csv"
@@ -42,7 +42,7 @@ def compare_reports(names: Sequence[str], out: Path) -> list[str]:
     Raises ValueError for fewer than two, one given twice, a file that is no report, and where `out` holds anything but
     an earlier comparison; FileNotFoundError where there is none.
     """
-    need_place(out)
+    need_place(out, "comparison", OURS, is_comparison)
     if len(names) < 2:
         raise ValueError(f"{len(names)} report given: name at least two to compare")
     files = {name: file_of(name) for name in names}
@@ -94,7 +94,7 @@ def make_leaderboard(recipe: LeaderboardRecipe, out: Path | None = None) -> list
     Raises FileNotFoundError where something named was not published, ValueError where the test clips are not the same.
     """
     out = out or home() / "comparisons" / recipe.name
-    need_place(out)
+    need_place(out, "comparison", OURS, is_comparison)
     entries = entries_of(recipe)
     reports = ranked({name: entry.report for name, entry in entries.items()})
     rule = Rule(next(iter(reports.values())).classes, recipe.n_boot, recipe.seed)
@@ -266,12 +266,6 @@ def read_timing(file: Path) -> dict[str, Timing]:
         raise ValueError(f"{file} is no timing of ours: {error}") from error
 
 
-def need_place(out: Path) -> None:
-    """Raise ValueError unless `out` is new, an empty folder, or a comparison and nothing else."""
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise ValueError(f"--out {out} is a file: give a folder")
-    there = {path.name for path in out.iterdir()}
-    if there - OURS or (there and PAGE not in there):
-        raise ValueError(f"--out {out} is not empty and holds no comparison of ours: give a new or empty folder")
+def is_comparison(folder: Path) -> bool:
+    """Whether a folder holds the page of a comparison."""
+    return (folder / PAGE).is_file()

@@ -8,7 +8,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -251,6 +251,20 @@ def make_home() -> Path:
             f"the home {folder} cannot be written ({error.strerror}); set EARSHOT_HOME to a folder that can"
         ) from error
     return folder
+
+
+def need_place(out: Path, what: str, ours: Collection[str], is_ours: Callable[[Path], bool]) -> None:
+    """Raise ValueError unless the folder `out` of a command is new, empty, or holds an earlier `what`, by `is_ours`, and
+    nothing beside the names `ours`: that is replaced, and nothing of a user's ever is."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise ValueError(f"--out {out} is a file: give a folder")
+    there = {path.name for path in out.iterdir()}
+    if foreign := sorted(there - set(ours)):
+        raise ValueError(f"--out {out} holds {foreign[0]!r}, which is no part of a {what}: give a new or empty folder")
+    if there and not is_ours(out):
+        raise ValueError(f"--out {out} is not empty and holds no {what} of ours: give a new or empty folder")
 
 
 def write_folder(files: Mapping[str, bytes], out: Path) -> None:

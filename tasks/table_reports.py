@@ -20,7 +20,7 @@ from tasks.functional.timing import Timing, timings
 from tasks.hub import locate
 from tasks.pace import Paced, to_stderr
 from tasks.point_metrics import point_metrics
-from tasks.store import read_json, sha256, write_folder
+from tasks.store import need_place, read_json, sha256, write_folder
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "hub_cards" / "report.html.j2"
 OURS = {"report.json", "report.schema.json", "report.html", "timing.json", "figures", "tables"}
@@ -51,7 +51,7 @@ def report_on_tables(asked: Asked, out: Path) -> list[str]:
     written nothing is there. Raises ValueError where `out` holds anything else, a table cannot be read or trusted
     (`build_report`), or the data set has none of the clips; FileNotFoundError where a file is missing.
     """
-    need_place(out)
+    need_place(out, "report", OURS, is_report)
     tables = read_tables(asked)
     times = times_of(asked, tables)
     document = document_of(asked, tables)
@@ -240,23 +240,10 @@ def picture(clip: str, flac: bytes) -> bytes:
 # --- the folder out ----------------------------------------------------------------------------------------------
 
 
-def need_place(out: Path) -> None:
-    """Raise ValueError unless `out` is new, an empty folder, or a report and nothing else."""
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise ValueError(f"--out {out} is a file: give a folder")
-    there = {path.name for path in out.iterdir()}
-    if foreign := sorted(there - OURS):
-        raise ValueError(f"--out {out} holds {foreign[0]!r}, which is no part of a report: give a new or empty folder")
-    if there and not is_report(out / "report.json"):
-        raise ValueError(f"--out {out} is not empty and holds no report of ours: give a new or empty folder")
-
-
-def is_report(path: Path) -> bool:
-    """Whether a file is a report's document."""
+def is_report(folder: Path) -> bool:
+    """Whether a folder holds a report's document."""
     try:
-        content = read_json(path)
+        content = read_json(folder / "report.json")
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and {"schema", "detector", "metrics"} <= content.keys()

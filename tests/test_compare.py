@@ -78,9 +78,9 @@ def test_an_earlier_comparison_is_replaced_and_anything_else_left_alone(run, stu
     assert pd.read_csv(tmp_path / "out" / "tables" / "reports.csv")["report"].tolist() == ["b", "a"]
     (tmp_path / "out" / "notes.txt").write_text("mine")
     code, _, err = run("b", "a")
-    assert (code, "holds no comparison of ours" in err) == (2, True)
+    assert (code, "holds 'notes.txt', which is no part of a comparison" in err) == (2, True)
     code, _, err = run("b", "a", out="a")
-    assert (code, "holds no comparison of ours" in err) == (2, True), "a report is not overwritten"
+    assert (code, "which is no part of a comparison" in err) == (2, True), "a report is not overwritten"
     assert (tmp_path / "a" / "report.json").exists()
 
 
