@@ -20,3 +20,11 @@ On = Annotated[
         "--runner", help="Where tasks run: threads here, processes here, or a Dask cluster (never in a recipe)."
     ),
 ]
+
+
+def two_classes(given: str) -> tuple[str, str]:
+    """The names in NAME,NAME. Raises ValueError unless they are two that differ in more than capitals."""
+    names = [name.strip() for name in given.split(",")]
+    if len(names) != 2 or not all(names) or names[0].lower() == names[1].lower():
+        raise ValueError(f"--classes {given}: give two different names, e.g. SPEECH,NONSPEECH")
+    return names[0], names[1]

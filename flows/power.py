@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from flows.arguments import two_classes
+
 power_command = typer.Typer()
 
 
@@ -52,10 +54,7 @@ def power(
     if given:
         raise ValueError(f"{given[0]} has no meaning {'without' if predictions is None else 'beside'} --predictions")
     if predictions is not None:
-        names = tuple(name.strip() for name in classes.split(","))
-        if len(set(names)) != 2 or not all(names):
-            raise ValueError(f"--classes {classes}: give two different names, e.g. SPEECH,NONSPEECH")
-        lines = describe_predictions(predictions, against, detector, seed, (names[0], names[1]), difference)
+        lines = describe_predictions(predictions, against, detector, seed, two_classes(classes), difference)
     elif discordance is None:
         raise ValueError("give --discordance, e.g. 0.1, or --predictions and --against to measure it on")
     else:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from flows.arguments import two_classes
+
 report_command = typer.Typer()
 
 
@@ -55,11 +57,8 @@ def report(
     """
     from tasks.table_reports import Asked, report_on_tables
 
-    names = tuple(name.strip() for name in classes.split(","))
-    if len(names) != 2 or not all(names) or names[0].lower() == names[1].lower():
-        raise ValueError(f"--classes {classes}: give two different names, e.g. SPEECH,NONSPEECH")
     asked = Asked(
         predictions=predictions, against=against or [], dev=dev, audio=audio, detector=detector, by=by or [],
-        classes=(names[0], names[1]), n_boot=n_boot, seed=seed,
+        classes=two_classes(classes), n_boot=n_boot, seed=seed,
     )  # fmt: skip
     print("\n".join(report_on_tables(asked, out)))

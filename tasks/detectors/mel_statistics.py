@@ -10,8 +10,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from tasks.detectors import Detector, Labelled, Scores, Waveforms
+from tasks.functional.audio import SAMPLE_RATE_HZ
 
-SAMPLE_RATE_HZ = 16_000
 WINDOW, HOP, BINS = 400, 160, 64  # 25 ms, 10 ms
 HANN = np.hanning(WINDOW + 1)[:-1].astype(np.float32)  # single precision throughout: twenty times as fast
 

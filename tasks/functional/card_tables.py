@@ -67,3 +67,14 @@ def footnote(ci95: Any, reason: str | None) -> str:
 def recalls(report: Json) -> list[str]:
     """The names of both recalls."""
     return [f"recall_{name.lower()}" for name in report["classes"]]
+
+
+def table_of_checks(checks: Iterable[Json]) -> Table:
+    """What a leakage audit found shared between parts, a row a check."""
+
+    def shared(check: Json) -> str:
+        if check["shared"] is None:
+            return "no such column"
+        return f"{check['shared']}: {check['pairs']}" if check["pairs"] else str(check["shared"])
+
+    return Table(["check", "shared between parts"], [[one["check"], shared(one)] for one in checks])

@@ -71,7 +71,7 @@ def compare(rows: Mapping[str, pd.DataFrame], factors: Sequence[str], rule: Rule
     (headline, mine), *others = rows.items()
     pairs = {name: pair(mine, theirs, (headline, name)) for name, theirs in others}
     found = {name: _comparison(each, factors, rule) for name, each in pairs.items()}
-    adjusted = _holm([each.p_exact for each in found.values()])
+    adjusted = holm([each.p_exact for each in found.values()])
     return {
         name: each.model_copy(update={"p_holm": p}) for (name, each), p in zip(found.items(), adjusted, strict=True)
     }
@@ -154,7 +154,7 @@ def _by_level(pairs: Pairs, factor: str, rule: Rule) -> dict[str, LevelDifferenc
     made = varied(pairs.a, factor)
     levels = {str(level): rows.index for level, rows in made.groupby(level_names(made[factor], factor))}
     found = [_at_level(pairs._replace(a=pairs.a.loc[at], b=pairs.b.loc[at]), rule) for at in levels.values()]
-    adjusted = _holm([one.p_exact for one in found])
+    adjusted = holm([one.p_exact for one in found])
     return ascending({
         level: one.model_copy(update={"p_holm": p, "verdict": one.verdict if p is not None and p <= ALPHA else
                                       "not distinguishable"})
@@ -172,8 +172,8 @@ def _at_level(pairs: Pairs, rule: Rule) -> LevelDifference:
     )  # fmt: skip
 
 
-def _holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm over those there are."""
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Adjusted after Holm over the p-values there are; None where a pair has none."""
     there = [p for p in p_values if p is not None]
     adjusted = iter(adjust_pvalues(there).tolist() if there else [])
     return [None if p is None else next(adjusted) for p in p_values]

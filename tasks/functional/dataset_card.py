@@ -7,7 +7,7 @@ import pandas as pd
 
 from tasks.functional.card_evidence import CONDITIONS
 from tasks.functional.card_heads import as_yaml, dataset_head, is_of_speech
-from tasks.functional.card_tables import Json, Table
+from tasks.functional.card_tables import Json, Table, table_of_checks
 from tasks.functional.content_audit import describe_comparison
 from tasks.functional.design import cross_durations_and_snrs
 from tasks.functional.overlap import sharing
@@ -32,7 +32,7 @@ def dataset_card(data: Json) -> dict[str, Any]:
         "fingerprint": data["fingerprint"], "first_part": data["parts"][0]["name"],
         "opening": list(_opening(data)), "counts": _counts(data), "folds": list(_folds(data)),
         "verdict": data["audit"]["verdict"], "protocol": data["audit"]["protocol"],
-        "compared": describe_comparison(data["audit"]), "checks": _checks(data["audit"]),
+        "compared": describe_comparison(data["audit"]), "checks": table_of_checks(data["audit"]["checks"]),
         "shortcuts": state_shortcuts(data["audit"].get("shortcuts"), data["audit"]),
         "balance": list(_balance(data["balance"])), "factors": _factors(data), "factor_notes": list(_factor_notes(data)),
         "design": list(_design(data, asked)), "cells": [Table(its["columns"], its["data"]) for its in data["cells"]],
@@ -111,15 +111,6 @@ def _folds(data: Json) -> Iterator[str]:
             f"There are {data['folds']} parts for {data['folds']} folds: fold k tests on part k, develops on part k+1 and "
             "trains on the others."
         )
-
-
-def _checks(audit: Json) -> Table:
-    def shared(check: Json) -> str:
-        if check["shared"] is None:
-            return "no such column"
-        return f"{check['shared']}: {check['pairs']}" if check["pairs"] else str(check["shared"])
-
-    return Table(["check", "shared between parts"], [[one["check"], shared(one)] for one in audit["checks"]])
 
 
 def _balance(balance: Json) -> Iterator[str]:

@@ -6,13 +6,12 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from tasks.functional.comparisons import compare
+from tasks.functional.comparisons import ALPHA, compare, holm
 from tasks.functional.levels import stated_p
 from tasks.functional.report_document import Report
 from tasks.functional.report_metrics import Rule
 from tasks.functional.report_schema import Comparison
 from tasks.functional.report_series import NOT_AUDITED, threshold_remarks
-from tasks.functional.significance import adjust_pvalues
 from tasks.functional.verdict import unheard
 
 
@@ -41,18 +40,16 @@ def paired(rows: Mapping[str, pd.DataFrame], rule: Rule) -> list[Pair]:
     """
     names = list(itertools.combinations(rows, 2))
     found = [compare({a: rows[a], b: rows[b]}, [], rule)[b] for a, b in names]
-    tested = [one.p_exact for one in found if one.p_exact is not None]
-    adjusted = iter(adjust_pvalues(tested).tolist() if tested else [])
+    adjusted = holm([one.p_exact for one in found])
     return [
-        Pair(*pair, one.model_copy(update={"p_holm": None if one.p_exact is None else next(adjusted)}))
-        for pair, one in zip(names, found, strict=True)
+        Pair(*pair, one.model_copy(update={"p_holm": p})) for pair, one, p in zip(names, found, adjusted, strict=True)
     ]
 
 
 def told_apart(pair: Pair) -> bool:
     """Whether a pair differs by its interval and, after Holm over all pairs, by its test; without a test it does not."""
     p = pair.found.p_holm
-    return pair.found.verdict != "not distinguishable" and p is not None and p <= 0.05
+    return pair.found.verdict != "not distinguishable" and p is not None and p <= ALPHA
 
 
 def pair_rows(pairs: Sequence[Pair]) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from tasks.functional.card_evidence import DRAWN, FACTORS, evidence_of
 from tasks.functional.card_heads import as_yaml, base_of, groups_of, model_head
-from tasks.functional.card_tables import Json, Part, Table, footnote, number, recalls, signed, stated
+from tasks.functional.card_tables import Json, Part, Table, footnote, number, recalls, signed, stated, table_of_checks
 from tasks.functional.content_audit import describe_comparison
 from tasks.functional.levels import fit_doubts, stated_end, stated_level, stated_p
 from tasks.functional.shortcuts import state_shortcuts
@@ -117,13 +117,7 @@ def _comparisons(report: Json) -> Iterator[Table]:
 
 def _checks(leakage: Json) -> Iterator[Table]:
     if checks := leakage.get("checks"):
-        yield Table(["check", "shared between parts"], [[one["check"], _shared(one)] for one in checks])
-
-
-def _shared(check: Json) -> str:
-    if check["shared"] is None:
-        return "no such column"
-    return f"{check['shared']}: {check['pairs']}" if check["pairs"] else str(check["shared"])
+        yield table_of_checks(checks)
 
 
 def _inflation(report: Json) -> Iterator[Part]:

@@ -1,15 +1,13 @@
 """A search for a prompt as files: the document and its schema, a page that opens offline, figures, tables, recipes."""
 
-import json
 from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 
 from tasks.functional.cards import fill
 from tasks.functional.plot_prompts import prompt_figures
 from tasks.functional.prompt_report_schema import PromptReport
-from tasks.functional.report_files import data_uri
+from tasks.functional.report_files import as_json, data_uri
 
 
 def prompt_files(report: PromptReport, template: str, chosen: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -17,8 +15,8 @@ def prompt_files(report: PromptReport, template: str, chosen: Mapping[str, bytes
     drawn, content = prompt_figures(report), report.model_dump(mode="json", by_alias=True)
     context = {"report": content, "figures": {name: data_uri("image/png", picture) for name, picture in drawn.items()}}
     return {
-        "prompts.json": _json(content),
-        "prompts.schema.json": _json(PromptReport.model_json_schema(by_alias=True)),
+        "prompts.json": as_json(content),
+        "prompts.schema.json": as_json(PromptReport.model_json_schema(by_alias=True)),
         "prompts.html": fill(template, context, html=True).encode(),
         **{f"figures/{name}.png": picture for name, picture in drawn.items()},
         **{f"tables/{name}.csv": table.to_csv(index=False).encode() for name, table in tables(report).items()},
@@ -39,7 +37,3 @@ def tables(report: PromptReport) -> dict[str, pd.DataFrame]:
         for name, its in models for row in its.styles
     ]  # fmt: skip
     return {"prompts": pd.DataFrame(prompts), "dropped": pd.DataFrame(dropped), "styles": pd.DataFrame(styles)}
-
-
-def _json(content: Any) -> bytes:
-    return (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()

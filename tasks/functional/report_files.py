@@ -48,10 +48,10 @@ def report_files(
     """
     drawn = figures(report, timing)
     html = page(report, template, drawn, heard or {})
-    measured = {"timing.json": _json({name: one._asdict() for name, one in timing.items()})} if timing else {}
+    measured = {"timing.json": as_json({name: one._asdict() for name, one in timing.items()})} if timing else {}
     return {
         **measured,
-        "report.json": _json(report.model_dump(mode="json")),
+        "report.json": as_json(report.model_dump(mode="json")),
         "report.schema.json": _schema(),
         "report.html": html.encode(),
         **{f"figures/{name}.png": png for name, png in drawn.items()},
@@ -62,10 +62,11 @@ def report_files(
 @functools.cache
 def _schema() -> bytes:
     """What report.json may hold, the same for every report."""
-    return _json(Report.model_json_schema())
+    return as_json(Report.model_json_schema())
 
 
-def _json(content: Any) -> bytes:
+def as_json(content: Any) -> bytes:
+    """Sorted, indented, newline at the end: the same content is the same bytes."""
     return (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 

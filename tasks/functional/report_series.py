@@ -27,7 +27,7 @@ def series_rows(reports: Mapping[str, Report], timing: Mapping[str, Mapping[str,
             "groups": one.n.groups, "clips": one.n.clips, "threshold": one.threshold.value,
             "threshold_chosen_on": one.threshold.chosen_on, "decided_at": decided_at(one.threshold),
             **{key: value for metric in METRICS for key, value in _stated(metric, one.metrics[metric]).items()},
-            "floor": _value(one.detectors[FLOOR].metrics["balanced_accuracy"]) if FLOOR in one.detectors else None,
+            "floor": one.detectors[FLOOR].metrics["balanced_accuracy"].value if FLOOR in one.detectors else None,
             "beats_floor": one.beats.get(FLOOR), **_threshold("dt75_ms", one, "duration_ms", "DT75"),
             **_threshold("snr75_db", one, "snr_db", "SNR75"), "trainable_parameters": trainable_parameters(one),
             "adapter_bytes": adapter_bytes(one), "latency_ms": _latency(timing.get(name, {}), one.detector),
@@ -153,10 +153,6 @@ def _doubts(report: Report) -> Iterator[str]:
 def _stated(name: str, metric: Metric) -> dict[str, float | None]:
     low, high = metric.ci95 or (None, None)
     return {name: metric.value, f"{name}_low": low, f"{name}_high": high}
-
-
-def _value(metric: Metric) -> float | None:
-    return metric.value
 
 
 def _threshold(
