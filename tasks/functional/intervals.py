@@ -7,7 +7,16 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from tasks.functional.resampling import Interval, Units, paired_rows, percentile_interval, resample, units_of
+from tasks.functional.resampling import (
+    Interval,
+    Units,
+    expanded_tail,
+    jackknife_variance,
+    paired_rows,
+    percentile_interval,
+    resample,
+    units_of,
+)
 from tasks.functional.unanimity import (
     class_shares,
     groups_of,
@@ -159,7 +168,7 @@ def _by_rule(measure: _Measure, how: _Resampling) -> ClusteredInterval:
         method, (low, high) = "t", _t_interval(value, measure, how)
     else:
         drawn = resample(measure.evaluate, units, how.n_boot, how.seed)
-        method, (low, high) = "bootstrap", percentile_interval(drawn, _expanded(how.confidence, n_groups))
+        method, (low, high) = "bootstrap", percentile_interval(drawn, 1 - 2 * expanded_tail(how.confidence, n_groups))
     if not high - low > ROUNDING:  # also NaN, where leaving out a group leaves the statistic undefined
         undefined = math.isnan(high - low)
         return _without(value, "undefined without some of the groups" if undefined else "no spread between groups")
@@ -172,18 +181,6 @@ def _by_rule(measure: _Measure, how: _Resampling) -> ClusteredInterval:
         doubt = _too_short(value, Interval(low, high), _t_interval(value, measure, how))
     reason = f"{doubt}: unreliable" if doubt else None
     return ClusteredInterval(value, low, high, method, reason, reason is None)
-
-
-def _expanded(confidence: float, n_groups: int) -> float:
-    """The level at which percentiles reach as far as Student's t does for a mean of so many groups.
-
-    A bootstrap draws from the spread of the sample, which is too small by sqrt((G - 1) / G), and takes it for known:
-    the "expanded percentile" interval (Hesterberg 2015, sec. 5.3; The American Statistician 69).
-    """
-    from scipy.special import ndtr, stdtrit
-
-    reach = math.sqrt(n_groups / (n_groups - 1)) * float(stdtrit(n_groups - 1, (1 + confidence) / 2))
-    return float(2 * ndtr(reach) - 1)
 
 
 def _without(value: float, reason: str) -> ClusteredInterval:
@@ -217,19 +214,16 @@ def _t_interval(value: float, measure: _Measure, how: _Resampling) -> Interval:
 
 
 def _jackknife_se(measure: _Measure, how: _Resampling) -> float:
-    """Stratified delete-one-group standard error (JKn, Rust & Rao 1996): sqrt of sum (G-1)/G sum of squares.
-
-    A stratum's other groups are weighted up by G / (G - 1), unless the statistic takes whole rows only.
-    """
-    start, variance = 0, 0.0
+    """Standard error by `jackknife_variance`: a stratum's other groups are weighted up by G / (G - 1), unless the statistic
+    takes whole rows only."""
+    start, without = 0, []
     for size in measure.units.sizes.values():
         weights = np.ones((size, measure.units.n))
         weights[:, start : start + size] = size / (size - 1) if how.rescale else 1.0
         weights[np.arange(size), start + np.arange(size)] = 0
-        values = measure.evaluate(weights)
-        variance += (size - 1) / size * float(((values - values.mean()) ** 2).sum())
+        without.append(measure.evaluate(weights))
         start += size
-    return math.sqrt(variance)
+    return math.sqrt(jackknife_variance(np.concatenate(without), measure.units.sizes.values()))
 
 
 def _range(statistic: Statistic) -> Interval:

@@ -10,7 +10,7 @@ import pandas as pd
 from tasks.functional.intervals import BOOTSTRAP_FROM, FEWEST, ROUNDING
 from tasks.functional.metrics import FloatArray
 from tasks.functional.psychometric import PsychometricFit, fit_counts, ordered_interval, refit_thresholds
-from tasks.functional.resampling import Units, resample, units_of
+from tasks.functional.resampling import Units, expanded_tail, jackknife_variance, resample, units_of
 from tasks.functional.sigmoid_fits import Model
 
 Cells = tuple[FloatArray, FloatArray]  # correct and trials, (n, n_cells)
@@ -110,20 +110,18 @@ def threshold_interval(
     """The interval of a `threshold` (ms or dB) that the number of groups allows, as in `intervals.clustered_interval`.
 
     G, the smaller class's number of groups, under 2: none. Under 20: t interval with G - 1 df on the jackknife over
-    (class, group), in log10(ms) or dB, unreliable under 5. From 20: percentiles of refits to resampled groups, moved
-    outwards from the normal's to those of t with G - 1 df (expanded percentiles: Hesterberg 2015); a refit
-    that does not reach p counts as +inf and may leave the upper end open. `tests.bench.bench_psychometric --coverage`
-    shows how often it holds, and how often plain percentiles do.
+    (class, group), in log10(ms) or dB, unreliable under 5. From 20: percentiles of refits to resampled groups, expanded
+    (`resampling.expanded_tail`); a refit that does not reach p counts as +inf and may leave the upper end open.
+    `tests.bench.bench_psychometric --coverage` shows how often it holds, and how often plain percentiles do.
     """
-    from scipy.special import ndtr, stdtrit
+    from scipy.special import stdtrit
 
     smallest = counts.units.smallest
     if (n_groups := counts.units.sizes[smallest]) < 2:
         return ThresholdInterval(None, None, None, f"fewer than 2 groups in {smallest}: no interval")
-    t = float(stdtrit(n_groups - 1, (1 + confidence) / 2))
     if n_groups >= BOOTSTRAP_FROM:
-        return _percentiles(counts, sought, n_boot, seed, float(ndtr(-t * math.sqrt(n_groups / (n_groups - 1)))))
-    ends, reason = _t_ends(counts, sought, threshold, t)
+        return _percentiles(counts, sought, n_boot, seed, expanded_tail(confidence, n_groups))
+    ends, reason = _t_ends(counts, sought, threshold, float(stdtrit(n_groups - 1, (1 + confidence) / 2)))
     if ends and n_groups < FEWEST:
         reason = f"only {n_groups} groups in {smallest}: unreliable"
     return ThresholdInterval(ends, "t" if ends else None, None, reason)
@@ -144,18 +142,15 @@ def _percentiles(counts: LevelCounts, sought: Sought, n_boot: int, seed: int, ta
 
 
 def _t_ends(counts: LevelCounts, sought: Sought, threshold: float, t: float) -> tuple[Ends | None, str | None]:
-    """`t` jackknife standard errors (JKn, as in `intervals`) on both sides of the threshold, or why there are none."""
-    weights, start, variance = np.ones((counts.units.n,) * 2), 0, 0.0
+    """`t` jackknife standard errors on both sides of the threshold, or why there are none."""
+    weights, start = np.ones((counts.units.n,) * 2), 0
     for size in counts.units.sizes.values():
         own = slice(start, start := start + size)
         weights[own, own] = (1 - np.eye(size)) * size / (size - 1)
-    x, start = _refits(sought, *sought.cells(counts.drawn(weights))), 0
+    x = _refits(sought, *sought.cells(counts.drawn(weights)))
     if not np.isfinite(x).all():
         return None, "p is not reached without some of the groups: no interval"
-    for size in counts.units.sizes.values():
-        own = slice(start, start := start + size)
-        variance += (size - 1) / size * float(((x[own] - x[own].mean()) ** 2).sum())
-    if not (half := t * math.sqrt(variance)) > ROUNDING:
+    if not (half := t * math.sqrt(jackknife_variance(x, counts.units.sizes.values()))) > ROUNDING:
         return None, "no spread between groups: no interval"
     centre = float(sought.model.x_of(np.array(threshold)))
     return (_level(sought, centre - half), _level(sought, centre + half)), None
