@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -31,8 +31,18 @@ CLIP_COLUMNS = (
     "varied", "category", "family", "recording_id", "noise_id", "room_id",
 )  # fmt: skip
 CHILD = "tasks.detectors.audio_llm"
-# One forward and a generated token may differ by rounding: that of fp32, or that of 4-bit and bf16 arithmetic.
-TOLERANCE = {"exact": 1e-5, "rounded": 0.08}
+
+
+class Allowed(NamedTuple):
+    """How far rounding may move P between one forward and a generated token: of any clip, and of all by root mean square."""
+
+    farthest: float
+    rms: float
+
+
+# In bf16 and 4 bits a trained adapter's log odds move by .1, root mean square (tests.bench.bench_rounding_gpu): P near .5 by
+# .025, and of many thousand such clips the farthest by five times that. What is wrong is wrong of most clips.
+EXACT, ROUNDED = Allowed(1e-5, 1e-5), Allowed(0.25, 0.05)
 
 
 @task(
@@ -165,7 +175,7 @@ def score_audio_llm(
         seconds = job.run(CHILD, what=f"scoring {name}", on_line=bar, timeout_min=timeout_min)
         scores = pd.read_parquet(folder / "scores.parquet")
         timing, heard = (read_json(folder / f"{file}.json") for file in ("timing", "listening"))
-    check_agreement(scores, TOLERANCE["rounded" if method.quantization or timing["rounded"] else "exact"])
+    check_agreement(scores, ROUNDED if method.quantization or timing["rounded"] else EXACT)
     table = clips.merge(scores, on="clip_id", validate="one_to_many")
     predictions = save(
         table, name, splits, fold, seed=adapter.seed if adapter else None, prompt=question.prompt, heard=heard,
@@ -210,7 +220,7 @@ def make_ensemble(
     return save(together, name, splits, fold, seed=None, prompt=None)
 
 
-def check_agreement(scores: pd.DataFrame, tolerance: float) -> None:
+def check_agreement(scores: pd.DataFrame, allowed: Allowed) -> None:
     """Raise CheckFailed unless forward and generation scored the same test clips, with P no further apart than allowed
     and no other answer farther than that from .5."""
     test = scores[scores["split"] == "test"].set_index("clip_id")
@@ -223,11 +233,13 @@ def check_agreement(scores: pd.DataFrame, tolerance: float) -> None:
         )
     said = said.loc[forward.index]
     apart = (forward["p_speech"] - said["p_speech"]).abs()
-    flips = (forward["prediction"] != said["prediction"]) & ((forward["p_speech"] - 0.5).abs() > tolerance)
-    if not (apart <= tolerance).all() or flips.any():
+    rms = float(np.sqrt((apart**2).mean()))
+    flips = (forward["prediction"] != said["prediction"]) & ((forward["p_speech"] - 0.5).abs() > allowed.farthest)
+    if not (apart <= allowed.farthest).all() or rms > allowed.rms or flips.any():
         raise CheckFailed(
             f"generation and forward disagree on {len(forward)} test clips: largest difference of P {apart.max():.2g} "
-            f"(allowed {tolerance:g}), {int(flips.sum())} other answers; the scores of this model cannot be trusted"
+            f"(allowed {allowed.farthest:g}), root mean square {rms:.2g} ({allowed.rms:g}), {int(flips.sum())} other "
+            "answers; the scores of this model cannot be trusted"
         )
 
 

@@ -22,8 +22,9 @@ from tasks.store import read_json
 
 CHILD = "tasks.detectors.audio_llm"
 KEYS = ["clip_id", "fold"]
-# P may move by this where machines round differently: both in fp32, or one of them in bf16 or 4 bits.
-TOLERANCE = {"exact": 1e-4, "rounded": 0.08}
+# P may move by this where machines round differently: both in fp32, or one of them in bf16 or 4 bits, which moves a trained
+# adapter's log odds by .14, root mean square (tests.bench.bench_rounding_gpu): P near .5 by .15 is four times that.
+TOLERANCE = {"exact": 1e-4, "rounded": 0.15}
 Say = Callable[[str], None]
 
 

@@ -80,8 +80,8 @@ def answering(table: pd.DataFrame, moved: float, device: str = "cpu"):
     ("source", "here", "asked_for", "allowed", "said"),
     [
         ("cpu", "cpu", "cpu", 1e-4, "on cpu"),
-        ("cuda", "cpu", "auto", 0.08, "on cpu, published from cuda, which rounds otherwise"),
-        ("cuda", "cuda", "auto", 0.08, "on cuda"),
+        ("cuda", "cpu", "auto", 0.15, "on cpu, published from cuda, which rounds otherwise"),
+        ("cuda", "cuda", "auto", 0.15, "on cuda"),
     ],
 )
 def test_what_came_from_a_gpu_is_asked_again_without_one_and_may_move_as_far_as_rounding_moves_it(
@@ -121,7 +121,7 @@ def test_a_base_is_taken_where_it_is_said_to_be_and_one_named_by_its_content_mus
 
 
 def answers(**columns: list) -> pd.DataFrame:
-    """Four answers, two of them within .08 of the threshold."""
+    """Four answers, two of them within .15 of the threshold."""
     of = {"p_speech": [0.9, 0.53, 0.46, 0.1], "prediction": ["SPEECH", "SPEECH", "NONSPEECH", "NONSPEECH"]}
     return pd.DataFrame({"clip_id": list("abcd"), "fold": 0, **of, **columns})
 
@@ -139,24 +139,24 @@ def answers(**columns: list) -> pd.DataFrame:
         (answers(prediction=["NONSPEECH", "SPEECH", "NONSPEECH", "SPEECH"]), 2, 2, False),
         (answers(prediction=[None, "SPEECH", "NONSPEECH", "NONSPEECH"]), 1, 1, False),
         (answers(p_speech=[float("nan"), 0.53, 0.46, 0.1]), 0, 1, False),
-        (answers(p_speech=[0.8, 0.53, 0.46, 0.1]), 0, 0, False),
+        (answers(p_speech=[0.7, 0.53, 0.46, 0.1]), 0, 0, False),
         (answers().iloc[1:], 0, 0, False),
         (answers().iloc[:0], 0, 0, False),
     ],
     ids=["as published", "rounded", "swapped", "unanswered", "no P", "moved", "one missing", "all missing"],
 )
 def test_another_answer_counts_unless_rounding_explains_it(again, flips, false_flips, equal):
-    found = apart(answers(), again, 0.08, "on cpu")
+    found = apart(answers(), again, 0.15, "on cpu")
     assert (found.flips, found.false_flips, found.equal) == (flips, false_flips, equal)
-    mirrored = apart(again, answers(), 0.08, "on cpu")
+    mirrored = apart(again, answers(), 0.15, "on cpu")
     assert len(again) < 4 or (mirrored.flips, mirrored.equal) == (flips, equal), "whichever side was altered"
 
 
 def test_unanswered_on_both_sides_is_the_same_answer_and_another_answer_without_a_p_is_not():
     nothing = answers(p_speech=[float("nan")] * 4, prediction=[None] * 4)
-    assert apart(nothing, nothing, 0.08, "on cpu").equal
+    assert apart(nothing, nothing, 0.15, "on cpu").equal
     said = nothing.assign(prediction=["SPEECH", None, None, None])
-    assert apart(said, nothing, 0.08, "on cpu").false_flips == 1
+    assert apart(said, nothing, 0.15, "on cpu").false_flips == 1
 
 
 def test_published_predictions_rewritten_beside_an_honest_p_are_found(smoke, adapter, monkeypatch):
