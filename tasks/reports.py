@@ -24,7 +24,7 @@ from tasks.functional.plot_latency import accuracy_by_latency, latency_rows, tim
 from tasks.functional.report import Report as Document
 from tasks.functional.report import build_report, publication_refusals
 from tasks.functional.report_files import Heard, clips_to_hear, report_files
-from tasks.functional.report_tables import evaluation_rows, summary_lines
+from tasks.functional.report_tables import evaluation_notes, evaluation_rows, summary_lines
 from tasks.functional.spectrograms import spectrogram_png
 from tasks.functional.timing import BESIDE, timing_of
 from tasks.pace import Paced
@@ -92,9 +92,8 @@ def make_report(
             (folder / name).write_bytes(content)
         headline = " ".join(document.verdict_lines[:1])
         report = Report.of(folder, headline=headline, publishable=not publication_refusals(document))
-    show_table(
-        "evaluation", evaluation_rows(document), f"Evaluation of {recipe.name} over {document.n.groups} test groups"
-    )
+    over = f"Evaluation of {recipe.name} over {document.n.groups} test groups"
+    show_table("evaluation", evaluation_rows(document), ". ".join([over, *evaluation_notes(document)]))
     for name in (Path(file).stem for file in files if re.search(ON_THE_PAGE, file)):
         show_picture(f"figure-{name}", files[f"figures/{name}.png"], name.replace("_", " "))
     keep_times(report, document, predictions)

@@ -9,13 +9,12 @@ import pytest
 import yaml
 
 from tasks.card_metadata import card_faults
-from tasks.functional.cards import fill, render_dataset_card, render_model_card
-from tasks.functional.content_audit import describe_comparison
-from tasks.functional.levels import fit_doubts, stated_end, stated_level
+from tasks.functional import report_files
+from tasks.functional.cards import render_dataset_card, render_model_card
 from tasks.functional.report import Report
 from tasks.functional.report_schema import DevCalibration, FoldFit, Inflation, Threshold
 from tasks.functional.report_tables import summary_lines
-from tasks.functional.shortcuts import SHORTCUTS, state_measured
+from tasks.functional.shortcuts import SHORTCUTS
 from tasks.functional.timing import BESIDE
 from tests.test_report import recorded, studied
 
@@ -93,13 +92,8 @@ def test_a_card_says_beside_what_its_times_were_taken(report: Report, card: str)
     assert BESIDE not in card, "nothing was timed"
 
 
-def page(report: Report, **figures: str) -> str:
-    context = {
-        "report": report.model_dump(mode="json"), "figures": figures, "stated_level": stated_level, "stated_end": stated_end,
-        "fit_doubts": fit_doubts,
-        "describe_comparison": describe_comparison, "state_measured": state_measured,
-    }  # fmt: skip
-    return fill(read("report.html.j2"), context, html=True)
+def page(report: Report, **figures: bytes) -> str:
+    return report_files.page(report, read("report.html.j2"), figures, {})
 
 
 def test_header_is_what_the_hub_reads(card: str, report: Report) -> None:
@@ -338,7 +332,7 @@ def test_changed_report_changes_its_card(card: str, report: Report) -> None:
 
 
 def test_page_is_one_file_that_fetches_nothing(report: Report) -> None:
-    html = page(report, confusion="data:image/png;base64,AAAA")
+    html = page(report, confusion=bytes(3))
     assert re.findall(r'(?:src|href)="([^"]*)"', html) == ["data:image/png;base64,AAAA"]
     assert not re.search(r"https?://|url\(|@import|<script|<link", html)
 

@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 
 from tasks.functional import plot_canvas
+from tasks.functional.card_tables import Table, meaning
 from tasks.functional.levels import stated_end
 from tasks.functional.report import Report
 from tasks.functional.report_files import MOST_HEARD, Heard, clips_to_hear, page, report_files
-from tasks.functional.report_schema import SeedsAlike
-from tasks.functional.report_tables import csv_tables, summary_lines
+from tasks.functional.report_schema import Metric, SeedsAlike
+from tasks.functional.report_tables import csv_tables, evaluation_notes, evaluation_rows, summary_lines
 from tasks.table_reports import TEMPLATE
 from tests.test_report import both_protocols, build, studied
 
@@ -219,3 +220,44 @@ def test_the_summary_says_which_seeds_are_no_two():
     apart = studied().seeds_spread.model_copy(update={"alike": [SeedsAlike(seeds=[42, 43], to_the_bit=True)]})
     lines = summary_lines(studied().model_copy(update={"seeds_spread": apart}))
     assert "seeds 42, 43: every clip answered with the same probabilities: one adapter, not 2" in lines
+
+
+DOUBT = "fewer than 5 groups of SPEECH"
+
+
+def doubted(report: Report, detector: str) -> Report:
+    """The report with every interval of one detector, and its comparison, not to be relied on, all others sound."""
+
+    def told(its: dict[str, Metric], reason: str | None) -> dict[str, Metric]:
+        return {name: one.model_copy(update={"ci95": (0.25, 0.75), "reason": reason}) for name, one in its.items()}
+
+    detectors = {
+        name: one.model_copy(update={"metrics": told(one.metrics, DOUBT if name == detector else None)})
+        for name, one in report.detectors.items()
+    }
+    compared = {
+        name: one.model_copy(update={"reason": DOUBT if name == detector else None})
+        for name, one in report.comparisons.items()
+    }
+    seeds = [one.model_copy(update={"metrics": told(one.metrics, None)}) for one in report.seeds]
+    own = {"metrics": detectors[report.detector].metrics, "seeds_pooled": told(report.seeds_pooled or {}, None)}
+    return report.model_copy(update={"detectors": detectors, "comparisons": compared, "seeds": seeds, **own})
+
+
+def test_terminal_and_runs_page_mark_an_interval_that_is_not_to_be_relied_on_as_the_card_does() -> None:
+    report = doubted(studied(), "base")
+    lines = summary_lines(report)
+    assert len([line for line in lines if "†" in line]) == 3, "its row, its comparison, and once what the mark means"
+    row, compared = (line for line in lines if line.startswith("base "))
+    assert row.count("(0.250 to 0.750) †") == 2
+    assert ") † " in compared
+    assert meaning(["†"])[0] in lines
+    assert meaning(["†"]) == Table(["a"], [["0.9 †"]]).notes == evaluation_notes(report)
+    marked = [row["detector"] for row in evaluation_rows(report) if "†" in row["balanced_accuracy_ci95"]]
+    assert marked == ["base"]
+
+
+def test_nothing_is_marked_and_no_mark_explained_where_every_interval_is_sound() -> None:
+    report = doubted(studied(), "none of them")
+    assert "†" not in "\n".join(summary_lines(report))
+    assert evaluation_notes(report) == []

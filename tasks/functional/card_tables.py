@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 Json = Mapping[str, Any]
 MARK = "†"  # behind an interval that has a reason beside it
+MEANING = f"{MARK}: an interval that is not to be relied on"
 
 
 class Table(NamedTuple):
@@ -16,10 +17,12 @@ class Table(NamedTuple):
     @property
     def notes(self) -> list[str]:
         """What the mark means, once, where a cell has one."""
-        marked = any(MARK in cell for row in self.rows for cell in row)
-        return [
-            f"{MARK}: an interval that is not to be relied on; `reason` beside it in report.json says why."
-        ] * marked
+        return meaning(cell for row in self.rows for cell in row)
+
+
+def meaning(cells: Iterable[str]) -> list[str]:
+    """What the mark means, once, where one of the cells of a table has it."""
+    return [f"{MEANING}; `reason` beside it in report.json says why."] * any(MARK in cell for cell in cells)
 
 
 class Part(NamedTuple):
@@ -56,12 +59,17 @@ def signed(value: float, ci95: Any, reason: str | None) -> str:
 
 def marked(ci95: Iterable[float], reason: str | None) -> str:
     """Both ends, and the mark where there is a reason not to rely on them."""
-    return f"{interval(ci95)} {MARK}" if reason else interval(ci95)
+    return interval(ci95) + mark(ci95, reason)
+
+
+def mark(ci95: Iterable[float] | None, reason: str | None) -> str:
+    """The mark behind an interval, where there is a reason not to rely on it."""
+    return f" {MARK}" if ci95 and reason else ""
 
 
 def footnote(ci95: Any, reason: str | None) -> str:
     """What the mark means, behind a sentence that has one."""
-    return f" {MARK}: {reason}." if ci95 and reason else ""
+    return f"{mark(ci95, reason)}: {reason}." if ci95 and reason else ""
 
 
 def recalls(report: Json) -> list[str]:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from tasks.functional.card_tables import MEANING, mark
 from tasks.functional.cards import fill
 from tasks.functional.content_audit import describe_comparison
 from tasks.functional.levels import fit_doubts, stated_end, stated_level
@@ -81,6 +82,8 @@ def page(report: Report, template: str, drawn: Mapping[str, bytes], heard: Mappi
         "fit_doubts": fit_doubts,
         "describe_comparison": describe_comparison,
         "state_measured": state_measured,
+        "mark": mark,
+        "meaning": MEANING,
     }
     silent = fill(template, context, html=True)
     if not heard:

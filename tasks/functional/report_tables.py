@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from tasks.functional.card_tables import footnote, mark, meaning
 from tasks.functional.goals import goal_lines
 from tasks.functional.levels import fit_doubts, stated_end, stated_level, stated_p
 from tasks.functional.report_document import Report
@@ -37,7 +38,8 @@ def csv_tables(report: Report) -> dict[str, pd.DataFrame]:
 
 
 def evaluation_rows(report: Report) -> list[dict[str, Any]]:
-    """One row a detector, the headline first: what the run's page, the terminal and detectors.csv show."""
+    """One row a detector, the headline first: what the run's page, the terminal and detectors.csv show, an interval that is
+    not to be relied on marked as a card marks it."""
     rows = []
     others = sorted(name for name in report.detectors if name != report.detector)
     for name in (report.detector, *others):
@@ -46,9 +48,14 @@ def evaluation_rows(report: Report) -> list[dict[str, Any]]:
         for metric in ("balanced_accuracy", "roc_auc", "accuracy"):
             stated = detector.metrics[metric]
             row[metric] = None if stated.value is None else round(stated.value, 3)
-            row[f"{metric}_ci95"] = "-" if stated.ci95 is None else f"{stated.ci95[0]:.3f} to {stated.ci95[1]:.3f}"
+            row[f"{metric}_ci95"] = _interval(stated.ci95) + mark(stated.ci95, stated.reason)
         rows.append(row)
     return rows
+
+
+def evaluation_notes(report: Report) -> list[str]:
+    """What the mark in those rows means, where one has it."""
+    return meaning(str(cell) for row in evaluation_rows(report) for cell in row.values())
 
 
 def summary_lines(report: Report) -> list[str]:
@@ -69,13 +76,11 @@ def summary_lines(report: Report) -> list[str]:
     ]
     lines.append(f"{'detector':<{width}}{'balanced accuracy':<30}{'AUC':<30}".rstrip())
     for row in rows:
-        cells = [
-            "-" if row[name] is None else f"{row[name]} ({row[f'{name}_ci95']})"
-            for name in ("balanced_accuracy", "roc_auc")
-        ]
+        its = report.detectors[row["detector"]].metrics
+        cells = [_with_interval(its[name]) for name in ("balanced_accuracy", "roc_auc")]
         lines.append(f"{row['detector']:<{width}}{cells[0]:<30}{cells[1]:<30}".rstrip())
-    lines += _seed_lines(report, width)
-    return lines + _compared_lines(report, width) + _threshold_lines(report) + _absent_lines(report)
+    lines += _seed_lines(report, width) + _compared_lines(report, width)
+    return [*lines, *meaning(lines), *_threshold_lines(report), *_absent_lines(report)]
 
 
 def _seed_lines(report: Report, width: int) -> list[str]:
@@ -105,8 +110,13 @@ def _alike(one: SeedsAlike) -> str:
 
 
 def _with_interval(metric: Metric) -> str:
-    ends = "-" if metric.ci95 is None else f"{metric.ci95[0]:.3f} to {metric.ci95[1]:.3f}"
-    return "-" if metric.value is None else f"{metric.value:.3f} ({ends})"
+    if metric.value is None:
+        return "-"
+    return f"{metric.value:.3f} ({_interval(metric.ci95)}){mark(metric.ci95, metric.reason)}"
+
+
+def _interval(ci95: tuple[float, float] | None) -> str:
+    return "-" if ci95 is None else f"{ci95[0]:.3f} to {ci95[1]:.3f}"
 
 
 def _compared_lines(report: Report, width: int) -> list[str]:
@@ -116,7 +126,7 @@ def _compared_lines(report: Report, width: int) -> list[str]:
         else []
     )
     for name, one in report.comparisons.items():
-        difference = f"{one.difference:+.3f} ({_ends(one.ci95)})"
+        difference = f"{one.difference:+.3f} ({_ends(one.ci95)}){mark(one.ci95, one.reason)}"
         p = "-" if one.p_exact is None else f"{stated_p(one.p_exact, '-')}, {stated_p(one.p_holm, '-')}"
         lines.append(f"{name:<{width}}{difference:<30}{p:<22}{one.n:<8}{one.verdict}{_would_decide(one)}")
     return lines
@@ -132,8 +142,9 @@ def _threshold_lines(report: Report) -> list[str]:
             lines += [f"{name}  {threshold_in_words(at, curve, curves)}" for name, at, curve in stated]
     if report.inflation:
         one = report.inflation
-        leaky = f"{one.leaky:.3f} under random folds, {one.value:+.3f} ({_ends(one.ci95)})"
-        lines.append(f"leakage: balanced accuracy {one.clean:.3f} under folds by group, {leaky}")
+        leaky = f"{one.leaky:.3f} under random folds, {one.value:+.3f} ({_ends(one.ci95)}){mark(one.ci95, one.reason)}"
+        why = f".{doubt}" if (doubt := footnote(one.ci95, one.reason)) else ""
+        lines.append(f"leakage: balanced accuracy {one.clean:.3f} under folds by group, {leaky}{why}")
     if report.power and report.power.smallest_detectable_difference is not None:
         lines.append(
             f"power: the smallest difference shown with 80 % power is {report.power.smallest_detectable_difference:.3f}"
@@ -149,8 +160,9 @@ def threshold_in_words(at: CurveThreshold, curve: Curve, curves: Curves) -> str:
     ends = [stated_end(end, lowest, highest, curves.unit) for end in at.ci95 or ()]
     outside = f", {at.censored} the tested levels: extrapolated" if at.censored else ""
     value = stated_level(at.value, curves.unit)
+    why = f" ({at.reason})" if at.reason else ""
     mind = "".join(f"; {doubt}" for doubt in fit_doubts(curve.model_dump()))
-    return f"{value} {curves.unit}{f' ({ends[0]} to {ends[1]})' if ends else ''}{outside}{mind}"
+    return f"{value} {curves.unit}{f' ({ends[0]} to {ends[1]})' if ends else ''}{outside}{why}{mind}"
 
 
 def _absent_lines(report: Report) -> list[str]:
