@@ -22,6 +22,7 @@ from tasks.functional.predictions import FIXED_THRESHOLD, headline_rows, validat
 from tasks.functional.timing import WARM, latency_of, of_all_lengths
 from tasks.models.base_content import content_of_base
 from tasks.models.jobs import Question, ScoringJob, base_at
+from tasks.pace import Paced
 from tasks.progress import Bar
 from tasks.run_page import say
 from tasks.store import Adapter, Base, Predictions, Publication, Splits, draft, read_json, write_json, write_timing
@@ -72,7 +73,10 @@ def score_baseline(
     Raises ValueError where the baseline needs an extra that is not installed, or gives no probability for every clip.
     """
     detector = detectors.make(name, weights)
-    detector.fit(labelled(splits, sides, "train", classes), labelled(splits, sides, "dev", classes))
+    detector.fit(
+        labelled(splits, sides, "train", classes),
+        labelled(splits, sides, "dev", classes, f"{name}, fold {fold}: choosing on dev"),
+    )
     if detector.chosen:
         say(f"{name}, fold {fold}: {detector.chosen}")
     tables = [
@@ -86,11 +90,22 @@ def score_baseline(
     return predictions
 
 
-def labelled(splits: Splits, sides: Mapping[str, str], side: str, classes: tuple[str, str]) -> detectors.Labelled:
-    """The clips of one side with their truth; nothing is decoded before the clips are gone through."""
+def labelled(
+    splits: Splits, sides: Mapping[str, str], side: str, classes: tuple[str, str], told: str = ""
+) -> detectors.Labelled:
+    """The clips of one side with their truth; nothing is decoded before the clips are gone through, which may be `told`."""
     parts = [part for part, its in sides.items() if its == side]
     labels = [label for part in parts for label in read_columns(splits, part, ["label"])["label"]]
-    return detectors.Labelled(waveforms(splits, parts), np.array(labels) == classes[0])
+    clips = waveforms(splits, parts)
+    return detectors.Labelled(counted(clips, told, len(labels)) if told else clips, np.array(labels) == classes[0])
+
+
+def counted(clips: detectors.Waveforms, told: str, total: int) -> detectors.Waveforms:
+    """Clips that are gone through and, where that takes long, how many of them were."""
+    pace = Paced(say)
+    for done, clip in enumerate(clips):
+        pace(f"{told}: {done}/{total} clips")
+        yield clip
 
 
 def answered(
@@ -99,7 +114,8 @@ def answered(
     """One part's clips with p_speech and prediction. Raises ValueError where a clip has no probability."""
     clips = read_columns(splits, part, CLIP_COLUMNS)
     try:
-        p_first = probabilities(detector.score(waveforms(splits, [part])), len(clips))
+        heard = counted(waveforms(splits, [part]), f"{name}: {part}", len(clips))
+        p_first = probabilities(detector.score(heard), len(clips))
     except ValueError as error:
         raise ValueError(f"baseline {name}, {part}: {error}") from error
     if limit is not None:

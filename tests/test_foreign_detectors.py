@@ -2,12 +2,18 @@
 say which weights they take before anything is loaded."""
 
 import pickle
+import shutil
+import sys
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from flows.demands import demand_baselines
 from recipes.evaluation import TAKES, EvaluateRecipe
+from recipes.schema import load_study
+from tasks import detectors, pace, predictions
 from tasks.detectors import Labelled, make, whisper
 from tasks.detectors.weights import Weights, weights_for
 from tasks.detectors.whisper import Transcript, holds_words, no_speech_probability, says_speech, transcribe
@@ -53,6 +59,8 @@ def test_weights_are_a_folder_or_pinned_and_never_a_name_that_moves(tmp_path, mo
     with pytest.raises(FileNotFoundError, match="none is no folder; whisper takes a Whisper model"):
         weights_for("whisper", given)
     monkeypatch.setenv("WHISPER", str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "whisper"}')
+    (tmp_path / "model.safetensors").write_bytes(b"one")
     before = weights_for("whisper", given)
     (tmp_path / "model.safetensors").write_bytes(b"other")
     after = weights_for("whisper", given)
@@ -61,6 +69,27 @@ def test_weights_are_a_folder_or_pinned_and_never_a_name_that_moves(tmp_path, mo
     (tmp_path / ".cache").mkdir()
     (tmp_path / ".cache" / "model.safetensors.metadata").write_text("1764333")
     assert weights_for("whisper", given) == after, "not to when they were downloaded"
+
+
+@pytest.mark.parametrize(
+    ("detector", "files", "said"),
+    [
+        ("whisper_transcript", {}, r"holds no \*\.safetensors; whisper_transcript takes a Whisper model, e\.g\. openai"),
+        ("whisper", {"model.safetensors": ""}, r"holds no config\.json; whisper takes a Whisper model"),
+        ("whisper", {"model.safetensors": "", "config.json": '{"model_type": "qwen2_audio"}'},
+         r"is a model of the type 'qwen2_audio'; whisper takes a Whisper model"),
+        ("pyannote", {"config.yaml": ""}, r"holds no pytorch_model\.bin; pyannote takes a segmentation model of PyAnnote"),
+    ],
+)  # fmt: skip
+def test_a_folder_of_anything_else_stops_a_run_before_anything_is_built(detector, files, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(detectors, "installed", lambda: iter(["pyannote-audio"]))
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    key = detector.removesuffix("_transcript")
+    sets = [f"evaluate.baselines=[{detector}]", f"evaluate.weights.{key}={tmp_path}"]
+    with pytest.raises((ValueError, FileNotFoundError), match=rf"evaluate\.weights\.{key}: .*{said}"):
+        demand_baselines(load_study("study/smoke", sets), "evaluate")
+    demand_baselines(load_study("study/smoke", sets), "train")
 
 
 def test_means_are_made_of_probabilities():
@@ -191,6 +220,17 @@ def test_a_run_scores_it_as_any_other_baseline_over_the_weights_that_are_named(t
     assert table["p_speech"].nunique() > 1
 
 
+def test_a_whisper_that_lacks_a_weight_is_refused_for_transformers_would_make_it_up(tiny_whisper, tmp_path):
+    folder = shutil.copytree(tiny_whisper.place, tmp_path / "whisper")
+    tensors = load_file(folder / "model.safetensors")
+    lost = "model.decoder.layers.1.fc2.bias"
+    save_file(
+        {its: value for its, value in tensors.items() if its != lost}, folder / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(ValueError, match=rf"whisper lacks 1 weights of its model, .* would be random: {lost}$"):
+        whisper.load(Weights(str(folder), "lacking"))
+
+
 def test_a_model_without_a_word_for_silence_is_refused(tiny_whisper, tmp_path, monkeypatch):
     monkeypatch.setattr(whisper, "NO_SPEECH", ("<|absent|>",))
     with pytest.raises(ValueError, match=r"has neither of"):
@@ -273,6 +313,25 @@ def test_another_network_is_refused(tmp_path):
     torch.save(content, tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"holds a XVectorSincNet; a PyanNet that segments is needed"):
         its.load(weights._replace(revision="other"))
+
+
+def test_a_library_that_is_there_and_cannot_be_loaded_is_a_sentence(tmp_path, monkeypatch):
+    """As where torchaudio is another build than torch."""
+    from tasks.detectors import pyannote as its
+
+    monkeypatch.setitem(sys.modules, "pyannote.audio.core.task", None)
+    with pytest.raises(
+        ValueError, match=r"cannot be loaded \(.*\); its torchaudio must be of the same build as torch \d"
+    ):
+        its.load(Weights(str(tmp_path), "unread"))
+
+
+def test_a_slow_detector_tells_how_far_it_is(monkeypatch):
+    lines: list[str] = []
+    monkeypatch.setattr(predictions, "say", lines.append)
+    monkeypatch.setattr(pace, "EVERY_S", 0.0)
+    assert list(predictions.counted(iter(CLIPS), "whisper: test", len(CLIPS))) == CLIPS
+    assert lines == [f"whisper: test: {done}/6 clips" for done in range(6)]
 
 
 def test_what_is_taken_is_said_with_its_licence():

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.detectors.vendor import VendorModel
-from tasks.detectors.weights import Weights
+from tasks.detectors.weights import HOLDS, Weights
 
-CHECKPOINT = "pytorch_model.bin"  # its repositories hold no safetensors
 SHORT, TILED = 4_800, 5_120  # clips under 300 ms are repeated to 320 ms: a frame of its first layers takes 62 ms
 
 _loading = threading.Lock()
@@ -22,13 +21,21 @@ _loading = threading.Lock()
 def _load(weights: Weights) -> Any:
     os.environ["PYANNOTE_METRICS_ENABLED"] = "0"  # it would report every model that is made
     import torch
-    from pyannote.audio.core.task import Problem, Resolution, Specifications
-    from pyannote.audio.models.segmentation import PyanNet
 
     from tasks.models.devices import pick_device
 
+    try:
+        from pyannote.audio.core.task import Problem, Resolution, Specifications
+        from pyannote.audio.models.segmentation import PyanNet
+    except (ImportError, OSError) as error:
+        raise ValueError(
+            f"baselines pyannote: pyannote-audio is installed and cannot be loaded ({str(error).splitlines()[0]}); its "
+            f"torchaudio must be of the same build as torch {torch.__version__}: install that from where torch came from, "
+            "e.g. pip install torchaudio --index-url https://download.pytorch.org/whl/cpu, or leave pyannote out of "
+            "evaluate.baselines"
+        ) from error
     pick_device("cpu")  # as many threads as everywhere
-    file = weights.file(CHECKPOINT)
+    file = weights.file(HOLDS["pyannote"])
     plain = [Problem, Resolution, Specifications, torch.torch_version.TorchVersion]
     try:
         with torch.serialization.safe_globals(plain):

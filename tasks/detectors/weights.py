@@ -9,9 +9,12 @@ from typing import NamedTuple
 from recipes.evaluation import TAKES, WEIGHTS
 from tasks.hub import sha_of
 from tasks.hub_client import endpoint
+from tasks.models.families import type_of
 from tasks.store import file_digests
 
 Given = Mapping[str, str]  # `evaluate.weights`
+HOLDS = {"pyannote": "pytorch_model.bin", "whisper": "*.safetensors"}  # PyAnnote's repositories hold no safetensors
+TYPES = {"whisper": "whisper"}  # `model_type` of config.json
 
 
 def unset_weights(baselines: Sequence[str], given: Given) -> dict[str, str]:
@@ -58,8 +61,8 @@ class Weights(NamedTuple):
 def weights_for(detector: str, given: Given) -> Weights | None:
     """The weights that a detector takes; None where it takes none.
 
-    Raises ValueError where the recipe names none or a variable that is not set, and for a Hub id where HF_ENDPOINT may not
-    have a token; FileNotFoundError where no such folder is.
+    Raises ValueError where the recipe names none, a variable that is not set, or another model's, and for a Hub id where
+    HF_ENDPOINT may not have a token; FileNotFoundError where no such folder is, or no weights are in it.
     """
     if detector not in WEIGHTS:
         return None
@@ -77,6 +80,18 @@ def weights_for(detector: str, given: Given) -> Weights | None:
     folder = Path(re.sub(r"\$\{(\w+)\}", lambda found: os.environ[found[1]], place)).expanduser().resolve()
     if not folder.is_dir():
         raise FileNotFoundError(f"evaluate.weights.{key}: {folder} is no folder; {detector} takes {TAKES[key]}")
+    refuse_other_files(key, folder, detector)
     digests = file_digests(folder)
     seen = {name: its for name, its in digests.items() if not any(part.startswith(".") for part in name.split("/"))}
     return Weights(str(folder), sha_of(seen))  # what a download notes in .cache is no weight
+
+
+def refuse_other_files(key: str, folder: Path, detector: str) -> None:
+    """Raise FileNotFoundError for a folder without the files that are read, ValueError for one of another model."""
+    for name in (HOLDS[key], *(["config.json"] if key in TYPES else [])):
+        if not any(folder.glob(name)):
+            raise FileNotFoundError(f"evaluate.weights.{key}: {folder} holds no {name}; {detector} takes {TAKES[key]}")
+    if key in TYPES and (found := type_of(folder / "config.json")) != TYPES[key]:
+        raise ValueError(
+            f"evaluate.weights.{key}: {folder} is a model of the type {found!r}; {detector} takes {TAKES[key]}"
+        )

@@ -42,20 +42,28 @@ def _load(weights: Weights) -> Loaded:
     from tasks.models.devices import pick_device
 
     logging.set_verbosity_error()  # of generation's settings it warns in every call
+    logging.disable_progress_bar()
     pick_device("cpu")  # as many threads as everywhere
     at: dict[str, Any] = {"pretrained_model_name_or_path": weights.place, "revision": weights.commit}
-    model = WhisperForConditionalGeneration.from_pretrained(
-        **at, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-    ).eval()
+    model, found = WhisperForConditionalGeneration.from_pretrained(
+        **at, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )  # fmt: skip
+    if missing := sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}):
+        raise ValueError(
+            f"evaluate.weights.whisper: {weights.place} lacks {len(missing)} weights of its model, or holds them in another "
+            f"shape, and they would be random: {', '.join(missing[:5])}{' ...' * (len(missing) > 5)}"
+        )
     tokenizer = AutoTokenizer.from_pretrained(**at, trust_remote_code=False)
     known = tokenizer.get_vocab()
     if not (names := [name for name in NO_SPEECH if name in known]):
         raise ValueError(f"evaluate.weights.whisper: the tokenizer of {weights.place} has neither of {NO_SPEECH}")
-    return Loaded(model, WhisperFeatureExtractor.from_pretrained(**at), tokenizer, known[names[0]])
+    return Loaded(model.eval(), WhisperFeatureExtractor.from_pretrained(**at), tokenizer, known[names[0]])
 
 
 def load(weights: Weights) -> Loaded:
-    """The model, once in a process, from safetensors. Raises ValueError where its tokenizer knows no silence."""
+    """The model, once in a process, from safetensors. Raises ValueError where weights of it are missing, which transformers
+    would make up, and where its tokenizer knows no silence."""
     with _loading:
         return _load(weights)
 
