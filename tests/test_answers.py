@@ -118,9 +118,8 @@ def test_each_file_is_answered_or_says_why_not_and_where_the_card_knows_nothing(
     assert table.loc["b.flac", "warnings"] == (
         "1000 ms long, the card was measured on 60 to 200 ms; sampled at 8000 Hz: nothing above 4 kHz is in it"
     )
-    assert said == ["6 files, 2 clips to ask", "forward: 2/2 clips in 0.0 s"] or re.match(
-        r"forward: 2/2 clips", said[1]
-    )
+    assert said[0].startswith("6 files, 2 clips to ask; ")
+    assert re.match(r"forward: 2/2 clips in \d", said[1])
 
 
 def test_p_is_softened_by_the_cards_temperature_and_decided_before(adapter, audio, monkeypatch):

@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 import yaml
 
 from recipes.reading import read_yaml
@@ -88,6 +90,13 @@ def test_it_verifies_and_answers_anybodys_audio(ran, home):
     for name in ("music-adapter", "music-clips"):
         done = earshot(home, "verify", f"earshot/{name}")
         assert done.code == 0, done.out[-2000:]
+    soundfile.write(home.parent / "hiss.wav", 0.1 * np.random.default_rng(0).standard_normal(3200), 16_000)
+    soundfile.write(home.parent / "silence.wav", np.zeros(3200), 16_000)
+    done = earshot(home, "predict", "earshot/music-adapter", "hiss.wav", "silence.wav", "--format", "jsonl")
+    assert done.code == 0, done.err[-2000:]
+    heard, silent = (json.loads(line) for line in done.out.splitlines())
+    assert heard["label"] in CLASSES
+    assert (silent["label"], silent["warnings"][:30]) == ("NOT MUSIC", "digital silence holds no MUSIC")
 
 
 def test_its_tables_are_reported_on_by_anyone(ran, home):

@@ -30,9 +30,6 @@ CLASSES = ("SPEECH", "NONSPEECH")
 BY_WEBRTC = ["dataset.hygiene={detector: webrtc, least_speech: 0.75, most_nonspeech: 1}"]
 
 
-FLAGS = st.lists(st.booleans(), min_size=1, max_size=40)
-
-
 @pytest.fixture(scope="module")
 def vad() -> None:
     pytest.importorskip("webrtcvad", reason="needs the extra vad: pip install -c constraints.txt -e '.[vad]'")
