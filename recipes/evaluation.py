@@ -1,12 +1,11 @@
 """Which detectors are scored and how the headline is taken: what `evaluate:` may say."""
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
-from recipes.block import Block, Count, Seed, distinct
+from recipes.block import Block, Count, Seed, distinct, is_pinned
 from recipes.prompts import Prompt
 
 Baseline = Literal[
@@ -101,7 +100,7 @@ class EvaluateRecipe(Block):
         for key, place in self.weights.items():
             if key not in TAKES:
                 raise ValueError(f"weights.{key}: there are weights for {', '.join(TAKES)}")
-            if not place.startswith((".", "/", "~", "$")) and not re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", place):
+            if not place.startswith((".", "/", "~", "$")) and not is_pinned(place):
                 raise ValueError(
                     f"weights.{key}: {place!r} is neither a folder nor a Hub id with its revision: NAMESPACE/NAME@<40 hex "
                     "digits>"

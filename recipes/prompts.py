@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from recipes.block import Block, Count, Seed, distinct
+from recipes.block import Block, Count, Seed, distinct, is_pinned
 from recipes.reading import read_yaml
 
 Kind = Literal["choice", "multiple_choice", "labels", "open"]
@@ -91,7 +91,7 @@ class ProposerBlock(Block):
     @field_validator("model")
     @classmethod
     def _pinned(cls, model: str) -> str:
-        if not model.startswith((".", "/", "~")) and not re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", model):
+        if not model.startswith((".", "/", "~")) and not is_pinned(model):
             raise ValueError(
                 f"{model!r} is neither a folder nor a Hub id with its revision: NAMESPACE/NAME@<40 hex digits>"
             )

@@ -1,12 +1,11 @@
 """Where recordings come from: a block for every kind of source, with its keys and their units."""
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from recipes.block import WORD, Block, Seed
+from recipes.block import WORD, Block, Seed, is_pinned
 
 
 def _as_texts(where: Any) -> Any:
@@ -263,7 +262,7 @@ class DatasetsSource(MappedSource):
     @field_validator("repo")
     @classmethod
     def _pinned(cls, repo: str) -> str:
-        if not is_folder(repo) and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*@[0-9a-f]{40}", repo):
+        if not is_folder(repo) and not is_pinned(repo):
             raise ValueError(
                 f"{repo!r} is neither a folder (./mine, /data/mine) nor a data set of the Hub with its revision: "
                 "NAMESPACE/NAME@<40 hex digits>"

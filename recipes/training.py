@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from recipes.block import Block, Count, Kwargs, Seed, Unit, distinct
+from recipes.block import Block, Count, Kwargs, Seed, Unit, distinct, is_pinned
 from recipes.library_keys import accepted_keys, refuse_unknown
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -137,10 +137,8 @@ class TrainMethod(Block):
     @classmethod
     def _pinned(cls, base: str) -> str:
         is_path = base == "tiny" or base.startswith((".", "/", "~"))
-        named = (
-            r"([\w.-]+/[\w.-]+|[^/]+)@[0-9a-f]{40}"  # a name alone is that of a folder in a recipe that was published
-        )
-        if not is_path and not re.fullmatch(named, base):
+        # a name alone is that of a folder in a recipe that was published
+        if not is_path and not is_pinned(base) and not re.fullmatch(r"[^/]+@[0-9a-f]{40}", base):
             raise ValueError(
                 f"{base!r} is neither `tiny`, nor a folder, nor a Hub id with its revision: NAMESPACE/NAME@<40 hex digits>"
             )

@@ -6,11 +6,12 @@ from typing import Any
 
 import yaml
 
+from recipes.block import HUB_ID
 from recipes.hub_terms import LICENCES, SIZES, TASKS, languages
 from tasks.functional.card_heads import OF_A_FOLDER
 from tasks.repo_checks import check_readme
 
-REPO = re.compile(r"\w+([.-]\w+)*/\w+([.-]\w+)*")
+REPO = re.compile(HUB_ID)
 SHA = re.compile(r"[0-9a-f]{40}")
 NEEDED = {
     "dataset": ("license", "pretty_name", "task_categories", "tags", "size_categories", "configs"),

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
 
+from recipes.block import HUB_ID
 from tasks.hub_client import CALLED, OTHER, AnotherKind, Kind, Wish, fetch, is_same, push
 from tasks.repo_checks import check_folder
 from tasks.store import Publication, file_digests, home, make_home, read_json
@@ -227,9 +228,7 @@ def hub() -> Path:
 
 
 def _shelf(kind: Kind, repo: str) -> Path:
-    if not re.fullmatch(
-        r"\w+([.-]\w+)*/\w+([.-]\w+)*", repo
-    ):  # "--" stands for "/" in the layout, ".." leads out of it
+    if not re.fullmatch(HUB_ID, repo):  # ".." would lead out of the layout
         raise ValueError(
             f"{repo!r} is no repository name (NAMESPACE/NAME, words joined by single '.' or '-') nor a folder that is there"
         )

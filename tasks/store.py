@@ -141,7 +141,7 @@ class Adapter(Reference):
 
 
 class Predictions(Reference):
-    """predictions.parquet: DESIGN's one table, for one detector."""
+    """predictions.parquet: the table of tasks/README.md, for one detector."""
 
     detector: str
     rows: int

@@ -16,8 +16,8 @@ def error_analysis(rows: pd.DataFrame, factors: Sequence[str], classes: tuple[st
     """Counts and lists of wrong answers; the first class is the one that is missed, the other alarms falsely.
 
     rows: one detector's test rows, a row a clip and seed, with label, prediction (null is unanswered, and wrong),
-    p_speech, group_id and the columns `factors`. An answer no class was given for counts as missed where the clip is
-    of the first class, and is no false alarm where it is not. `by` counts the rows that vary the factor (`levels.varied`).
+    p_speech, group_id and the columns `factors`. An unanswered clip of the first class is missed; an unanswered clip of
+    the second is wrong but no false alarm. `by` counts the rows that vary the factor (`levels.varied`).
     """
     rows = _judged(rows, classes)
     family = next((name for name in FAMILIES if name in rows and rows[name].notna().any()), None)

@@ -41,7 +41,7 @@ def stated_p(value: float | None, absent: str) -> str:
 
 
 def stated_end(end: float | None, lowest: float, highest: float, unit: str) -> str:
-    """An interval's end; None is open, and what lies beyond the tested levels is not told from them."""
+    """An interval's end in words: "open" for None, and "<20" or ">500" where it lies beyond the levels that were tested."""
     if end is None:
         return "open"
     if lowest <= end <= highest:

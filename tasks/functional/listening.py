@@ -19,7 +19,7 @@ REFUSALS = {
 
 
 def listening_section(models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """DESIGN's `listening`: `checks`, the worst of all models a row, and what each model said.
+    """`listening` of report.json: `checks`, a row a check with the worst of all models, and what each model said.
 
     models: "adapter, seed 42, fold 0" -> what tasks/models/listening.py found. Every check stops a run that fails it, so a
     row tells by how much it was passed.

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from tasks.functional.intervals import BOOTSTRAP_FROM, FEWEST
 from tasks.functional.mcnemar import mcnemar_sample_size, smallest_difference
 
 POINTS = 0.03
@@ -60,10 +61,12 @@ def interval_rule(groups: int) -> str:
     """The interval a report gives where the smaller class has so many test groups."""
     if groups < 2:
         return "no interval, and no result that may be published: at least 2 groups are needed"
-    if groups < 5:
-        return f"a t interval with {groups - 1} degrees of freedom, marked unreliable; from 5 groups on it is not"
-    if groups < 20:
-        return f"a t interval with {groups - 1} degrees of freedom; from 20 groups on a bootstrap over groups"
+    if groups < FEWEST:
+        return (
+            f"a t interval with {groups - 1} degrees of freedom, marked unreliable; from {FEWEST} groups on it is not"
+        )
+    if groups < BOOTSTRAP_FROM:
+        return f"a t interval with {groups - 1} degrees of freedom; from {BOOTSTRAP_FROM} groups on a bootstrap over groups"
     return "a bootstrap over groups, marked unreliable where it ends well inside a t interval, as most do up to 50"
 
 

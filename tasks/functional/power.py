@@ -84,8 +84,9 @@ def smallest_for(design: Design) -> float | None:
 def smallest_by_interval(design: Design) -> float:
     """The smallest difference that a t interval over groups tells from 0 with power 0.8: (t_0.975 + t_0.8) SE.
 
-    G - 1 df for the smaller class's G >= 2 groups, SE^2 = discordance x design effect / clips (Bloom 1995). Where the
-    discordance is less than the difference found so, it is the difference. May exceed what accuracies can differ by.
+    G - 1 df for the smaller class's G >= 2 groups, SE^2 = discordance x design effect / clips (Bloom 1995). Two accuracies
+    differ by no more than the discordance: where it is less than the difference found so, the difference is put in its
+    place, d = (t_0.975 + t_0.8)^2 x design effect / clips. May be over 1, which no two accuracies differ by.
     """
     from scipy.special import stdtrit
 

@@ -58,11 +58,11 @@ def build_report(
 ) -> Report:
     """The report on `detector`: its test rows of the published `seed`, beside every other detector.
 
-    predictions: DESIGN's table, all detectors, seeds, protocols and methods, dev and test. Folds are pooled, each clip
-    once; without a `seed` so are the seeds, groups being resampled with the clips of all of them. The protocol is
-    "group" wherever there is one. threshold "dev" is Youden's on each fold's dev rows. `recorded` is copied into its
-    keys as it is. factors: columns of the by-tables, by default the known that vary, in up to 500 levels, and in any case
-    those of `by`.
+    predictions: the table of tasks/README.md, all detectors, seeds, protocols and methods, dev and test. Folds are pooled,
+    each clip once; without a `seed` so are the seeds, groups being resampled with the clips of all of them. The protocol is
+    "group" wherever there is one. threshold "dev" is Youden's on each fold's dev rows. `recorded` is copied into its keys
+    as it is. factors: columns of the by-tables, by default the known that vary, in up to 500 levels, and in any case those
+    of `by`.
     against: name -> another such table; its detectors are compared on the clips they share with the headline.
     goals, then, otherwise: what the study wants to know and which study follows, as its recipe has them.
     point_metrics: `report_metrics.Rule` says what it computes. say: takes lines on what is computed next.

@@ -42,8 +42,8 @@ PointMetrics = Callable[
 class Rule(NamedTuple):
     """What every interval of one report shares; the first class is the positive one.
 
-    point_metrics: what computes the value of each metric of a detector over all its clips; without it the value is that
-    of the sums over groups which the intervals rest on, as it is at the levels of a factor.
+    point_metrics: computes the value of each metric of a detector over all its clips, e.g. by scikit-learn. Without it, and
+    always at the levels of a factor, the value comes from the sums over groups that the intervals are made of.
     """
 
     classes: tuple[str, str]

@@ -32,7 +32,7 @@ QUANTILES = {"p05": 0.05, "median": 0.5, "p95": 0.95}
 
 
 def of_all_lengths(samples: Sequence[int], most: int = TIMED) -> list[int]:
-    """Places of up to `most` clips of all lengths, by their length: the shortest and the longest are among them."""
+    """Indices of up to `most` clips, shortest first, evenly spaced in rank of length, with the shortest and the longest."""
     order = np.argsort(samples, kind="stable")
     return [
         int(order[at]) for at in np.unique(np.linspace(0, len(order) - 1, min(most, len(order))).round().astype(int))

@@ -11,10 +11,11 @@ from tasks.functional.weighted_metrics import BINNED, Statistic, names_positive
 
 
 def settled(table: pd.DataFrame, statistic: Statistic) -> str | None:
-    """Why the clips have no say: a detector that hears nothing answers all of them alike; or why resamples mislead.
+    """Why a statistic gets no interval from its clips: they were all answered alike, or resamples would mislead; or None.
 
-    A recall is left out, since one class may be answered otherwise in the next group; so is a table of one class,
-    where one answer may well be the right one, and one without any answer.
+    A detector that gives one answer to clips of both classes hears nothing: its score says nothing of further clips.
+    A recall is left out, since one class may be answered otherwise in the next group. So are a table of one class, where
+    one answer may be the right one, and a table that holds an unanswered clip.
     """
     if statistic in BINNED:
         return "a binned calibration error is biased upwards, and more so in a resample"

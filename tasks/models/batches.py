@@ -21,7 +21,7 @@ MEMORY_SHARE = 0.8  # of what is free when a batch is planned
 def ahead(
     pool: Executor, work: Callable[[T], R], items: Iterable[tuple[T, int]], most: Callable[[], int]
 ) -> Iterator[R]:
-    """`work(item)` of (item, weight) pairs, in their order, begun in the pool for as many as together weigh `most()`."""
+    """Yield `work(item)` for each (item, weight), in their order; the pool works ahead on what weighs up to `most()`."""
     begun: deque[tuple[Future[R], int]] = deque()
     weight = 0
     for item, its in items:
