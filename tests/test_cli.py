@@ -286,7 +286,7 @@ def test_a_server_that_is_away_for_too_long_is_a_sentence_and_another_that_does_
     asked = [ours, theirs, None]
     assert command(monkeypatch, "run", "study/smoke") == 2
     assert capsys.readouterr().err == (
-        "earshot: the Prefect server at http://server:4200/api is away ([Errno 111] Connection refused): start it again on "
+        "earshot: the Prefect server at server:4200 is away ([Errno 111] Connection refused): start it again on "
         "the same database and port, and run the same command again; it goes on from what was finished\n"
     )
     while asked:
