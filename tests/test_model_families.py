@@ -5,6 +5,8 @@ import json
 import os
 import re
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -208,6 +210,22 @@ def test_a_task_over_a_folder_is_not_served_what_was_made_over_other_weights(tas
     save_file({its: value * 2 for its, value in tensors.items()}, folder / "model.safetensors", PT)
     assert key(folder) != before
     assert key("tiny") == tiny
+
+
+def test_two_tasks_that_hash_one_large_file_at_once_both_get_its_digest(home, tmp_path, monkeypatch):
+    """Both wrote one draft, which the first moved away from under the second: FileNotFoundError ended its training."""
+    home.mkdir(parents=True, exist_ok=True)
+    (file := tmp_path / "model.safetensors").write_bytes(b"weights")
+    both, replace = threading.Barrier(2, timeout=20), Path.replace
+
+    def wait_and_replace(draft, target):
+        both.wait()  # until both have written theirs
+        return replace(draft, target)
+
+    monkeypatch.setattr(base_content, "LARGE", 4)
+    monkeypatch.setattr(Path, "replace", wait_and_replace)
+    with ThreadPoolExecutor(2) as pool:
+        assert set(pool.map(base_content.read_once, [file, file])) == {sha256(file)}
 
 
 def test_a_large_file_is_read_once_while_it_stays_as_it_is(home, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def read_once(file: Path) -> str:
         return note.read_text(encoding="ascii")
     digest = sha256(file)
     note.parent.mkdir(exist_ok=True)
-    aside = note.with_suffix(f".{os.getpid()}")
+    aside = note.with_suffix(f".{os.getpid()}-{threading.get_ident()}")  # tasks of one base hash it side by side
     aside.write_text(digest, encoding="ascii")
     aside.replace(note)
     return digest
