@@ -51,7 +51,7 @@ def predict(
 
     p_speech is calibrated where the adapter's card has a temperature. A warning stands where a clip lies outside what
     the card was measured on. A file that is not there or cannot be asked has an error instead of a label; the others
-    are answered, and the command ends with 1. Digital silence, a file or a window of one, holds no speech and is
+    are answered, and the command ends with 1. Digital silence, a file or a window of one, holds no SPEECH and is
     answered so without asking the model, with a warning that says it. RTTM holds the segments of the first class,
     with its name where RTTM has a speaker's.
 

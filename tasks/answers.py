@@ -40,6 +40,7 @@ STRETCH_S = 300.0  # of a long recording in memory
 ROWS_A_GROUP = 256
 ABRUPT = 0.02  # of the peak: an edge that is louder has not faded
 SAME_LEVEL = 2.0**-15  # one step of 16 bits
+SPEECH = "SPEECH"  # as a recipe calls the class that silence is none of
 COLUMNS = ("path", "start_s", "end_s", "label", "p_speech", "p_raw", "duration_ms", "warnings", "error")
 SCHEMA = pa.schema({"clip_id": pa.string(), "audio": pa.struct({"bytes": pa.binary(), "path": pa.string()})})
 
@@ -58,12 +59,12 @@ def predict(
     """A row a file, or a segment of one with `window_ms`: path, start_s, end_s, label, p_speech, p_raw, duration_ms,
     warnings, error.
 
-    adapter: NAMESPACE/NAME[@sha], or the folder of a published one. audio: files, folders, globs, "-". p_speech is
-    softened by the card's temperature where it has one, p_raw is the model's own. A file that is not there, cannot be read,
-    or gives the model nothing to hear, has an error instead of a label; the others are answered all the same. Of digital
-    silence, a file or a window of one, the model is not asked: it holds nothing of the first class, p_speech is 0, p_raw
-    null, and a warning says so. `base`: another place of the very base the adapter is for; `prompt`: another one than the
-    card's, a text or a recipe of one.
+    adapter: NAMESPACE/NAME[@sha], or the folder of a published one. audio: files, folders, globs, "-". p_speech is softened
+    by the card's temperature where it has one, p_raw is the model's own. A file that is not there, cannot be read, or gives
+    the model nothing to hear, has an error instead of a label; the others are answered all the same. Of digital silence, a
+    file or a window of one, a model that tells SPEECH is not asked: there is none in it, p_raw is null, and a warning says
+    so. Where neither class is SPEECH it is asked, and the warning says that. `base`: another place of the very base the
+    adapter is for; `prompt`: another one than the card's, a text or a recipe of one.
     Raises FileNotFoundError or ValueError where nothing can be asked at all.
     """
     published = find_adapter(adapter)
@@ -140,7 +141,8 @@ def write_clips(
                 continue
             try:
                 for start, samples in cut(one.file, window, hop):
-                    clip = None if is_silent(samples) else clips.add(prepared(samples, published))
+                    known = is_silent(samples) and p_of_silence(published) is not None
+                    clip = None if known else clips.add(prepared(samples, published))
                     warnings = tuple(warnings_of(one.file, samples, published))
                     asked.append(Asked(one.name, clip, start, start + len(samples), warnings, None))
             except ValueError as error:
@@ -202,8 +204,8 @@ def cut(file: Path, window: int | None, hop: int) -> Iterator[tuple[int, NDArray
 def prepared(samples: NDArray[np.float32], published: Published) -> NDArray[np.float64]:
     """A clip as the training clips were made: edges that fade, silent context where theirs was, and their level.
 
-    What is so already is left as it is, so that a published clip gets its published answer. Raises ValueError where the
-    clip gives the model no audio token.
+    What is so already is left as it is, so that a published clip gets its published answer; silence has no level. Raises
+    ValueError where the clip gives the model no audio token.
     """
     context = published.context
     total = n_samples(context.total_ms) if context else 0
@@ -217,14 +219,19 @@ def prepared(samples: NDArray[np.float32], published: Published) -> NDArray[np.f
             f"a clip of {1000 * len(samples) / SAMPLE_RATE_HZ:g} ms gives the model no audio token, it would be answered "
             f"unheard: {published.rate.shortest_ms:g} ms are the least"
         )
+    if is_silent(samples):
+        return clip
     level = np.asarray(normalise(clip, published.normalise_to), dtype=np.float64)
     return clip if np.abs(level - clip).max() < SAME_LEVEL else level
 
 
 def warnings_of(file: Path, samples: NDArray[np.float32], published: Published) -> Iterator[str]:
-    """Where a clip, or what is asked of it, lies outside what the card was measured on; of silence that it is not asked."""
+    """Where a clip, or what is asked of it, lies outside what the card was measured on; of silence, who answered."""
     if is_silent(samples):
-        yield f"digital silence holds no {published.question.classes[0]}: the model was not asked about it"
+        if p_of_silence(published) is None:
+            yield "digital silence: the card was measured on no such clip"
+        else:
+            yield "digital silence holds no SPEECH: the model was not asked about it"
         return
     if published.warning:
         yield published.warning
@@ -287,22 +294,32 @@ def tabled(asked: Sequence[Asked], p_raw: dict[str, float], published: Published
             rows += segment_rows(its, p_raw, published)
         else:
             (one,) = its
-            p = p_of(one, p_raw)
+            p = p_of(one, p_raw, published)
             rows.append(answer_row(name, one.start, one.end, p >= published.threshold, p, its, published))
     table = pd.DataFrame(rows).reindex(columns=list(COLUMNS)).astype({"error": object, "label": object})
     table.attrs["classes"] = list(published.question.classes)
     return table
 
 
-def p_of(one: Asked, p_raw: dict[str, float]) -> float:
-    """P of the first class as the model says it; 0 of silence."""
-    return 0.0 if one.clip is None else p_raw[one.clip]
+def p_of(one: Asked, p_raw: dict[str, float], published: Published) -> float:
+    """P of the first class as the model says it, or that of silence of which it was not asked."""
+    if one.clip is not None:
+        return p_raw[one.clip]
+    silence = p_of_silence(published)
+    assert silence is not None  # else it would have been asked
+    return silence
+
+
+def p_of_silence(published: Published) -> float | None:
+    """P of the first class in digital silence, which holds no SPEECH; None where neither class is SPEECH."""
+    classes = published.question.classes
+    return float(classes[1] == SPEECH) if SPEECH in classes else None
 
 
 def segment_rows(windows: Sequence[Asked], p_raw: dict[str, float], published: Published) -> list[dict[str, Any]]:
     """The segments of one file."""
     starts, ends = (np.array([getattr(one, name) for one in windows]) for name in ("start", "end"))
-    p = np.array([p_of(one, p_raw) for one in windows])
+    p = np.array([p_of(one, p_raw, published) for one in windows])
     return [
         answer_row(windows[0].name, its.start, its.end, its.is_first, its.p_first, windows, published)
         for its in segments(starts, ends, p, published.threshold)

@@ -191,6 +191,35 @@ def test_silence_is_answered_alike_as_a_file_and_as_a_window_and_no_model_is_ask
     assert (last["label"], SILENT in last["warnings"]) == ("NONSPEECH", True)
 
 
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        (
+            ("NONSPEECH", "SPEECH"),
+            ("NONSPEECH", 1.0, SILENT),
+        ),  # it was the second class, SPEECH, with P 0 of the first
+        (("DOG", "CAT"), (None, None, "digital silence: the card was measured on no such clip")),  # it was a CAT
+    ],
+)
+def test_silence_is_no_speech_whichever_class_that_is_and_is_asked_of_whoever_tells_dogs_from_cats(
+    adapter, tmp_path, monkeypatch, classes, expected
+):
+    def find(name):
+        published = find_adapter(name)
+        return published._replace(question=published.question.model_copy(update={"classes": classes}))
+
+    soundfile.write(tmp_path / "silent.wav", np.zeros(3200), 16_000)
+    monkeypatch.setattr(answers, "find_adapter", find)
+    (whole,) = predict(ADAPTER, [tmp_path / "silent.wav"], say=quiet).to_dict("records")
+    (windows,) = predict(ADAPTER, [tmp_path / "silent.wav"], window_ms=200, say=quiet).to_dict("records")
+    np.testing.assert_equal(whole, windows)
+    label, p, warning = expected
+    assert whole["warnings"] == warning
+    assert np.isnan(whole["p_raw"]) == (p is not None), "asked of the model only where nothing is known"
+    if p is not None:
+        assert (whole["label"], whole["p_speech"]) == (label, p)
+
+
 def test_what_is_kept_is_answered_without_the_model(adapter, audio, monkeypatch):
     said = []
     first = predict(ADAPTER, [audio / "a.wav"], say=quiet)
