@@ -18,6 +18,7 @@ from tasks.models.frames import HOP, SAMPLE_RATE_HZ, Rate
 
 EXTRACTED_AT_ONCE = 32
 LEAST_FRAMES = 64  # products of matrices that are narrower take other kernels, whose last bit differs
+AUDIO = ("input_features", "feature_attention_mask", "audio_kept")  # of a batch
 SILENT_FRAMES = 2  # behind a waveform, at whose very end the extractor would mirror it
 
 
@@ -187,8 +188,7 @@ def merge_audio(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str
     transformers does the same inside, except in a batch where every clip gives one token: there it takes a legacy
     path that rebuilds the batch (and fails under bf16 autocast). Doing it here leaves one path for every batch.
     """
-    features = keywords.pop("input_features", None)
-    mask, kept = keywords.pop("feature_attention_mask", None), keywords.pop("audio_kept", None)
+    features, mask, kept = (keywords.pop(name, None) for name in AUDIO)
     if features is None or keywords.get("inputs_embeds") is not None:
         return arguments, keywords
     ids = keywords.pop("input_ids")
@@ -261,12 +261,30 @@ def generated_logits(
     past = copy.deepcopy(start)
     if past is not None:
         past.batch_repeat_interleave(len(batch["input_ids"]))
-    with last_position_only(model):
+    with last_position_only(model), audio_aside(model, batch) as text:
         out = model.generate(
-            **batch, past_key_values=past, max_new_tokens=1, logits_processor=[Allow()], do_sample=False, num_beams=1,
+            **text, past_key_values=past, max_new_tokens=1, logits_processor=[Allow()], do_sample=False, num_beams=1,
             repetition_penalty=1.0, return_dict_in_generate=True, output_logits=True,
         )  # fmt: skip
     return out.sequences[:, -1], out.logits[0].float()
+
+
+@contextlib.contextmanager
+def audio_aside(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
+    """Yields a batch without its audio, which inside goes to the first forward past `generate`: that takes only what the
+    family's own `forward` names."""
+    audio = {name: its for name, its in batch.items() if name in AUDIO}
+
+    def give(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        keywords.update(audio)
+        audio.clear()
+        return arguments, keywords
+
+    given = model.register_forward_pre_hook(give, with_kwargs=True, prepend=True)  # before `merge_audio`
+    try:
+        yield {name: its for name, its in batch.items() if name not in AUDIO}
+    finally:
+        given.remove()
 
 
 @contextlib.contextmanager

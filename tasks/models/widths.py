@@ -7,24 +7,33 @@ from typing import Any
 
 from tasks.functional.memory import Size
 
+TEXT = (
+    "hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size", "decoder_sparse_step", "mlp_only_layers",
+    "num_experts", "moe_intermediate_size", "num_experts_per_tok",
+)  # fmt: skip
+AUDIO = ("d_model", "encoder_layers")
+
 
 def size_of(config: Any) -> Size:
     """The widths of a model, or of the thinker of a whole Omni, by its configuration as transformers has read it."""
-    return _sized(config.to_dict())
+    config = getattr(config, "thinker_config", config)
+    parts = ((config.text_config, TEXT), (config.audio_config, AUDIO))
+    text, audio = ({name: getattr(its, name) for name in names if hasattr(its, name)} for its, names in parts)
+    return _sized(text, audio)
 
 
 def widths_in(config: Path) -> Size | None:
     """The widths that a config.json names; None where it leaves one of them to transformers' own defaults."""
+    its = json.loads(config.read_text(encoding="utf-8"))
+    its = its.get("thinker_config", its)
     try:
-        return _sized(json.loads(config.read_text(encoding="utf-8")))
+        return _sized(its["text_config"], its["audio_config"])
     except KeyError:
         return None
 
 
-def _sized(config: Mapping[str, Any]) -> Size:
+def _sized(text: Mapping[str, Any], audio: Mapping[str, Any]) -> Size:
     """Raises KeyError where a width is not named."""
-    config = config.get("thinker_config", config)
-    text, audio = config["text_config"], config["audio_config"]
     dense = Size(
         text["hidden_size"], text["num_hidden_layers"], text["intermediate_size"], text["vocab_size"], audio["d_model"],
         audio["encoder_layers"],
