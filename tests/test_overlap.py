@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from recipes.clips import ClipsBlock
 from tasks.clips import repeats, tell_repeats
 from tasks.functional.conditions import Condition
+from tasks.functional.mixing import render_clip
 from tasks.functional.overlap import Crowded, crowded, sharing
 from tasks.store import Sides, draft
 
@@ -76,15 +78,20 @@ def clips(*cuts: tuple[str, int, float], **columns: Any) -> pd.DataFrame:
 def test_clips_that_share_audio_within_a_condition_are_counted(
     cuts: list[tuple[str, int, float]], shared: int
 ) -> None:
-    assert sharing(clips(*cuts), same_cuts=False).to_dict("records") == [
+    assert sharing(clips(*cuts)).to_dict("records") == [
         {"part": "test", "label": "SPEECH", "clips": len(cuts), "shared": shared}
     ]
 
 
-def test_cuts_from_one_longest_clip_share_as_long_as_that_is() -> None:
-    table = clips(("a", 0, 100.0), ("a", 3000, 100.0), ("c", 0, 1000.0))
-    assert sharing(table, same_cuts=False)["shared"].tolist() == [0]
-    assert sharing(table, same_cuts=True)["shared"].tolist() == [2]
+@pytest.mark.parametrize(("apart", "shared"), [(1599, 2), (1600, 0), (3000, 0)])
+def test_the_middles_of_two_cuts_share_what_is_heard_of_both(apart: int, shared: int) -> None:
+    """Cuts of 1 s that overlap were counted though their middles of 100 ms, which is all that is heard, do not."""
+    recording, heard = np.random.default_rng(0).normal(size=40_000), []
+    for at in (0, apart):
+        clip = render_clip(recording, n=1600, crop_seed=0, cut_from=16_000, starts=lambda n, at=at: np.array([at]))
+        heard.append(set(range(clip.content_start, clip.content_start + 1600)))
+    assert bool(heard[0] & heard[1]) == bool(shared)
+    assert sharing(clips(("a", 0, 100.0), ("a", apart, 100.0), ("c", 0, 1000.0)))["shared"].tolist() == [shared]
 
 
 def block(per_cell: int) -> ClipsBlock:

@@ -65,7 +65,7 @@ def counts_of(clips: pd.DataFrame, classes: Sequence[str], design: str) -> dict[
         "clips": len(clips),
         "licences": licences_of(clips),
         "counts": counted.reset_index().to_dict("records"),
-        "shared": sharing(clips, same_cuts=design == "one_at_a_time").to_dict("records"),
+        "shared": sharing(clips).to_dict("records"),
         "factors": {name: _levels(clips[name]) for name in CONDITIONS},
         "cells": [
             cross_durations_and_snrs(its[its["label"] == classes[0]])

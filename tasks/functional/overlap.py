@@ -61,19 +61,15 @@ def most_at(counts: Mapping[Condition, int], same_cuts: bool) -> dict[float, int
     return {longest: max(most.values())} if same_cuts else most
 
 
-def sharing(clips: pd.DataFrame, same_cuts: bool) -> pd.DataFrame:
+def sharing(clips: pd.DataFrame) -> pd.DataFrame:
     """By part and class: `clips`, and `shared`, how many share audio with another one of their condition.
 
-    clips: the columns of the clips table; where a cut begins stands in base_clip_id, RECORDING@SAMPLE. With `same_cuts` all
-    conditions have the same cuts, as long as the longest clip.
+    clips: the columns of the clips table. base_clip_id is RECORDING@SAMPLE, where a cut begins. Where all conditions have
+    the same cuts, a clip is the middle of its cut: as far behind its beginning as every clip of its condition is.
     """
     start = clips["base_clip_id"].str.rpartition("@")[2].astype(int).to_numpy()
-    length = clips["duration_ms"].map(n_samples).to_numpy()
-    table = (
-        clips[[*CONDITION, "recording_id"]]
-        .reset_index(drop=True)
-        .assign(start=start, end=start + (length.max() if same_cuts else length))
-    )
+    end = start + clips["duration_ms"].map(n_samples).to_numpy()
+    table = clips[[*CONDITION, "recording_id"]].reset_index(drop=True).assign(start=start, end=end)
     table = table.sort_values(["recording_id", "start"])
     cuts = table.groupby([*CONDITION, "recording_id"], dropna=False, sort=False)
     # Cuts of one condition are equally long: one that overlaps any overlaps its neighbour.
