@@ -5,9 +5,11 @@ import difflib
 import functools
 import importlib.util
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from recipes.block import Kwargs
 
@@ -27,19 +29,30 @@ def accepted_keys(package: str, *sources: tuple[str, str]) -> Mapping[str, tuple
     `sources` are (file inside the package, class) pairs, the class and the bases whose fields it inherits. Raises
     ValueError where the package is not installed.
     """
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise ValueError(f"{package} is not installed: pip install -c constraints.txt -e .")
     keys: dict[str, tuple[type, ...]] = {}
     for file, name in sources:
-        tree = ast.parse((Path(spec.submodule_search_locations[0]) / file).read_text())
-        body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
-        for node in body:
+        for node in _body_of(package, file, name):
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 keys[node.target.id] = tuple(types_of(node.annotation))
             elif isinstance(node, ast.FunctionDef) and node.name == "__init__":
                 keys |= {argument.arg: (object,) for argument in node.args.args[1:]}
     return keys
+
+
+@functools.cache
+def members(package: str, file: str, name: str) -> tuple[str, ...]:
+    """The values of an enumeration of an installed library, read likewise."""
+    assigned = (node.value for node in _body_of(package, file, name) if isinstance(node, ast.Assign))
+    return tuple(value.value for value in assigned if isinstance(value, ast.Constant) and isinstance(value.value, str))
+
+
+def _body_of(package: str, file: str, name: str) -> Sequence[ast.stmt]:
+    """What stands in a class of an installed library. Raises ValueError where that is not installed."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(f"{package} is not installed: pip install -c constraints.txt -e .")
+    tree = ast.parse((Path(spec.submodule_search_locations[0]) / file).read_text(encoding="utf-8"))
+    return next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
 
 
 def types_of(annotation: ast.expr | None) -> Iterator[type]:
@@ -78,6 +91,28 @@ def refuse_unknown(
             )
         if reason := fault_of(value, accepted[key]):
             raise ValueError(f"{block}.{key}: {reason}")
+
+
+def refuse_impossible(block: str, given: Kwargs, ranges: Mapping[str, Any]) -> None:
+    """Raise ValueError on a value outside its range, which the library would notice only once it trains, or never.
+
+    `ranges` are types as pydantic reads them; null and keywords without a range are left to the library.
+    """
+    for key in [key for key in given if key in ranges and given[key] is not None]:
+        try:
+            TypeAdapter(ranges[key]).validate_python(given[key])
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise ValueError(f"{block}.{key}: {reason}, got {given[key]!r}") from None
+
+
+def refuse_unnamed(block: str, given: Kwargs, key: str, names: Sequence[str]) -> None:
+    """Raise ValueError where the value of `key` is none of the names, with those it may stand for."""
+    value = given.get(key)
+    if value is not None and value not in names:
+        near = difflib.get_close_matches(str(value), names, n=3)
+        way_out = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
+        raise ValueError(f"{block}.{key}: there is no {value!r}; {way_out}")
 
 
 def fault_of(value: Any, types: tuple[type, ...]) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from recipes.block import Block, Count, Kwargs, Seed, Unit, distinct, is_pinned
-from recipes.library_keys import accepted_keys, refuse_unknown
+from recipes.library_keys import accepted_keys, members, refuse_impossible, refuse_unknown, refuse_unnamed
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 MLP = ["gate_proj", "up_proj", "down_proj"]
@@ -21,6 +21,26 @@ QUANTIZATION: dict[str, Kwargs | None] = {
     "8bit": {"load_in_8bit": True},
     "none": None,
 }
+
+
+def _any_steps(steps: int) -> int:
+    if steps == 0:
+        raise ValueError("0 steps train nothing; leave it out to train by epochs")
+    return steps
+
+
+Above0 = Annotated[float, Field(gt=0)]
+From0 = Annotated[float, Field(ge=0)]
+Below1 = Annotated[float, Field(ge=0, lt=1)]
+LORA_RANGES: dict[str, Any] = {"r": Count, "lora_alpha": Above0, "lora_dropout": Below1}
+TRAINING_RANGES: dict[str, Any] = {
+    "learning_rate": Above0, "num_train_epochs": Above0,
+    "max_steps": Annotated[int, Field(ge=-1), AfterValidator(_any_steps)],  # -1: as many as the epochs have
+    "per_device_train_batch_size": Count | Literal["auto"], "per_device_eval_batch_size": Count,
+    "gradient_accumulation_steps": Count, "warmup_steps": From0, "weight_decay": From0, "max_grad_norm": From0,
+    "adam_beta1": Below1, "adam_beta2": Below1, "adam_epsilon": Above0,
+    "logging_steps": Above0, "eval_steps": Above0, "save_steps": Above0,
+}  # fmt: skip
 
 
 def named(presets: Mapping[str, Kwargs | None]) -> BeforeValidator:
@@ -154,6 +174,7 @@ class TrainMethod(Block):
         )
         owned = dict.fromkeys(("exclude_modules", "task_type"), "`scope` decides it")
         refuse_unknown("lora", given or {}, accepted_keys("peft", *bases), owned)
+        refuse_impossible("lora", given or {}, LORA_RANGES)
         return given
 
     @field_validator("quantization")
@@ -184,6 +205,10 @@ class TrainMethod(Block):
         }  # fmt: skip
         size = {"per_device_train_batch_size"} if given.get("per_device_train_batch_size") == "auto" else set()
         refuse_unknown("training", {key: value for key, value in given.items() if key not in size}, accepted, owned)
+        refuse_impossible("training", given, TRAINING_RANGES)
+        refuse_unnamed("training", given, "optim", members("transformers", "training_args.py", "OptimizerNames"))
+        schedules = members("transformers", "trainer_utils.py", "SchedulerType")
+        refuse_unnamed("training", given, "lr_scheduler_type", schedules)
         return given
 
     @field_validator("sampling")
