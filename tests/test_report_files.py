@@ -112,6 +112,18 @@ def test_a_section_is_drawn_whatever_it_holds(template):
         assert shown in words, shown
 
 
+def test_every_table_scrolls_by_itself_so_that_no_page_is_wider_than_a_phone():
+    for page_template in TEMPLATE.parent.glob("*.html.j2"):
+        lines = page_template.read_text(encoding="utf-8").splitlines()
+        bare = [line for line in lines if "<table" in line and not re.search(r'<div class="wide[^>]*><table', line)]
+        assert not bare, (page_template.name, bare)
+
+
+def test_the_balance_of_the_classes_is_a_sentence(template):
+    said = text(template, balance={"largest_imbalance": 0.0})
+    assert "Within one part, duration and SNR the classes differ by 0 clips at most." in said
+
+
 def test_the_page_says_how_many_resamples_and_how_levels_compare(template):
     words = text(template)
     assert (
