@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recipes.block import HUB_ID
-from tasks.hub_client import CALLED, OTHER, AnotherKind, Kind, Wish, fetch, is_same, push
+from tasks.hub_client import CALLED, OTHER, AnotherKind, Kind, Unreached, Wish, fetch, is_same, push, quieten
 from tasks.repo_checks import check_folder
 from tasks.store import Publication, file_digests, home, make_home, read_json
 
@@ -102,6 +102,7 @@ def pull(kind: Kind, repo: str, sha: str) -> Path:
 
     if not re.fullmatch(r"[0-9a-f]{40}", sha):
         raise ValueError(f"{repo}@{sha}: a revision is pinned by all 40 hex digits of its sha")
+    quieten()
     shelf = _shelf(kind, repo)
     if (_shelf(OTHER[kind], repo) / "snapshots" / sha).is_dir():
         raise AnotherKind(f"{repo}@{sha} is a {CALLED[OTHER[kind]]}, a {CALLED[kind]} is needed")
@@ -121,7 +122,7 @@ def pull(kind: Kind, repo: str, sha: str) -> Path:
         try:
             path = fetch(kind, repo, sha, hub(), ALLOWED)
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{kind} {repo}@{sha} is not in {hub()}; {error}") from error
+            raise type(error)(f"{CALLED[kind]} {repo}@{sha} is not in {hub()}; {error}") from error
     check_folder(path, shelf, f"{repo}@{sha}")
     return path
 
@@ -141,8 +142,10 @@ def find(name: str) -> tuple[Path, str]:
             return pull(kind, repo, revision), revision
         except AnotherKind:
             continue
+        except Unreached:
+            raise
         except FileNotFoundError as error:
-            nowhere = f"; {error}"
+            nowhere = f"; {error.__cause__ or error}"
     raise FileNotFoundError(f"{name} is neither a folder nor in {hub()}, which holds {_held(name)}{nowhere}")
 
 

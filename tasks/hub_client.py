@@ -6,6 +6,7 @@ import hashlib
 import ipaddress
 import os
 import random
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +35,10 @@ T = TypeVar("T")
 
 class AnotherKind(ValueError):
     """A repository of this name is there, and is a data set where a model is needed, or the other way round."""
+
+
+class Unreached(FileNotFoundError):
+    """The Hub did not answer, or is not to be asked: whether it has something is not known."""
 
 
 class Wish(NamedTuple):
@@ -69,7 +74,7 @@ def push(
     """
     from huggingface_hub import HfApi
 
-    with told(f"publishing {CALLED[kind]} {repo}"):
+    with told(f"publishing {CALLED[kind]} {repo}", ", or publish into the home: --set publish.to=home"):
         api = HfApi(endpoint=endpoint(), token=demand_token())
         again(lambda: demand_repo(api, kind, repo, wish), sleep)
         sha = again(lambda: commit(api, folder, kind, repo, wish), sleep)
@@ -90,7 +95,7 @@ def fetch(kind: Kind, repo: str, sha: str, cache: Path, patterns: Sequence[str])
 
     at = endpoint()
     api = HfApi(endpoint=at, token=get_token() or False)
-    with told(f"reading {CALLED[kind]} {repo}@{sha}"):
+    with told(f"reading {repo}@{sha}"):
         try:
             listed = list(api.list_repo_tree(repo, recursive=True, revision=sha, repo_type=kind))
         except RepositoryNotFoundError as error:
@@ -271,14 +276,16 @@ def origin(error: Exception) -> Exception:
 
 
 @contextlib.contextmanager
-def told(what: str) -> Iterator[None]:
-    """Errors of the client as ValueError or FileNotFoundError: what was tried, what the Hub said, what helps.
+def told(what: str, instead: str = "") -> Iterator[None]:
+    """Errors of the client as ValueError or FileNotFoundError: what was tried, what the Hub said, what helps, or what may
+    be done `instead`.
 
     Raised `from None`: a log shows the causes of an error too, and what a server sends may hold the token it was sent.
     """
     import httpx2
     from huggingface_hub import errors, get_token
 
+    quieten()
     try:
         yield
     except Exception as error:
@@ -290,13 +297,22 @@ def told(what: str) -> Iterator[None]:
         if isinstance(cause, ValueError) and isinstance(cause.__cause__, errors.HfHubHTTPError):  # the card's head
             raise ValueError(f"{what}: {words(str(cause), get_token())}") from None
         if isinstance(cause, errors.OfflineModeIsEnabled):
-            raise FileNotFoundError(f"{what}: HF_HUB_OFFLINE is set, so the Hub is not asked") from None
+            raise Unreached(f"{what}: HF_HUB_OFFLINE is set, so the Hub is not asked") from None
         if isinstance(cause, httpx2.TransportError | errors.LocalEntryNotFoundError):
-            raise FileNotFoundError(
+            raise Unreached(
                 f"{what}: {endpoint()} cannot be reached or broke off ({type(cause).__name__}); run the same command again "
-                "when it answers, or publish into the home: --set publish.to=home"
+                f"when it answers{instead}"
             ) from None
         raise
+
+
+def quieten() -> None:
+    """The client says each thing once, and draws its bars where somebody looks on."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, logging
+
+    logging.disable_propagation()
+    if not sys.stderr.isatty() and not are_progress_bars_disabled():
+        disable_progress_bars()
 
 
 def sentence(error: Any) -> str:

@@ -3,6 +3,7 @@
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx2
 import pytest
 from huggingface_hub.utils import validate_repo_id
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from tasks import hub
 from tasks.hub import as_one_name, content_sha, find, locate, publish, pull
+from tasks.hub_client import told
 
 
 @pytest.fixture
@@ -174,3 +176,30 @@ def test_a_folder_is_found_by_any_spelling_and_called_by_its_whole_path(home, tm
     assert all(name.endswith(f"--{folder}--data") for name, folder in zip(sorted(names), ("one", "two"), strict=True))
     assert as_one_name("me/x@abc") == "me--x@abc"
     assert len(as_one_name("x" * 150 + "/" + "y" * 150)) == 200
+
+
+def test_a_hub_that_does_not_answer_is_asked_once_and_not_told_how_to_publish(home, monkeypatch):
+    asked = []
+
+    def silent(kind, *arguments):
+        asked.append(kind)
+        with told(f"reading me/adapter@{'1' * 40}"):
+            raise httpx2.ConnectError("no route")
+
+    monkeypatch.setattr(hub, "fetch", silent)
+    with pytest.raises(FileNotFoundError, match="cannot be reached or broke off") as refused:
+        find(f"me/adapter@{'1' * 40}")
+    assert asked == ["model"]
+    assert "publish" not in str(refused.value)
+
+
+def test_a_repository_that_is_nowhere_is_said_to_be_so_once(home, monkeypatch):
+    def missing(kind, *arguments):
+        raise FileNotFoundError(f"reading me/adapter@{'1' * 40}: it is not there, or needs a token")
+
+    monkeypatch.setattr(hub, "fetch", missing)
+    with pytest.raises(FileNotFoundError) as refused:
+        find(f"me/adapter@{'1' * 40}")
+    said = str(refused.value)
+    assert said.endswith(f"which holds nothing yet; reading me/adapter@{'1' * 40}: it is not there, or needs a token")
+    assert "data set" not in said
