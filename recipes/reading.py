@@ -4,11 +4,14 @@ import copy
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from recipes.block import HUB_ID
 
 RECIPES = Path(__file__).parent
 
@@ -38,7 +41,9 @@ def unknown(recipe: str, kind: str) -> str:
     kinds = {file.parent.name for file in RECIPES.glob("*/*.yaml")}
     folder, _, name = recipe.rpartition("/")
     if recipe.endswith((".yaml", ".yml")) or ("/" in recipe and folder not in kinds):
-        return f"there is no file {recipe}"
+        published = f"; what was published is named with its commit, {recipe}@<40 hex digits>"
+        is_published = kind == "dataset" and re.fullmatch(HUB_ID, recipe)
+        return f"there is no file {recipe}{published if is_published else ''}"
     kind = next(its for its in (folder, kind, "study") if its in kinds)
     names = sorted(file.stem for file in (RECIPES / kind).glob("*.yaml"))
     near = difflib.get_close_matches(name, names, n=3)  # `demo` means study/demo, and so does a slip of the pen

@@ -17,7 +17,7 @@ from tasks.models.jobs import LAUNCH, PretrainingJob, Question, TrainingJob, bas
 from tasks.progress import Bar, Curve
 from tasks.repo_checks import Tensor, check_adapter, read_header
 from tasks.run_page import HOOKS, say
-from tasks.store import Adapter, Base, Clips, Publication, Splits, draft, home, read_json, write_timing
+from tasks.store import Adapter, Base, Clips, Publication, Splits, copy_folder, draft, home, read_json, write_timing
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "numpy")
 
@@ -159,7 +159,7 @@ def pull_base(published: Publication, data: Publication, fold: int) -> tuple[Bas
     named = pinned("model", f"{config['base_model_name_or_path']}@{config['revision']}")
     source = pull("model", named.repo, named.sha)
     with draft(Base) as copy:
-        shutil.copytree(source, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*CARDS))
+        copy_folder(source, copy, leave_out=CARDS)
         return Base.of(copy, parameters=count_parameters(copy / "model.safetensors")), named
 
 

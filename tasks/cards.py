@@ -31,6 +31,7 @@ from tasks.store import (
     Publication,
     Report,
     Splits,
+    copy_folder,
     file_digests,
     home,
     read_json,
@@ -49,7 +50,7 @@ def publish_dataset(
     """The audited parquets with their card and what hygiene dropped, before anything is trained on them."""
     repo = f"{block.namespace}/{block.dataset}"
     with workbench() as folder:
-        shutil.copytree(splits.path, folder, dirs_exist_ok=True)
+        copy_folder(splits.path, folder)
         if hygiene:
             shutil.copy(hygiene.path / "hygiene.csv", folder)
         write_json(folder / "card.json", dataset_facts(splits, recipe, classes, repo, hygiene))
@@ -66,7 +67,7 @@ def publish_base(base: Base, block: PublishBlock, data: Publication, fold: int) 
     """The tiny base, so that an adapter's configuration can name it by repository and sha."""
     repo = f"{block.namespace}/{block.adapter}-base" + (f"-fold{fold}" if fold else "")
     with workbench() as folder:
-        shutil.copytree(base.path, folder, dirs_exist_ok=True)
+        copy_folder(base.path, folder)
         facts = {
             "repo": repo,
             "licence": block.licence,
@@ -99,11 +100,11 @@ def publish_adapter(adapters: Sequence[Adapter], report: Report, splits: Splits,
     except ValueError as error:
         raise CheckFailed(str(error)) from error
     with workbench() as folder:
-        shutil.copytree(report.path, folder, dirs_exist_ok=True)
+        copy_folder(report.path, folder)
         write_json(folder / "report.json", stated)
         for adapter in adapters:
             place = folder / f"fold-{adapter.fold}" if adapter.fold else folder
-            shutil.copytree(adapter.path, place, dirs_exist_ok=True)
+            copy_folder(adapter.path, place)
         (folder / "evidence").mkdir(exist_ok=True)  # what listening found lies there already
         for name in ("audit.json", "balance.json"):
             shutil.copy(splits.path / name, folder / "evidence" / name)

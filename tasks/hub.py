@@ -16,7 +16,7 @@ from typing import Any, Literal
 from recipes.block import HUB_ID
 from tasks.hub_client import CALLED, OTHER, AnotherKind, Kind, Unreached, Wish, fetch, is_same, push, quieten
 from tasks.repo_checks import check_folder
-from tasks.store import Publication, file_digests, home, make_home, read_json
+from tasks.store import Publication, copy_folder, file_digests, home, make_home, read_json
 
 Place = Literal["home", "hub"]
 ALLOWED = ("*.md", "*.safetensors", "*.json", "*.yaml", "*.parquet", "*.csv", "*.png", "*.html", "*.jinja", "*.txt")
@@ -56,7 +56,7 @@ def _shelve(folder: Path, snapshot: Path) -> None:
     snapshot.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=snapshot.parent, prefix=".draft-"))
     try:
-        shutil.copytree(folder, draft / "files")
+        copy_folder(folder, draft / "files")
         if not _is_whole(snapshot):
             with contextlib.suppress(FileNotFoundError):  # damaged since, where there is one
                 snapshot.rename(draft / "damaged")

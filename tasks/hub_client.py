@@ -308,7 +308,8 @@ def told(what: str, instead: str = "") -> Iterator[None]:
 
 def quieten() -> None:
     """The client says each thing once, and draws its bars where somebody looks on."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, logging
+    from huggingface_hub.utils import logging
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
 
     logging.disable_propagation()
     if not sys.stderr.isatty() and not are_progress_bars_disabled():

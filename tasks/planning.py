@@ -345,9 +345,10 @@ def describe_disk(recipe: StudyRecipe, table: pd.DataFrame) -> list[str]:
     unknown = f" and {len(table) - len(known)} recordings of unknown length" if len(known) < len(table) else ""
     place = next(folder for folder in (home(), *home().parents) if folder.exists())
     free = shutil.disk_usage(place).free
+    short = f": as much as {in_units(size - free)} too little; fewer clips, or another EARSHOT_HOME"
     return [
         f"disk: at most {in_units(size)} for the data set{unknown}, beside base, adapters and report",
-        f"  {in_units(free)} free at {home()}",
+        f"  {'warning: ' if size > free else ''}{in_units(free)} free at {home()}{short if size > free else ''}",
         *describe_base(recipe.train.base, recipe.train.device),
     ]
 

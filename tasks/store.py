@@ -8,7 +8,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -265,6 +265,28 @@ def need_place(out: Path, what: str, ours: Collection[str], is_ours: Callable[[P
         raise ValueError(f"--out {out} holds {foreign[0]!r}, which is no part of a {what}: give a new or empty folder")
     if there and not is_ours(out):
         raise ValueError(f"--out {out} is not empty and holds no {what} of ours: give a new or empty folder")
+
+
+def copy_folder(source: Path, out: Path, leave_out: Sequence[str] = ()) -> None:
+    """Copy a folder into one that may be there already, but for names of some patterns.
+
+    Raises the OSError of the file that failed: shutil's own is a list of all of them, without what a reader can act on.
+    """
+    failed: list[OSError] = []
+
+    def copy(file: str, to: str) -> str:
+        try:
+            return shutil.copy2(file, to)
+        except OSError as error:
+            failed.append(error)
+            raise
+
+    try:
+        shutil.copytree(source, out, ignore=shutil.ignore_patterns(*leave_out), copy_function=copy, dirs_exist_ok=True)
+    except shutil.Error:
+        if failed:
+            raise failed[0] from None
+        raise
 
 
 def write_folder(files: Mapping[str, bytes], out: Path) -> None:

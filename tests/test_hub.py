@@ -74,18 +74,17 @@ def test_a_damaged_snapshot_is_replaced_by_a_whole_one(home, folder, damage):
     assert [path.name for path in snapshot.parent.iterdir()] == [published.sha], "no draft is left"
 
 
-@pytest.mark.parametrize("step", ["copytree", "_put"])
+@pytest.mark.parametrize("step", ["copy_folder", "_put"])
 def test_who_is_overtaken_by_another_publisher_of_the_same_files_takes_theirs(home, folder, monkeypatch, step):
-    owner = hub.shutil if step == "copytree" else hub
-    slow, inode = getattr(owner, step), []
+    slow, inode = getattr(hub, step), []
 
     def overtaken(*arguments):
-        monkeypatch.setattr(owner, step, slow)
+        monkeypatch.setattr(hub, step, slow)
         theirs = publish(folder, "model", "me/adapter")
         inode.append((home / "hub" / "models--me--adapter" / "snapshots" / theirs.sha).stat().st_ino)
         return slow(*arguments)
 
-    monkeypatch.setattr(owner, step, overtaken)
+    monkeypatch.setattr(hub, step, overtaken)
     published = publish(folder, "model", "me/adapter")
     (snapshot,) = (home / "hub" / "models--me--adapter" / "snapshots").iterdir()
     assert content_sha(snapshot) == snapshot.name == published.sha
@@ -111,7 +110,7 @@ def test_a_publication_that_fails_leaves_no_commit_and_no_draft(home, folder, mo
     def full(*arguments, **keywords):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(hub.shutil, "copytree", full)
+    monkeypatch.setattr(hub.shutil, "copy2", full)
     with pytest.raises(OSError, match="No space left"):
         publish(folder, "model", "me/adapter")
     assert list((home / "hub").rglob("snapshots/*")) == []

@@ -22,7 +22,7 @@ from tasks.clips import check_cells
 from tasks.functional.intervals import clustered_interval
 from tasks.functional.mcnemar import mcnemar_sample_size
 from tasks.functional.planning import Evidence, describe_power, interval_rule
-from tasks.planning import dealt, describe_data, length_of, steps_of
+from tasks.planning import dealt, describe_data, describe_disk, length_of, steps_of
 from tests.building import build
 from tests.layouts import sound
 
@@ -386,3 +386,10 @@ def test_a_plan_warns_of_a_test_split_that_cannot_decide(groups, clips, warning)
 def test_the_steps_of_a_study_count_every_fold_under_every_protocol(study, expected):
     counted = {step.name: step.calls for step in steps_of(load_study(study))}
     assert {name: counted[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(("free", "warned"), [(10**12, False), (1_000_000, True)])
+def test_a_data_set_that_the_disk_has_no_room_for_is_warned_of(home, monkeypatch, free, warned):
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(free, 0, free))
+    told = "\n".join(describe_disk(load_study("study/smoke"), pd.DataFrame({"duration_s": [1.0, 2.0]})))
+    assert ("warning: " in told and "too little; fewer clips, or another EARSHOT_HOME" in told) is warned

@@ -144,6 +144,13 @@ def test_a_recipe_like_none_is_told_those_of_its_kind_alone(tmp_path, study, ove
     assert named == sorted(f"{kind}/{file.stem}" for file in (RECIPES / kind).glob("*.yaml"))
 
 
+def test_a_published_data_set_without_its_commit_is_told_how_it_is_named():
+    with pytest.raises(FileNotFoundError, match=r"named with its commit, me/clips@<40 hex digits>$"):
+        load_study("study/demo", ["dataset=me/clips"])
+    with pytest.raises(FileNotFoundError, match=r"^there is no file me/clips$"):
+        load_study("study/demo", ["train=me/clips"])
+
+
 @pytest.mark.parametrize("path", ["askd.yaml", "study/smoke.yaml", "mine/askd", "/mine", "./askd"])
 def test_a_path_to_nothing_is_no_file(path):
     with pytest.raises(FileNotFoundError, match=f"^there is no file {path}$"):

@@ -1,6 +1,7 @@
 """A thing in the store is whole or absent, and named by its content alone."""
 
 import contextlib
+import errno
 import os
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks import store
-from tasks.store import Clips, draft, fingerprint, sweep
+from tasks.store import Clips, copy_folder, draft, fingerprint, sweep
 
 
 def save(text: str) -> Clips:
@@ -119,3 +120,20 @@ def test_what_a_draft_left_beside_itself_goes_with_it(home, taken):
             raise RuntimeError
         Clips.of(folder, part="train", clips=1, hours=0.0)
     assert len(list((home / "store" / "clips").iterdir())) == taken
+
+
+def test_a_copy_that_fails_raises_what_failed_and_no_list(tmp_path, monkeypatch):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "weights").write_bytes(b"0")
+    (tmp_path / "one" / "README.md").write_text("card")
+    copy_folder(tmp_path / "one", tmp_path / "two", leave_out=["README.md"])
+    assert [file.name for file in (tmp_path / "two").iterdir()] == ["weights"]
+
+    def full(source, to):
+        raise OSError(errno.ENOSPC, "No space left on device", to)
+
+    monkeypatch.setattr(shutil, "copy2", full)
+    with pytest.raises(OSError, match="No space left on device") as failed:
+        copy_folder(tmp_path / "one", tmp_path / "three")
+    assert failed.value.errno == errno.ENOSPC
+    assert isinstance(failed.value.filename, str)
