@@ -53,7 +53,10 @@ def doctor() -> None:
 def inspect(
     dataset: Annotated[
         str,
-        typer.Argument(help="NAMESPACE/NAME[@sha] in the home, or a folder with data/*.parquet.", metavar="DATASET"),
+        typer.Argument(
+            help="NAMESPACE/NAME[@sha] in the home, NAMESPACE/NAME@sha on the Hub, or a folder with data/*.parquet.",
+            metavar="DATASET",
+        ),
     ],
     n: Annotated[
         int,

@@ -7,8 +7,8 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from recipes.block import NAME, Block, Seed, distinct
+from recipes.explaining import explain
 from recipes.reading import apply_overrides, read_yaml
-from recipes.schema import explain
 
 Names = Annotated[tuple[str, ...], AfterValidator(distinct)]
 

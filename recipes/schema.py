@@ -16,15 +16,15 @@ from pydantic import (
     model_validator,
 )
 
-from recipes.block import CELL, IN_WORDS, NAME, PINNED, REPOSITORY, Block
+from recipes.block import CELL, NAME, PINNED, REPOSITORY, Block
 from recipes.clips import ClipsBlock
 from recipes.data import DatasetRecipe
 from recipes.evaluation import OTHERS, SEEDS, Baseline, EvaluateRecipe
+from recipes.explaining import explain, keys_of
 from recipes.goals import GoalBlock
 from recipes.hub_terms import Licence
 from recipes.prompts import PromptBlock, PromptRecipe, prompt_block, spelt
 from recipes.reading import apply_overrides, opened, read_yaml
-from recipes.sources import KINDS
 from recipes.training import TrainRecipe
 
 SCHEMA = 1
@@ -213,7 +213,7 @@ class StudyRecipe(Block):
             try:
                 changed, clips = self.cell(name), self.cell_clips(name)
             except ValidationError as error:
-                raise ValueError(f"ablation.{name}: {explain(error)}") from error
+                raise ValueError(f"ablation.{name}: {explain(error, StudyRecipe)}") from error
             except ValueError as error:
                 raise ValueError(f"ablation.{name}: {error}") from error
             if (changed.train, changed.evaluate, clips) == (self.train, self.evaluate, self.cell_clips()):
@@ -322,7 +322,7 @@ def load_study(
     try:
         study = StudyRecipe.model_validate(content, context={"published": published})
     except ValidationError as error:
-        raise ValueError(explain(error)) from error
+        raise ValueError(explain(error, StudyRecipe)) from error
     if not isinstance(recipe, Mapping):  # a published recipe may name studies of the machine it was written on
         for follows in filter(None, (study.then, study.otherwise)):
             read_yaml(follows)
@@ -340,52 +340,10 @@ def _refuse_block(recipe: str | Path | Mapping[str, Any], content: Mapping[str, 
     """Raise ValueError, with the way out, where a recipe has more keys of one block of a study than of a study."""
 
     def shared(model: type[BaseModel]) -> int:
-        return len(content.keys() & set(_keys(model)))
+        return len(content.keys() & set(keys_of(model)))
 
     key, (what, model) = max(BLOCKS.items(), key=lambda block: shared(block[1][1]))
     if shared(model) > shared(StudyRecipe):
         raise ValueError(
             f"{recipe} is the recipe of {what}, which a study names: study/demo with --set {key}={recipe}, for example"
         )
-
-
-def explain(error: ValidationError, of: type[BaseModel] = StudyRecipe) -> str:
-    """Pydantic's findings about a recipe as sentences: key, value, what is wrong and what is accepted."""
-    lines = []
-    for found in error.errors():
-        if found["type"] == "too_short" and len(found["input"]) >= found["ctx"]["min_length"]:
-            continue  # its items are wrong, and have sentences of their own
-        key = ".".join(str(part) for part in found["loc"]) or "recipe"
-        message = found["msg"].removeprefix("Value error, ")
-        if found["type"] == "extra_forbidden":
-            message = f"no such key; accepted here: {', '.join(_siblings(found['loc'], of))}"
-        elif found["type"] == "string_pattern_mismatch":
-            message = f"accepted are {IN_WORDS[found['ctx']['pattern']]}; got {found['input']!r}"
-        elif found["type"] == "tuple_type":
-            example = "" if isinstance(found["input"], Mapping | None) else f", e.g. [{found['input']}]"
-            message = f"takes a list{example}; got {found['input']!r}"
-        elif found["type"] != "value_error":
-            message = f"{message}, got {found['input']!r}" if found["type"] != "missing" else "is required and missing"
-        lines.append(f"{key}: {message}")
-    return "\n".join(lines)
-
-
-def _siblings(location: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
-    """Keys accepted beside the one at `location` of a recipe."""
-    for part in location[:-1]:
-        if isinstance(part, str) and part in KINDS:
-            model = KINDS[part]
-        elif isinstance(part, str) and part in model.model_fields:
-            model = _model_of(model.model_fields[part].annotation) or model
-    return _keys(model)
-
-
-def _keys(model: type[BaseModel]) -> list[str]:
-    """The keys of a block, in the order of the alphabet."""
-    return sorted(field.alias or name for name, field in model.model_fields.items())
-
-
-def _model_of(annotation: Any) -> type[BaseModel] | None:
-    """The pydantic model inside an annotation such as `Block | None`, if it holds one."""
-    candidates = [annotation, *getattr(annotation, "__args__", ())]
-    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)

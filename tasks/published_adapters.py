@@ -8,8 +8,8 @@ import yaml
 from pydantic import ValidationError
 
 from recipes.clips import ContextBlock
+from recipes.explaining import explain
 from recipes.prompts import PromptBlock, prompt_block
-from recipes.schema import explain
 from tasks.functional.predictions import FIXED_THRESHOLD
 from tasks.hub import locate, pull
 from tasks.models.families import facts_by_class
@@ -45,7 +45,7 @@ class Published(NamedTuple):
         try:
             block = PromptBlock.model_validate(prompt_block(prompt))
         except ValidationError as error:
-            raise ValueError(f"--prompt {prompt}: {explain(error)}") from error
+            raise ValueError(f"--prompt {prompt}: {explain(error, PromptBlock)}") from error
         if block.text == self.question.prompt:
             return self
         question = self.question.model_copy(

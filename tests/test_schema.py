@@ -144,6 +144,30 @@ def test_a_recipe_like_none_is_told_those_of_its_kind_alone(tmp_path, study, ove
     assert named == sorted(f"{kind}/{file.stem}" for file in (RECIPES / kind).glob("*.yaml"))
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("dataset.clips.per_cell=0", "dataset.clips.per_cell: Input should be greater than or equal to 1, got 0"),
+        ("dataset.clips.per_cell={test: 0}",
+         "dataset.clips.per_cell.test: Input should be greater than or equal to 1, got 0"),
+        ("dataset.clips.per_cell=many", "dataset.clips.per_cell: Input should be a whole number or a mapping, got 'many'"),
+        ("train.gpus=0", "train.gpus: Input should be greater than or equal to 1 or 'all', got 0"),
+        ("train.gpus=some", "train.gpus: Input should be a whole number or 'all', got 'some'"),
+        ("dataset.clips.duration_ms=[]", "dataset.clips.duration_ms: Input should have at least 1, got []"),
+        ("publish=3", "publish: Input should be a mapping, got 3"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_told_once_and_in_no_words_of_a_library(override, said):
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        load_study("study/demo", [override])
+
+
+@pytest.mark.parametrize(("source", "said"), [("{kind: nope}", "there is no kind 'nope'"), ("{}", "names no kind")])
+def test_a_source_of_no_kind_is_told_the_kinds(source, said):
+    with pytest.raises(ValueError, match=rf"^dataset\.sources\.0: {said}; there are espeak, "):
+        load_study("study/demo", [f"dataset.sources=[{source}]"])
+
+
 def test_a_published_data_set_without_its_commit_is_told_how_it_is_named():
     with pytest.raises(FileNotFoundError, match=r"named with its commit, me/clips@<40 hex digits>$"):
         load_study("study/demo", ["dataset=me/clips"])
