@@ -1,6 +1,7 @@
 """Larger models of others as baselines: they score as their vendors define it, load without running what a file holds, and
 say which weights they take before anything is loaded."""
 
+import json
 import pickle
 import shutil
 import sys
@@ -184,6 +185,58 @@ def test_a_transcript_is_that_of_greedy_decoding_with_its_own_likelihood(tiny_wh
     assert found.mean_log_prob == pytest.approx(np.mean(log_probs), rel=1e-4)
 
 
+LANGUAGES = ["<|en|>", "<|de|>", "<|transcribe|>", "<|translate|>"]
+
+
+@pytest.fixture(params=["shipped", "tuned"])
+def multilingual(request, tiny_whisper, tmp_path) -> Weights:
+    """As Whisper is published: it finds the language first, and may not begin or go on with some tokens; the shipped ones
+    also name their task, which those of others may not."""
+    from transformers import AutoTokenizer, GenerationConfig, WhisperForConditionalGeneration
+
+    folder = shutil.copytree(tiny_whisper.place, tmp_path / "multilingual")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": LANGUAGES})
+    tokenizer.save_pretrained(folder)
+    english, german, transcribed, translated = tokenizer.convert_tokens_to_ids(LANGUAGES)
+    model = WhisperForConditionalGeneration.from_pretrained(folder)
+    torch.manual_seed(1)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    torch.nn.init.normal_(model.model.decoder.embed_tokens.weight, std=0.3)
+    model.generation_config = GenerationConfig(
+        is_multilingual=True, lang_to_id={"<|en|>": english, "<|de|>": german}, no_timestamps_token_id=UNTIMED,
+        task_to_id={"transcribe": transcribed, "translate": translated}, decoder_start_token_id=START, pad_token_id=END,
+        eos_token_id=END, suppress_tokens=[5, 6], begin_suppress_tokens=[32, END],
+        **({"forced_decoder_ids": [[1, None], [2, transcribed]]} if request.param == "shipped" else {}),
+    )  # fmt: skip
+    model.save_pretrained(folder)
+    return Weights(str(folder), request.param)
+
+
+def test_the_transcript_of_a_multilingual_whisper_is_one_of_the_clip_in_the_language_it_finds(
+    multilingual, monkeypatch
+):
+    """What follows the token for no times are times to transformers, and would send it into the padding."""
+    monkeypatch.setattr(whisper, "NEW_TOKENS", 8)
+    loaded, found = whisper.load(multilingual), transcribe(multilingual, CLIPS[0])
+    english, german, transcribed, _ = loaded.tokenizer.convert_tokens_to_ids(LANGUAGES)
+    inputs = whisper.features(loaded, CLIPS[0])
+
+    def step(said: list[int]) -> torch.Tensor:
+        with torch.no_grad():
+            return loaded.model(inputs, decoder_input_ids=torch.tensor([said])).logits[0, -1].double()
+
+    language = max((english, german), key=step([START]).__getitem__)
+    said, log_probs = [START, language, transcribed, UNTIMED], []
+    while len(log_probs) < 8 and said[-1] != END:
+        logits = step(said)
+        logits[[5, 6, *([] if log_probs else [32, END]), *range(UNTIMED + 1, len(logits))]] = -torch.inf
+        said.append(int(logits.argmax()))
+        log_probs.append(float(logits.log_softmax(0).max()))
+    assert found.text == loaded.tokenizer.decode(said[4:], skip_special_tokens=True)
+    assert found.mean_log_prob == pytest.approx(np.mean(log_probs), rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("no_speech", "log_prob", "text", "speech"),
     [
@@ -235,6 +288,15 @@ def test_a_model_without_a_word_for_silence_is_refused(tiny_whisper, tmp_path, m
     monkeypatch.setattr(whisper, "NO_SPEECH", ("<|absent|>",))
     with pytest.raises(ValueError, match=r"has neither of"):
         whisper.load(tiny_whisper._replace(revision="other"))
+
+
+def test_a_model_that_says_nothing_of_times_is_refused(tiny_whisper, tmp_path):
+    folder = shutil.copytree(tiny_whisper.place, tmp_path / "whisper")
+    settings = json.loads((folder / "generation_config.json").read_text())
+    del settings["no_timestamps_token_id"]
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"says in no generation_config\.json which token stands for no times"):
+        whisper.load(Weights(str(folder), "timeless"))
 
 
 # --- pyannote ----------------------------------------------------------------------------------------------------

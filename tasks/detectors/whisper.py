@@ -58,12 +58,17 @@ def _load(weights: Weights) -> Loaded:
     known = tokenizer.get_vocab()
     if not (names := [name for name in NO_SPEECH if name in known]):
         raise ValueError(f"evaluate.weights.whisper: the tokenizer of {weights.place} has neither of {NO_SPEECH}")
+    if getattr(model.generation_config, "no_timestamps_token_id", None) is None:
+        raise ValueError(
+            f"evaluate.weights.whisper: {weights.place} says in no generation_config.json which token stands for no times; take "
+            "that of the model it was tuned from"
+        )
     return Loaded(model.eval(), WhisperFeatureExtractor.from_pretrained(**at), tokenizer, known[names[0]])
 
 
 def load(weights: Weights) -> Loaded:
     """The model, once in a process, from safetensors. Raises ValueError where weights of it are missing, which transformers
-    would make up, and where its tokenizer knows no silence."""
+    would make up, where its tokenizer knows no silence, and where it says nothing of times."""
     with _loading:
         return _load(weights)
 
@@ -94,14 +99,22 @@ class Transcript(NamedTuple):
 
 
 def transcribe(weights: Weights, samples: NDArray[np.float32]) -> Transcript:
-    """Greedily, up to 64 tokens, in the language that Whisper takes it for."""
+    """Greedily, up to 64 tokens, in the language that Whisper takes it for, untranslated.
+
+    Times are no words: a token that names one would have transformers go on from there in the clip's padding, and hand back
+    what it wrote of that.
+    """
     import torch
 
     loaded = load(weights)
+    settings = loaded.model.generation_config
+    times = range(settings.no_timestamps_token_id + 1, loaded.model.config.vocab_size)
+    languages = getattr(settings, "is_multilingual", False)
     with torch.inference_mode():
         said = loaded.model.generate(
             features(loaded, samples), do_sample=False, num_beams=1, max_new_tokens=NEW_TOKENS, return_timestamps=False,
-            return_dict_in_generate=True, output_scores=True,
+            return_dict_in_generate=True, output_scores=True, suppress_tokens=[*(settings.suppress_tokens or ()), *times],
+            **({"task": "transcribe"} if languages else {}),
         )  # fmt: skip
     tokens = said["sequences"][0][-len(said["scores"]) :]
     steps = torch.stack([step[0].double().log_softmax(-1) for step in said["scores"]])
