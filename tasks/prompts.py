@@ -17,7 +17,7 @@ from tasks.functional.prompt_report import Rule, Searched, TestRows, build_promp
 from tasks.functional.prompt_report_schema import PromptReport as Document
 from tasks.functional.prompt_search import HELD_OUT, SEARCH, deal_roles
 from tasks.functional.prompt_text import Wording, refusal
-from tasks.models.base_content import content_of_base
+from tasks.models.base_content import content_of_base, model_sha
 from tasks.models.jobs import Question, base_at
 from tasks.models.prompt_jobs import PromptJob
 from tasks.progress import Bar
@@ -148,12 +148,19 @@ def counted(rows: pd.DataFrame, recipe: StudyRecipe) -> str:
     return f"{len(rows):,} clips of {' and '.join(groups)} groups"
 
 
+def content_of_models(arguments: Mapping[str, Any]) -> str:
+    """What a search hears with, and what it asks for prompts, where these are folders."""
+    proposer = Path(arguments["search"].proposer.model).expanduser()
+    proposes = arguments["search"].proposer.kind == "llm" and proposer.is_dir()
+    return content_of_base(arguments) + (model_sha(proposer) if proposes else "")
+
+
 # --- search ------------------------------------------------------------------------------------------------------
 
 
 @task(
     task_run_name="prompts of {name}, fold {fold}",
-    **cached(libraries=LIBRARIES, runs=(CHILD, "tasks.models.proposing"), reads=content_of_base),
+    **cached(libraries=LIBRARIES, runs=(CHILD, "tasks.models.proposing"), reads=content_of_models),
 )
 def search_prompt(
     name: str,

@@ -112,7 +112,10 @@ def base_of(adapter: str, base: tuple[str, str], other: str | None) -> BaseAt:
     """
     repo, revision = base
     if other is not None:
-        given = base_at(other, None, None)
+        try:
+            given = base_at(other, None, None)
+        except (FileNotFoundError, ValueError) as error:  # it was named by no recipe
+            raise type(error)(str(error).replace("train.base:", "--base:", 1)) from error
         if "/" not in repo and given.public_revision != revision:
             raise ValueError(
                 f"the content of {given.load} is {given.public_revision}, and this is an adapter of {repo}@{revision}: give "

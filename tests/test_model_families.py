@@ -18,6 +18,7 @@ from flows.demands import demand_extras
 from flows.optimize_prompt import optimize_prompt
 from flows.plan_study import plan_study
 from flows.run_study import run_study
+from recipes.prompts import PromptRecipe
 from recipes.schema import load_study
 from tasks.adapters import pull_adapter, train_adapter
 from tasks.models import base_content, family
@@ -199,9 +200,8 @@ def test_a_task_over_a_folder_is_not_served_what_was_made_over_other_weights(tas
     folder = shutil.copytree(tiny_base, tmp_path / "mine")
 
     def key(base: object) -> str:
-        return task.cache_policy.key_of(
-            task, {"method": load_study("study/smoke", [f"train.base={base}"]).train.method}
-        )
+        method = load_study("study/smoke", [f"train.base={base}"]).train.method
+        return task.cache_policy.key_of(task, {"method": method, "search": PromptRecipe()})
 
     before, tiny = key(folder), key("tiny")
     (folder / "README.md").write_text("what is no part of a model")
@@ -226,6 +226,20 @@ def test_two_tasks_that_hash_one_large_file_at_once_both_get_its_digest(home, tm
     monkeypatch.setattr(Path, "replace", wait_and_replace)
     with ThreadPoolExecutor(2) as pool:
         assert set(pool.map(base_content.read_once, [file, file])) == {sha256(file)}
+
+
+def test_a_search_is_not_served_what_another_model_in_the_proposers_folder_proposed(tmp_path):
+    (file := tmp_path / "model.safetensors").write_text("one")
+    method = load_study("study/smoke").train.method
+
+    def key(kind: str) -> str:
+        search = PromptRecipe(name="s", proposer={"kind": kind, "model": str(tmp_path)})
+        return search_prompt.cache_policy.key_of(search_prompt, {"method": method, "search": search})
+
+    before = {kind: key(kind) for kind in ("llm", "grammar")}
+    file.write_text("other")
+    assert key("llm") != before["llm"]
+    assert key("grammar") == before["grammar"], "nobody asks it"
 
 
 def test_a_large_file_is_read_once_while_it_stays_as_it_is(home, tmp_path, monkeypatch):

@@ -60,8 +60,8 @@ def _load(weights: Weights) -> Loaded:
         raise ValueError(f"evaluate.weights.whisper: the tokenizer of {weights.place} has neither of {NO_SPEECH}")
     if getattr(model.generation_config, "no_timestamps_token_id", None) is None:
         raise ValueError(
-            f"evaluate.weights.whisper: {weights.place} says in no generation_config.json which token stands for no times; take "
-            "that of the model it was tuned from"
+            f"evaluate.weights.whisper: {weights.place} says in no generation_config.json which token stands for no times; "
+            "take that of the model it was tuned from"
         )
     return Loaded(model.eval(), WhisperFeatureExtractor.from_pretrained(**at), tokenizer, known[names[0]])
 
