@@ -321,6 +321,21 @@ def test_what_is_saved_names_its_base_in_public_and_reads_the_same_every_time(ti
     assert str(tiny_base) not in texts[0]
 
 
+def test_a_pattern_of_layers_is_saved_as_it_was_given(tiny_base, tmp_path):
+    told = job(tiny_base, tmp_path / "one", lora={"r": 4, "target_modules": r".*language_model.*\.q_proj"})
+    save(to_train(fresh(tiny_base), told), told)
+    config = json.loads((tmp_path / "one" / "adapter_config.json").read_text())
+    assert config["target_modules"] == r".*language_model.*\.q_proj"
+
+
+def test_a_layer_that_the_base_lacks_is_refused_though_others_are_there(tiny_base, tmp_path):
+    told = job(tiny_base, tmp_path / "one", lora={"r": 4, "target_modules": ["q_proj", "v_prjo"]})
+    with pytest.raises(ValueError, match=r"no layer of this base is called 'v_prjo'; there are .*v_proj"):
+        to_train(fresh(tiny_base), told)
+    fits = job(tiny_base, tmp_path / "two", lora={"r": 4, "target_modules": ["self_attn.q_proj", "out_proj"]})
+    assert to_train(fresh(tiny_base), fits), "out_proj is of the encoder, which this scope leaves out"
+
+
 def test_a_device_that_is_not_there_is_refused():
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")

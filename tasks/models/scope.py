@@ -21,6 +21,20 @@ def lora_config(model: nn.Module, lora: Mapping[str, Any], scope: str) -> Any:
     return LoraConfig(**keywords)
 
 
+def refuse_unknown_targets(model: nn.Module, lora: Mapping[str, Any]) -> None:
+    """Raise ValueError on a name of `target_modules` that no layer of the base has: peft adapts the others, and says nothing
+    unless none is left."""
+    named = lora.get("target_modules")
+    if not isinstance(named, list):  # a pattern, or all-linear
+        return
+    paths = [path for path, _ in model.named_modules()]
+    for name in named:
+        if not any(f".{path}".endswith(f".{name}") for path in paths):
+            last = {path.rpartition(".")[2] for path in paths}
+            there = sorted(its for its in last if its.endswith("_proj") or its in ("fc1", "fc2"))
+            raise ValueError(f"target_modules: no layer of this base is called {name!r}; there are {', '.join(there)}")
+
+
 def refuse_adapted_experts(model: nn.Module) -> None:
     """Raise ValueError where LoRA stands in an MLP of experts, whose weights are stacked in parameters.
 

@@ -30,7 +30,7 @@ from tasks.models.frames import SAMPLE_RATE_HZ
 from tasks.models.jobs import FULL_WEIGHTS, TrainingJob
 from tasks.models.processes import say
 from tasks.models.room import check_room
-from tasks.models.scope import lora_config, refuse_adapted_experts, trainable_by_part, unfreeze
+from tasks.models.scope import lora_config, refuse_adapted_experts, refuse_unknown_targets, trainable_by_part, unfreeze
 from tasks.models.trainer import fit
 
 GATE_CLIPS = 1_000  # at most so many training clips are scored for the gate
@@ -201,6 +201,7 @@ def to_train(model: nn.Module, job: TrainingJob) -> nn.Module:
     try:
         adapted = get_peft_model(model, lora_config(model, job.lora, job.scope))
         refuse_adapted_experts(adapted)
+        refuse_unknown_targets(adapted.get_base_model(), job.lora)
     except ValueError as error:
         raise ValueError(f"lora: {error}") from error
     return adapted
@@ -249,6 +250,7 @@ def save(model: nn.Module, job: TrainingJob) -> None:
     for config in model.peft_config.values():
         config.base_model_name_or_path = job.base_name
         config.revision = job.base_revision
-        config.target_modules = sorted(config.target_modules)  # a set: its order differs from process to process
+        if not isinstance(config.target_modules, str):  # one pattern for all stays as it is
+            config.target_modules = sorted(config.target_modules)  # a set: its order differs from process to process
     model.save_pretrained(job.output, safe_serialization=True)
     Path(job.output, "README.md").unlink(missing_ok=True)
