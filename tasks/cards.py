@@ -98,7 +98,7 @@ def publish_adapter(adapters: Sequence[Adapter], report: Report, splits: Splits,
     try:
         card = render_model_card(template("model_card"), document, timing)
     except ValueError as error:
-        raise CheckFailed(str(error)) from error
+        raise CheckFailed(f"{str(error).rstrip('.')}; its report is {report.path / 'report.html'}") from error
     with workbench() as folder:
         copy_folder(report.path, folder)
         write_json(folder / "report.json", stated)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from flows.cli import main
-from recipes.schema import load_study
+from recipes.schema import CheckFailed, load_study
+from tasks import cards
 from tasks.cards import publish_adapter
 from tasks.hub import find, publish
 from tasks.lineage import lineage
@@ -144,6 +145,15 @@ def publish_again(home: Path) -> Publication:
     report = reference(home, Report, headline="", publishable=True)
     splits = reference(home, Splits, clips={}, groups={}, verdict="clean", folds=1)
     return publish_adapter.fn([adapter], report, splits, load_study("study/smoke"))
+
+
+def test_a_result_that_may_not_be_published_says_where_its_report_is(published, monkeypatch):
+    def refused(*arguments):
+        raise ValueError("this result may not be published: no interval.")
+
+    monkeypatch.setattr(cards, "render_model_card", refused)
+    with pytest.raises(CheckFailed, match=r"published: no interval; its report is /.*/report\.html$"):
+        publish_again(published)
 
 
 def test_other_times_are_another_commit_of_the_same_weights_predictions_and_report(published):
