@@ -8,10 +8,12 @@ import pandas as pd
 
 from recipes.clips import ClipsBlock, clean_block
 from recipes.data import DatasetRecipe
+from recipes.evaluation import WEIGHTS, EvaluateRecipe
 from recipes.schema import StudyRecipe
 from recipes.sources import Source
 from tasks import sources
 from tasks.cache import Calls
+from tasks.detectors.weights import HOLDS
 from tasks.functional.grouping import deal
 from tasks.functional.planning import (
     audio_bytes,
@@ -349,7 +351,8 @@ def describe_disk(recipe: StudyRecipe, table: pd.DataFrame) -> list[str]:
     return [
         f"disk: at most {in_units(size)} for the data set{unknown}, beside base, adapters and report",
         f"  {'warning: ' if size > free else ''}{in_units(free)} free at {home()}{short if size > free else ''}",
-        *describe_base(recipe.train.base, recipe.train.device),
+        *describe_download("base", recipe.train.base, "config.json", f"on {recipe.train.device}, "),
+        *describe_weights(recipe.evaluate),
     ]
 
 
@@ -365,12 +368,23 @@ def describe_gpu(recipe: StudyRecipe) -> list[str]:
     return reckoned(train.method, recipe.dataset.clips.longest_ms, seen * len(train.seeds) * kinds_of(recipe))
 
 
-def describe_base(base: str, device: str) -> list[str]:
-    """Whether a base of the Hub has been downloaded already."""
-    repo, _, revision = base.partition("@")
+def describe_weights(evaluate: EvaluateRecipe) -> list[str]:
+    """Whether the weights that detectors take of the Hub have been downloaded already."""
+    keys = dict.fromkeys(WEIGHTS[name] for name in evaluate.baselines if name in WEIGHTS)
+    files = {"pyannote": HOLDS["pyannote"]}
+    return [
+        line
+        for key in keys
+        for line in describe_download(f"weights of {key}", evaluate.weights[key], files.get(key, "config.json"))
+    ]
+
+
+def describe_download(what: str, place: str, file: str, where: str = "") -> list[str]:
+    """Whether a file of a repository, and with it the others, has been downloaded already; nothing of a folder."""
+    repo, _, revision = place.partition("@")
     if not revision:
         return []
     from huggingface_hub import try_to_load_from_cache
 
-    there = isinstance(try_to_load_from_cache(repo, "config.json", revision=revision), str)
-    return [f"base: {repo}, on {device}, {'in' if there else 'to be downloaded to'} the cache of Hugging Face"]
+    there = isinstance(try_to_load_from_cache(repo, file, revision=revision), str)
+    return [f"{what}: {repo}, {where}{'in' if there else 'to be downloaded to'} the cache of Hugging Face"]

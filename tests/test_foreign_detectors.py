@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from flows.demands import demand_baselines
 from recipes.evaluation import TAKES, EvaluateRecipe
 from recipes.schema import load_study
-from tasks import detectors, pace, predictions
+from tasks import detectors, pace, planning, predictions
 from tasks.detectors import Labelled, make, whisper
 from tasks.detectors.weights import Weights, weights_for
 from tasks.detectors.whisper import Transcript, holds_words, no_speech_probability, says_speech, transcribe
@@ -91,6 +91,26 @@ def test_a_folder_of_anything_else_stops_a_run_before_anything_is_built(detector
     with pytest.raises((ValueError, FileNotFoundError), match=rf"evaluate\.weights\.{key}: .*{said}"):
         demand_baselines(load_study("study/smoke", sets), "evaluate")
     demand_baselines(load_study("study/smoke", sets), "train")
+
+
+def test_a_plan_says_which_weights_will_be_downloaded(home, monkeypatch):
+    sha, asked = "a" * 40, []
+
+    def cached(repo: str, file: str, revision: str) -> str | None:
+        asked.append((repo, file, revision))
+        return "here" if "whisper" in repo else None
+
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", cached)
+    given = f"{{whisper: openai/whisper-tiny@{sha}, pyannote: pyannote/segmentation-3.0@{sha}}}"
+    study = load_study(
+        "study/smoke", ["evaluate.baselines=[whisper,whisper_transcript,pyannote]", f"evaluate.weights={given}"]
+    )
+    assert planning.describe_weights(study.evaluate) == [
+        "weights of whisper: openai/whisper-tiny, in the cache of Hugging Face",
+        "weights of pyannote: pyannote/segmentation-3.0, to be downloaded to the cache of Hugging Face",
+    ]
+    assert [file for _, file, _ in asked] == ["config.json", "pytorch_model.bin"]
+    assert planning.describe_weights(load_study("study/smoke").evaluate) == []
 
 
 def test_means_are_made_of_probabilities():
