@@ -323,10 +323,27 @@ def load_study(
         study = StudyRecipe.model_validate(content, context={"published": published})
     except ValidationError as error:
         raise ValueError(explain(error, StudyRecipe)) from error
+    _refuse_absent_durations(study)
     if not isinstance(recipe, Mapping):  # a published recipe may name studies of the machine it was written on
         for follows in filter(None, (study.then, study.otherwise)):
             read_yaml(follows)
     return study
+
+
+def _refuse_absent_durations(study: StudyRecipe) -> None:
+    """Raise ValueError where clips of a duration are to be drawn oftener and no training clip has it."""
+    splits = study.dataset.splits
+    for name in ("", *study.ablation):
+        blocks = [
+            block for part, block in study.cell_clips(name).items() if splits.folds or splits.sides(0)[part] == "train"
+        ]
+        there = [f"{duration_ms:g}" for duration_ms in sorted({ms for block in blocks for ms in block.durations_ms})]
+        for level in (study.cell(name) if name else study).train.sampling.get("duration_ms", {}):
+            named = level if isinstance(level, str) else f"{level:g}"
+            if named not in there:
+                raise ValueError(
+                    f"train.sampling.duration_ms: no training clip has {named}; there are {', '.join(there)}"
+                )
 
 
 BLOCKS: Mapping[str, tuple[str, type[BaseModel]]] = {  # key of a study -> what its recipe is called, and what it is

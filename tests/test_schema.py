@@ -162,6 +162,19 @@ def test_a_wrong_value_is_told_once_and_in_no_words_of_a_library(override, said)
         load_study("study/demo", [override])
 
 
+def test_a_duration_that_no_training_clip_has_cannot_be_drawn_oftener():
+    with pytest.raises(
+        ValueError, match=r"^train\.sampling\.duration_ms: no training clip has 201; there are 80, 200, "
+    ):
+        load_study("study/demo", ["train.sampling={duration_ms: {201: 3}}"])
+    study = load_study("study/demo", ["train.sampling={duration_ms: {200: 3}}"])
+    assert study.train.sampling == {"duration_ms": {200: 3}}
+    cell = "ablation={short: ['train.clips.duration_ms=[60]', 'train.sampling={duration_ms: {60: 3}}']}"
+    assert load_study("study/demo", [cell]).ablation, "a cell may train on other clips than the study"
+    with pytest.raises(ValueError, match="no training clip has 80"):
+        load_study("study/demo", [cell.replace("{60: 3}", "{80: 3}")])
+
+
 @pytest.mark.parametrize(("source", "said"), [("{kind: nope}", "there is no kind 'nope'"), ("{}", "names no kind")])
 def test_a_source_of_no_kind_is_told_the_kinds(source, said):
     with pytest.raises(ValueError, match=rf"^dataset\.sources\.0: {said}; there are espeak, "):
