@@ -1,8 +1,12 @@
 """One home for the whole session, gone with it, and what many tests share."""
 
+import contextlib
 import gc
+import json
 import os
+import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +34,7 @@ import pytest  # noqa: E402
 from tests.commands import Command, Done  # noqa: E402
 from tests.hub_clients import Clients, clients  # noqa: E402
 from tests.local_hub import LocalHub, local_hub  # noqa: E402
-from tests.prefect_server import Served  # noqa: E402
+from tests.prefect_server import Served, wait_for  # noqa: E402
 
 # The same examples each time, and no deadline: a test says something of the code, not of the machine or of its luck. Others
 # are drawn by `pytest --hypothesis-profile default`.
@@ -116,54 +120,88 @@ def served_study(served: Served) -> str:
 
 
 class Smoke(NamedTuple):
-    """A home in which `earshot run study/smoke` ran once, and how that ended."""
+    """A home in which `earshot run study/smoke` ran once, how that ended, and where it ran: `home` is a copy where several
+    processes share the tests."""
 
     home: Path
     first: Done
+    ran_in: Path
 
 
-_SMOKE_HOME = Path(_HOME.name) / "smoke #1 100%"
+class Whole(NamedTuple):
+    """It, and how the same command ended when nothing had changed, None where the first one failed."""
+
+    smoke: Smoke
+    rerun: Done | None
+
+
+# Of all processes that share the tests of a session (`-n`): the first one's folder, which the others are told of.
+_SHARED = Path(os.environ.setdefault("SHARED_BY_TESTS", _HOME.name))
+_SMOKE_HOME, _ENDED = _SHARED / "smoke #1 100%", _SHARED / "smoke.json"
 _runs: list[Command] = []
 
 
-def needs(item: pytest.Item) -> int:
-    """How much of the whole run a test asks for."""
-    names = getattr(item, "fixturenames", ())
-    return ("smoke" in names) + ("rerun" in names)
+def start_whole_run() -> None:
+    """Begin the whole run, beside all tests that do not need it, where no process of this session has."""
+    with contextlib.suppress(FileExistsError):
+        (_SHARED / "smoke has begun").touch(exist_ok=False)
+        _runs.append(Command(_SMOKE_HOME, "run", "study/smoke"))
+        threading.Thread(target=end_whole_run, daemon=True).start()
+
+
+def end_whole_run() -> None:
+    """Wait for it, run it again, and tell all how both ended."""
+    ended = [_runs[0].done()]
+    if ended[0].code == 0:
+        _runs.append(Command(_SMOKE_HOME, "run", "study/smoke"))
+        ended.append(_runs[1].done())
+    draft = _ENDED.with_suffix(".draft")
+    draft.write_text(json.dumps(ended, ensure_ascii=False), encoding="utf-8")
+    draft.rename(_ENDED)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need the whole run come last, and go to one process where several share the tests (`-n`); all others stay
-    together by file, with what these set up."""
-    items.sort(key=needs)
+    """Files with tests of the server and its workers come first, since these mostly wait, and those with tests that need the
+    whole run last; `--dist loadfile` deals files in this order."""
+    needs: dict[Path, set[str]] = {}
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("smoke" if needs(item) else item.path.name))
+        needs.setdefault(item.path, set()).update(getattr(item, "fixturenames", ()))
+    items.sort(key=lambda item: ("served" not in needs[item.path], "whole" in needs[item.path]))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """The whole run takes a while of one core: it goes on beside all tests that do not need it."""
     gc.freeze()
     gc.enable()
-    several = "PYTEST_XDIST_WORKER" in os.environ  # one of them will need it, and which is not known yet
-    if any(map(needs, session.items)) and not several and not session.config.option.collectonly:
-        _runs.append(Command(_SMOKE_HOME, "run", "study/smoke"))
+    needed = any("whole" in getattr(item, "fixturenames", ()) for item in session.items)
+    if needed and not session.config.option.collectonly:
+        start_whole_run()
 
 
 @pytest.fixture(scope="session")
-def smoke() -> Smoke:
-    """The one whole run of the session; tests that alter its home do so in copies."""
-    if not _runs:
-        _runs.append(Command(_SMOKE_HOME, "run", "study/smoke"))
-    first = _runs[0].done()
-    _runs.append(Command(_SMOKE_HOME, "run", "study/smoke"))
-    return Smoke(_SMOKE_HOME, first)
+def whole() -> Whole:
+    """The one whole run of the session and the same again, in this process's own copy of the home."""
+    start_whole_run()
+    assert wait_for(_ENDED.exists), "the whole run did not end"
+    home = Path(_HOME.name) / _SMOKE_HOME.name
+    if home != _SMOKE_HOME:
+        shutil.copytree(_SMOKE_HOME, home, symlinks=True)
+    told = json.loads(_ENDED.read_text(encoding="utf-8").replace(str(_SMOKE_HOME), str(home)))
+    first, *again = (Done(*its) for its in told)
+    return Whole(Smoke(home, first, _SMOKE_HOME), again[0] if again else None)
 
 
 @pytest.fixture(scope="session")
-def rerun(smoke: Smoke) -> Done:
+def smoke(whole: Whole) -> Smoke:
+    """The whole run; tests that alter its home do so in copies."""
+    return whole.smoke
+
+
+@pytest.fixture(scope="session")
+def rerun(whole: Whole) -> Done:
     """The same command again, when nothing changed."""
-    assert smoke.first.code == 0, smoke.first.err[-3000:]
-    return _runs[1].done()
+    assert whole.rerun, whole.smoke.first.err[-3000:]
+    return whole.rerun
 
 
 def pytest_unconfigure() -> None:

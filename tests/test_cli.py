@@ -139,7 +139,7 @@ def test_a_run_leaves_no_draft_no_lock_and_no_process(smoke, rerun):
     if Path("/proc").is_dir():
         from tests.bench.bench_kills import orphans
 
-        assert orphans(smoke.home) == {}
+        assert orphans(smoke.ran_in) == {}
 
 
 # --- what is not loaded ------------------------------------------------------------------------------------------
