@@ -11,8 +11,9 @@ from flows.plan_study import plan_study
 from flows.run_study import StudyRun, run_study
 from recipes.reading import RECIPES
 from recipes.schema import CheckFailed, StudyRecipe, load_study
-from tasks.functional import report_files
+from tasks.functional import content_audit, report_files
 from tasks.functional.report import Report
+from tasks.progress import Curve
 from tests import layouts
 from tests.building import plainly
 from tests.commands import ROOT
@@ -153,8 +154,10 @@ def shrunk(changes: tuple[str, ...]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One home for all studies, and flows as plain functions."""
+    """One home for all studies, and flows as plain functions. No curve of a training is drawn, few copies are planted."""
     with pytest.MonkeyPatch.context() as patch, plainly():
+        patch.setattr(Curve, "draw", lambda *arguments, **keywords: None)
+        patch.setattr(content_audit, "PLANTED", 1)
         patch.setenv("EARSHOT_HOME", str(tmp_path_factory.mktemp("laboratory") / "home"))
         yield Path()
 
