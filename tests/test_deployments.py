@@ -228,7 +228,7 @@ def test_a_worker_that_is_killed_leaves_no_process_and_the_server_says_of_its_ru
         return served.ask("events/filter", filter=found)["total"]
 
     assert wait_for(lambda: beats() > 1, HANGS_S, 1)
-    assert served.processes()
+    assert wait_for(served.processes)  # on a busy machine it may not have come to its training yet
     served.kill_workers()
     assert wait_for(lambda: not served.processes(), 20), served.processes()
     assert served.state(flow_run)["type"] == "RUNNING", "nobody was there to say otherwise"

@@ -95,8 +95,10 @@ def test_it_verifies_and_answers_anybodys_audio(ran, home):
     done = earshot(home, "predict", "earshot/music-adapter", "hiss.wav", "silence.wav", "--format", "jsonl")
     assert done.code == 0, done.err[-2000:]
     heard, silent = (json.loads(line) for line in done.out.splitlines())
-    assert heard["label"] in CLASSES
-    assert (silent["label"], silent["warnings"][:30]) == ("NOT MUSIC", "digital silence holds no MUSIC")
+    assert {heard["label"], silent["label"]} <= {*CLASSES}, (
+        "neither is SPEECH, so the model is asked about silence too"
+    )
+    assert silent["warnings"].startswith("digital silence: the card was measured on no such clip")
 
 
 def test_its_tables_are_reported_on_by_anyone(ran, home):
