@@ -198,7 +198,7 @@ def test_a_child_killed_in_the_middle_leaves_what_the_next_one_goes_on_from(tiny
             "clip_id": f"c{i}",
             "audio": {"bytes": encode_flac(random.uniform(-0.8, 0.8, 16 * (60 + i % 9 * 20))), "path": ""},
         }
-        for i in range(600)
+        for i in range(200)
     ]
     pq.write_table(pa.Table.from_pylist(rows), file)
 
