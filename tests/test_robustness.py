@@ -92,13 +92,30 @@ def test_the_comparison_sees_a_file_that_was_written(tmp_path):
     assert content(tmp_path) != before
 
 
-def test_of_two_commands_on_one_home_the_second_waits_and_finds_everything_cached(tmp_path):
+def serving(home: Path) -> set[str]:
+    """The modules of ours that serve a command on this home in processes of their own."""
+    return {name for line in alive(home).values() for name in SERVERS if name in line}
+
+
+def seen(process: "subprocess.Popen[str]", home: Path) -> set[str]:
+    """Those that are seen until it ends."""
+    found: set[str] = set()
+    while process.poll() is None:
+        found |= serving(home)
+        time.sleep(0.1)
+    assert process.returncode == 0
+    return found
+
+
+def test_of_two_commands_on_one_home_the_second_waits_finds_everything_cached_and_starts_nothing_to_fork(tmp_path):
     home = tmp_path / "home"
     first = Command(home, "run", "study/smoke")
     assert wait_for((home / "lock.holder").exists)
     second = Command(home, "run", "study/smoke")
+    assert wait_for(lambda: serving(home) == {*SERVERS}), "a run with jobs starts the process that forks them"
     one = first.done()
     published = holdings(home)
+    assert seen(second.process, home) == {"flows.server"}, "one without does not"
     other = second.done()
     assert (one.code, other.code) == (0, 0), one.err[-3000:] + other.err[-3000:]
     assert f"waiting for study/smoke (pid {first.process.pid}) to finish on {home}\n" in other.err
@@ -109,22 +126,6 @@ def test_of_two_commands_on_one_home_the_second_waits_and_finds_everything_cache
     assert other.out == one.out
 
 
-def seen(home: Path, *arguments: str) -> set[str]:
-    """The modules of ours that processes of a command on this home ran."""
-    command = [sys.executable, "-m", "flows.cli", *arguments]
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    run = subprocess.Popen(command, env=environment(home), cwd=ROOT, **pipes)
-    found: set[str] = set()
-    while run.poll() is None:
-        found |= {name for line in alive(home).values() for name in SERVERS if name in line}
-        time.sleep(0.05)
-    assert run.returncode == 0
-    return found
-
-
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are found in /proc")
-def test_only_a_run_with_jobs_starts_the_process_that_forks_them(tmp_path):
-    home = tmp_path / "home"
-    assert seen(home, "build", "study/smoke") == {"flows.server"}
-    assert seen(home, "run", "study/smoke") == {"flows.server", "tasks.forkserver"}
-    assert seen(home, "run", "study/smoke") == {"flows.server"}, "all of it was cached"
+def test_a_build_has_no_jobs_to_fork(tmp_path):
+    build = Command(tmp_path / "home", "build", "study/smoke")
+    assert seen(build.process, tmp_path / "home") == {"flows.server"}
