@@ -222,10 +222,12 @@ def long_flac() -> bytes:
 
 AUDIO = {
     "a forged number of samples": (claiming(2**36 - 1), "claims 68,719,476,735"),
-    "an unknown number of samples": (claiming(0), "no FLAC of a known length"),
+    "an unknown number of samples": (claiming(0), r"cannot be read: \d+ bytes that are no FLAC of a known length"),
     "half a minute and more": (lambda a: {**a, "bytes": long_flac()}, "claims 512,000 samples"),
-    "no bytes but a path of this machine": (lambda a: {"bytes": None, "path": "/etc/passwd"}, "0 bytes that are no FLAC"),
-    "no FLAC": (lambda a: {**a, "bytes": b"RIFF" * 20}, "80 bytes that are no FLAC"),
+    "no bytes but a path of this machine": (
+        lambda _: {"bytes": None, "path": "/etc/passwd"}, "cannot be read: 0 bytes that are no FLAC",
+    ),
+    "no FLAC": (lambda a: {**a, "bytes": b"RIFF" * 20}, "cannot be read: 80 bytes that are no FLAC"),
 }  # fmt: skip
 
 
@@ -233,7 +235,7 @@ AUDIO = {
 def test_audio_that_is_not_what_a_clip_may_be_is_refused_before_it_is_decoded(data, how):
     change, said = AUDIO[how]
     alter(data / "data" / "dev.parquet", "audio", with_first(change))
-    with pytest.raises(CheckFailed, match=rf"clip '.*' {said}"):
+    with pytest.raises(CheckFailed, match=rf"clip '.*' of dev\.parquet {said}"):
         pulled(data)
 
 
