@@ -191,7 +191,8 @@ def test_what_needs_an_extra_is_not_imported_before_it_is_asked_for():
         "make('silero_default').score([np.zeros(800, np.float32)])\n"
         "assert 'onnxruntime' in sys.modules and not {'silero_vad', 'torch'} & {*sys.modules}"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 # --- the audio LLM -----------------------------------------------------------------------------------------------
