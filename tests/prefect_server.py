@@ -20,6 +20,8 @@ from tests.bench.bench_kills import alive
 from tests.commands import ROOT
 
 HANGS_S = 600.0  # whatever goes on takes less, on a busy machine too
+ANSWERS_S = 30.0  # a request is sent again after that
+LATER = {408, 429, 502, 503}  # statuses after which Prefect's client asks again; 503: the database is busy
 
 
 class Served:
@@ -123,16 +125,10 @@ class Served:
         self.workers.clear()
 
     def call(self, method: str, path: str, content: Any = None) -> Any:
-        """One request to the server's API, again where its database is busy, as Prefect's own client does."""
-        answers: list[httpx.Response] = []
-
-        def answered() -> bool:
-            answers.append(httpx.request(method, f"{self.url}/{path}", json=content, timeout=120))
-            return answers[-1].status_code != httpx.codes.SERVICE_UNAVAILABLE
-
-        wait_for(answered, HANGS_S, 1)
-        answers[-1].raise_for_status()
-        return answers[-1].json() if answers[-1].content else None
+        """One request to the server's API, again where no answer came: so it must bear to be done twice."""
+        response = response_to(method, f"{self.url}/{path}", content)
+        response.raise_for_status()
+        return response.json() if response.content else None
 
     def ask(self, path: str, **content: Any) -> Any:
         """POST to it."""
@@ -190,10 +186,41 @@ class Served:
 
 
 def wait_for(condition: Callable[[], Any], within_s: float = HANGS_S, every_s: float = 0.1) -> bool:
-    """Whether it came true in time."""
+    """Whether it came true in time; seen once more at the end, should the machine have stood still until then."""
     deadline = time.monotonic() + within_s
-    while time.monotonic() < deadline:
+    while True:
+        late = time.monotonic() >= deadline
         if condition():
             return True
+        if late:
+            return False
         time.sleep(every_s)
-    return False
+
+
+def response_to(
+    method: str, url: str, content: Any = None, within_s: float = HANGS_S, each_s: float = ANSWERS_S
+) -> httpx.Response:
+    """What a server answers, asked again where it is away, silent or busy, as by Prefect's own client. Each try that came
+    to nothing is printed."""
+    responses: list[httpx.Response] = []
+    last = "never asked"
+
+    def answered() -> bool:
+        nonlocal last
+        begin = time.monotonic()
+        try:
+            response = httpx.request(method, url, json=content, timeout=each_s)
+        except httpx.TransportError as error:
+            last = repr(error)
+        else:
+            if response.status_code not in LATER:
+                responses.append(response)
+                return True
+            last = f"status {response.status_code}: {response.text[:200]}"
+        print(f"{time.strftime('%X')} {method} {url}: {last} after {time.monotonic() - begin:.1f} s")
+        return False
+
+    assert wait_for(answered, within_s, min(1, each_s)), (
+        f"no answer to {method} {url} in {within_s:g} s; the last: {last}"
+    )
+    return responses[0]

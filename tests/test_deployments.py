@@ -155,17 +155,19 @@ def test_an_interval_schedule_makes_runs_and_two_workers_share_one_home(served, 
         "active": True,
         "parameters": {**SMOKE, "overrides": ["dataset.clips.seed=8"]},
     }
-    answer = served.call("POST", f"deployments/{deployment['id']}/schedules", [schedule])
+    schedules = f"deployments/{deployment['id']}/schedules"
 
     def scheduled(*states: str) -> list[dict]:
         found = served.ask("flow_runs/filter", deployments={"id": {"any_": [deployment["id"]]}})
         return [run for run in found if run["auto_scheduled"] and run["state_type"] in states]
 
     try:
+        served.call("POST", schedules, [schedule])  # twice where the first answer was lost: runs come twice as often
         other = served.run("evaluate", **SMOKE, overrides=["dataset.clips.seed=8"])
         assert wait_for(lambda: len(scheduled("COMPLETED")) >= 2, HANGS_S, 1), "the schedule made no two runs"
     finally:  # or it would keep the workers of all later tests busy
-        served.call("DELETE", f"deployments/{deployment['id']}/schedules/{answer[0]['id']}")
+        for its in served.get(schedules):
+            served.call("PATCH", f"{schedules}/{its['id']}", {"active": False})
     assert served.ended(other)["type"] == "COMPLETED", served.logs(other)
     assert wait_for(lambda: not scheduled("PENDING", "RUNNING"), HANGS_S, 1), "one more had begun"
     runs = [served.get(f"flow_runs/{other}"), *scheduled("COMPLETED", "FAILED", "CRASHED")]
