@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from tasks.models import thinkers
+from tasks.models.experts import refuse_quantised_experts
 from tasks.models.frames import CHUNK, CHUNK_TOKENS, CHUNKED, STRIDE
-from tasks.models.room import refuse_quantised_experts
 from tasks.models.thinkers import adjust as adjust
 from tasks.models.widths import size_of as size_of
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from recipes.training import TrainMethod
 from tasks.functional.memory import Asked, Size, clip_bytes, largest_batch, loading_bytes, operations, weight_bytes
+from tasks.models.experts import refuse_quantised_experts
 from tasks.models.families import FAMILIES, family_named, type_of
 from tasks.models.frames import SAMPLE_RATE_HZ, Rate
 from tasks.models.jobs import TrainingJob, config_of
@@ -28,19 +29,6 @@ def asked_of(
 def tokens_of(longest_ms: float, rate: Rate) -> int:
     """Tokens of the longest clip with its question."""
     return QUESTION_TOKENS + rate.audio_tokens(round(longest_ms * SAMPLE_RATE_HZ / 1000))
-
-
-def refuse_quantised_experts(size: Size, quantization: dict[str, Any] | None, base: str) -> None:
-    """Raise ValueError where a base of experts is to be quantised: bitsandbytes takes linear layers, and experts are
-    stacked in parameters."""
-    if size.expert_layers and quantization is not None:
-        share = 1 - size.linear_weights / size.layer_weights
-        whole = loading_bytes(size, Asked(16, with_encoder=False, checkpointing=True))
-        raise ValueError(
-            f"quantization: {share:.0%} of the weights in the layers of {base} are experts, stacked in parameters that "
-            "bitsandbytes leaves as they are: 4 or 8 bits would save next to nothing and round the rest; set "
-            f"train.quantization=none, for a GPU that holds its {whole / 1e9:.0f} GB in bf16"
-        )
 
 
 def known_before(base: str) -> tuple[Rate, Size] | None:
