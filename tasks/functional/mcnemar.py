@@ -61,7 +61,11 @@ def mcnemar_power(
     _check_effect(difference, discordance, alpha)
     if n < 1:
         raise ValueError(f"n is {n}, at least one clip is needed")
-    return _expected(_rejection(n, difference, discordance, alpha, _checked(method)), n, discordance)
+    from scipy.stats import binom
+
+    discordant = _likely(n, discordance)
+    rejects = _rejection(discordant, difference, discordance, alpha, _checked(method))
+    return float(binom.pmf(discordant, n, discordance) @ rejects)
 
 
 def _check_effect(difference: float, discordance: float, alpha: float) -> None:
@@ -71,20 +75,25 @@ def _check_effect(difference: float, discordance: float, alpha: float) -> None:
         raise ValueError(f"alpha is {alpha}, give a level between 0 and 0.5")
 
 
+def _likely(n: int, discordance: float) -> IntArray:
+    """The values of b + c ~ Binomial(n, discordance) but for tails below 1e-20: of n clips, some 24 sqrt(n) at most."""
+    mean, spread = n * discordance, 12 * math.sqrt(n * discordance * (1 - discordance)) + 30
+    return np.arange(max(0, int(mean - spread)), min(n, math.ceil(mean + spread)) + 1)
+
+
 def _expected(by_discordant: FloatArray, n: int, discordance: float) -> float:
-    """Mean of by_discordant[b + c] over b + c ~ Binomial(n, discordance), but for tails below 1e-20."""
+    """Mean of by_discordant[b + c] over b + c ~ Binomial(n, discordance)."""
     from scipy.stats import binom
 
-    mean, spread = n * discordance, 12 * math.sqrt(n * discordance * (1 - discordance)) + 30
-    likely = np.arange(max(0, int(mean - spread)), min(n, math.ceil(mean + spread)) + 1)
+    likely = _likely(n, discordance)
     return float(binom.pmf(likely, n, discordance) @ by_discordant[likely])
 
 
-def _rejection(n: int, difference: float, discordance: float, alpha: float, method: McNemarMethod) -> FloatArray:
-    """P(test rejects | b + c) for each b + c from 0 to n, (n + 1,)."""
+def _rejection(
+    discordant: IntArray, difference: float, discordance: float, alpha: float, method: McNemarMethod
+) -> FloatArray:
+    """P(test rejects | b + c) for each b + c of `discordant`."""
     from scipy.stats import binom
-
-    discordant = np.arange(n + 1)
 
     def p_value(smaller: IntArray) -> FloatArray:
         of_tie = binom.pmf(smaller, discordant, 0.5) if method == "midp" else 0.0
@@ -115,7 +124,7 @@ def mcnemar_sample_size(
     enough, rejects = 1, np.zeros(2)
     while _expected(rejects, enough, discordance) < power:
         enough *= 2
-        rejects = _rejection(enough, difference, discordance, alpha, "exact")
+        rejects = _rejection(np.arange(enough + 1), difference, discordance, alpha, "exact")
     # b + c grows with n and the running maximum never falls in b + c, so neither does its mean.
     running = np.maximum.accumulate(rejects)
     start = bisect.bisect_left(range(enough), power, key=lambda n: _expected(running, n, discordance))
@@ -137,5 +146,7 @@ def smallest_difference(
         difference = min(1.0, count * step)
         return mcnemar_power(n, difference, max(discordance, difference), alpha=alpha) >= power
 
-    at = bisect.bisect_left(steps, True, key=shown)
+    at = (
+        0 if shown(1) else bisect.bisect_left(steps, True, key=shown)
+    )  # many items show the first: one power, not seven
     return None if at == len(steps) else round(steps[at] * step, 12)
