@@ -9,7 +9,7 @@ from flows.stages import Stage, stages_from, stages_to
 from flows.train_adapters import train_adapters
 from recipes.schema import CheckFailed, StudyRecipe, load_study
 from tasks.cache import Calls, NotCached, looking_up
-from tasks.clips import check_cells, repeats
+from tasks.clips import check_cells, check_drawn, repeats
 from tasks.hub import published_recipe, rehearsal
 from tasks.planning import Found, describe, find_sides
 from tasks.variables import demand_variables
@@ -34,6 +34,8 @@ def plan_lines(recipe: StudyRecipe, found: Found, until: Stage, refresh: Stage |
     sides = find_sides(recipe, found)
     blocks = {part: recipe.dataset.clips_of(part) for part in recipe.dataset.splits.parts}
     check_cells(sides, blocks, recipe.classes)
+    for its in () if recipe.dataset_from else recipe.sampled():  # what is pulled was dealt from other recordings
+        check_drawn(sides, its)
     shared = repeats(sides, blocks, recipe.classes)
     return describe(recipe, sides, found, stages_to(until), stages_from(refresh), shared)
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from recipes.block import Block, Count, Seed, distinct
+from recipes.sampling import OF_DESIGN
 from recipes.training import PretrainBlock
 
 SHARD_CLIPS = 2_000
@@ -19,6 +20,11 @@ class ContextBlock(Block):
 
     kind: Literal["silence", "noise"]
     total_ms: float = Field(ge=25, le=30_000)  # of the waveform, clip and padding
+
+    @property
+    def named(self) -> str:
+        """As clips and reports speak of it."""
+        return f"{self.kind} to {self.total_ms:g} ms"
 
 
 FAMILIES = ("environment", "music", "animals", "noise")
@@ -43,6 +49,16 @@ def _named_room(room: float | str | None) -> float | str | None:
 
 # RT60 in s, the category of measured rooms, null: anechoic
 Room = Annotated[Annotated[float, Field(gt=0, le=5)] | str | None, AfterValidator(_named_room)]
+
+
+def room_name(room: float | str | None) -> str:
+    """A room as reports speak of it: by its RT60 where it is known by that, else by its own name."""
+    if room is None:
+        return "anechoic"
+    try:
+        return f"rt60 {float(room):g} s"
+    except ValueError:
+        return str(room)
 
 
 class ReferenceBlock(Block):
@@ -119,6 +135,20 @@ class ClipsBlock(Block):
         """Every band that occurs."""
         reference = (self.reference.band,) if self.design == "one_at_a_time" else ()
         return tuple(dict.fromkeys((*self.band, *reference)))
+
+    @property
+    def levels(self) -> dict[str, list[Any]]:
+        """Factor, as the clips' column is called, -> every level of it that occurs."""
+        alone, its = self.design == "one_at_a_time", self.reference
+        rooms = map(room_name, (*self.room, *((its.room,) if alone else ())))
+        return {
+            "duration_ms": sorted(self.durations_ms),
+            "snr_db": [*self.snr_db, *((its.snr_db,) if alone else ())],
+            "band": [*self.bands],
+            "room": [*rooms],
+            "context": [self.context.named if self.context else "none"],
+            "varied": [*(("none",) if its.alone else ()), *OF_DESIGN] if alone else [None],
+        }
 
     @property
     def conditions(self) -> int:

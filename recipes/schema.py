@@ -1,7 +1,7 @@
 """What a study may say: every key, its unit and its range. An unknown key is an error, so a typo never trains a model."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -25,6 +25,7 @@ from recipes.goals import GoalBlock
 from recipes.hub_terms import Licence
 from recipes.prompts import PromptBlock, PromptRecipe, prompt_block, spelt
 from recipes.reading import apply_overrides, opened, read_yaml
+from recipes.sampling import OF_SOURCES, Sampled, refuse_absent_levels, refuse_unknown_factors
 from recipes.training import TrainRecipe
 
 SCHEMA = 1
@@ -167,6 +168,17 @@ class StudyRecipe(Block):
         trained = self._changed(self._overrides_of(name, TRAINED)).dataset if name else self.dataset
         sides = self.dataset.splits.sides(0)
         return {part: (trained if side == "train" else tested).clips_of(part) for part, side in sides.items()}
+
+    def sampled(self) -> Iterator[Sampled]:
+        """Where clips of some levels are drawn oftener, cell by cell and fold by fold."""
+        splits = self.dataset.splits
+        for name in ("", *self.ablation):
+            sampling, clips = (self.cell(name) if name else self).train.sampling, self.cell_clips(name)
+            key = f"ablation.{name}: train.sampling" if name else "train.sampling"
+            for fold in range(splits.folds or 1) if sampling else ():
+                sides, of = splits.sides(fold), f" of fold {fold}" if splits.folds else ""
+                heard = {part: block for part, block in clips.items() if sides[part] == "train"}
+                yield Sampled(key, sampling, heard, of)
 
     def weights_of(self, name: str = "") -> str:
         """What the weights of one cell's adapters, by default the study's, depend on beside fold and seed."""
@@ -323,27 +335,21 @@ def load_study(
         study = StudyRecipe.model_validate(content, context={"published": published})
     except ValidationError as error:
         raise ValueError(explain(error, StudyRecipe)) from error
-    _refuse_absent_durations(study)
+    _refuse_absent_samples(study)
     if not isinstance(recipe, Mapping):  # a published recipe may name studies of the machine it was written on
         for follows in filter(None, (study.then, study.otherwise)):
             read_yaml(follows)
     return study
 
 
-def _refuse_absent_durations(study: StudyRecipe) -> None:
-    """Raise ValueError where clips of a duration are to be drawn oftener and no training clip has it."""
-    splits = study.dataset.splits
-    for name in ("", *study.ablation):
-        blocks = [
-            block for part, block in study.cell_clips(name).items() if splits.folds or splits.sides(0)[part] == "train"
-        ]
-        there = [f"{duration_ms:g}" for duration_ms in sorted({ms for block in blocks for ms in block.durations_ms})]
-        for level in (study.cell(name) if name else study).train.sampling.get("duration_ms", {}):
-            named = level if isinstance(level, str) else f"{level:g}"
-            if named not in there:
-                raise ValueError(
-                    f"train.sampling.duration_ms: no training clip has {named}; there are {', '.join(there)}"
-                )
+def _refuse_absent_samples(study: StudyRecipe) -> None:
+    """Raise ValueError where clips of a level are to be drawn oftener and no training clip can have it."""
+    for its in study.sampled():
+        levels = [block.levels for block in its.clips.values()]
+        there = {factor: [level for one in levels for level in one[factor]] for factor in levels[0]}
+        there |= {"part": [*its.clips], "label": [*study.classes]}
+        refuse_unknown_factors(its, (*there, *OF_SOURCES))
+        refuse_absent_levels(its, there)
 
 
 BLOCKS: Mapping[str, tuple[str, type[BaseModel]]] = {  # key of a study -> what its recipe is called, and what it is

@@ -211,6 +211,18 @@ class TrainMethod(Block):
         refuse_unnamed("training", given, "lr_scheduler_type", schedules)
         return given
 
+    @field_validator("sampling", mode="before")
+    @classmethod
+    def _null_is_a_level(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        return {
+            factor: {"null" if level is None else level: weight for level, weight in weights.items()}
+            if isinstance(weights, Mapping)
+            else weights
+            for factor, weights in given.items()
+        }
+
     @field_validator("sampling")
     @classmethod
     def _sampled(cls, given: dict[str, Any]) -> dict[str, Any]:

@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from recipes.clips import SAMPLE_RATE_HZ, SHARD_CLIPS, ClipsBlock
+from recipes.clips import SAMPLE_RATE_HZ, SHARD_CLIPS, ClipsBlock, room_name
+from recipes.sampling import Sampled, refuse_absent_levels
 from tasks.audio_files import decode_flac, encode_flac
 from tasks.cache import cached, task
 from tasks.functional.audio import Frames, Waveform, active_starts, activity, middle, n_samples, pcm16, rms
 from tasks.functional.conditions import Condition, Levels, even_margins, factorial, one_at_a_time
-from tasks.functional.design import cross_durations_and_snrs, design, refusal, unfilled
+from tasks.functional.design import CONTENT, NOISE, ROOM, cross_durations_and_snrs, design, refusal, unfilled
 from tasks.functional.leakage import hash_of_pcm
 from tasks.functional.mixing import render_clip
 from tasks.functional.overlap import crowded
@@ -64,6 +65,20 @@ def check_cells(sides: pd.DataFrame, blocks: Mapping[str, ClipsBlock], classes: 
     }
     if missing:
         raise ValueError(refusal(missing, any(block.balance_families for block in blocks.values())))
+
+
+def check_drawn(sides: pd.DataFrame, its: Sampled) -> None:
+    """Raise ValueError where clips of a level are to be drawn oftener that no recording, noise or room of the training
+    parts has; `sides` are what each part was dealt."""
+    here = sides[sides["part"].isin(its.clips)]
+    roles = {"content": {name: name for name in CONTENT}, "noise": NOISE, "room": ROOM}
+    there: dict[str, list[Any]] = {}
+    for role, columns in roles.items():
+        own = here[here["role"] == role]
+        for column, name in columns.items():
+            none = role != "content" or own[column].isna().any()  # clips without noise or room have none
+            there[name] = [*own[column].dropna().unique(), *([None] if none else [])]
+    refuse_absent_levels(its, there)
 
 
 def repeats(sides: pd.DataFrame, blocks: Mapping[str, ClipsBlock], classes: tuple[str, str]) -> list[str]:
@@ -185,21 +200,11 @@ def render(row: dict[str, Any], block: ClipsBlock, audio: dict[str, Sound]) -> d
         "pcm": pcm,
         "base_clip_id": f"{row['recording_id']}@{clip.content_start - middle(n, around).start}",
         "room": room_name(row["room"]),
-        "context": f"{context.kind} to {context.total_ms:g} ms" if context else "none",
+        "context": context.named if context else "none",
         "snr_measured_db": None if row["snr_db"] is None else clip.snr_db,
         "rms_dbfs": 20 * math.log10(rms(clip.samples)),
         "pcm_hash": hash_of_pcm(pcm),
     }
-
-
-def room_name(category: Any) -> str:
-    """A room as reports speak of it: by its RT60 where it is known by that, else by its own name."""
-    if category is None:
-        return "anechoic"
-    try:
-        return f"rt60 {float(category):g} s"
-    except ValueError:
-        return str(category)
 
 
 def read_audio(

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from prefect.settings import PREFECT_TASKS_REFRESH_CACHE
 from typer.testing import CliRunner
@@ -16,6 +17,7 @@ from flows.demands import demand_extras
 from flows.plan_study import plan_study
 from flows.run_study import run_study, within
 from recipes.reading import read_yaml
+from recipes.sampling import OF_SOURCES
 from recipes.schema import CheckFailed, load_study
 from tasks import cache, detectors, sources, store
 from tasks.clips import check_cells
@@ -250,6 +252,31 @@ def test_a_level_that_only_some_parts_can_fill_is_told_for_the_others(built):
         check_cells(table, blocks, ("SPEECH", "NONSPEECH"))
     unknown = table.assign(duration_s=table["duration_s"].where(table["duration_s"] > 0.1))
     check_cells(unknown, blocks, ("SPEECH", "NONSPEECH"))  # what only decoding tells may well be long enough
+
+
+@pytest.mark.parametrize(
+    ("sampling", "said"),
+    [("{family: {musik: 2}}", "family: no training clip has musik; there are animals, environment: name one of these$"),
+     ("{noise_id: {null: 2, mine: 2}}", "noise_id: no training clip has mine; there are .* and 5 more|null: name"),
+     ("{room_id: {hall: 2}}", "room_id: no training clip has hall; there are null: name one of these$")],
+)  # fmt: skip
+@pytest.mark.parametrize("cell", [False, True], ids=["study", "cell"])
+def test_a_level_that_no_recording_of_a_training_part_has_is_refused_by_plan_and_run_before_anything_is_built(
+    home, sampling, said, cell
+):
+    asked = f"train.sampling={sampling}"
+    wish = [f"ablation={{more: [{json.dumps(asked)}]}}" if cell else asked]
+    key = r"^ablation\.more: train\.sampling\." if cell else r"^train\.sampling\."
+    for refusing in (plan_study, run_study.fn):
+        with pytest.raises(ValueError, match=key + said):
+            refusing("study/smoke", wish)
+    assert not (home / "store").exists()
+    assert plan_study("study/smoke", ["train.sampling={family: {animals: 2}, room_id: {null: 2}}"])
+
+
+def test_every_factor_that_recordings_bring_along_is_a_column_of_the_clips(built):
+    factors = {*OF_SOURCES, *load_study("study/smoke").dataset.clips.levels, "part", "label"}
+    assert factors <= {*pq.read_schema(built.splits.path / "data" / "train.parquet").names}
 
 
 def test_a_noisy_context_asks_for_noise_of_its_own_length(home):

@@ -175,6 +175,36 @@ def test_a_duration_that_no_training_clip_has_cannot_be_drawn_oftener():
         load_study("study/demo", [cell.replace("{60: 3}", "{80: 3}")])
 
 
+@pytest.mark.parametrize(
+    ("sampling", "said"),
+    [
+        ("{snr_db: {7: 2}}", "snr_db: no training clip has 7; there are 0, 10, 20: name one of these, or add 7 to "
+         "dataset.clips.snr_db"),
+        ("{snr_db: {null: 2}}", "snr_db: no training clip has null; "),
+        ("{band: {phone: 2}}", "band: no training clip has phone; there are clean: "),
+        ("{room: {0.3: 2}}", "room: no training clip has 0.3; there are anechoic: "),
+        ("{part: {test: 2}}", "part: no training clip has test; there are train: name one of these"),
+        ("{label: {VOICE: 2}}", "label: no training clip has VOICE; there are SPEECH, NONSPEECH: "),
+        ("{snr: {0: 2}}", "snr: clips have no such factor; there are duration_ms, snr_db, band, "),
+    ],
+)  # fmt: skip
+def test_a_level_that_no_training_clip_can_have_is_refused_by_key_and_value_with_those_there_are(sampling, said):
+    with pytest.raises(ValueError, match=rf"^train\.sampling\.{re.escape(said)}"):
+        load_study("study/demo", [f"train.sampling={sampling}"])
+
+
+def test_levels_of_every_kind_may_be_drawn_oftener_as_clips_and_reports_name_them():
+    design = {"band": "[clean, phone]", "room": "[null, 0.3, church]", "context": "{kind: noise, total_ms: 2000}"}
+    others = ("snr_db: {0: 2}", "band: {phone: 2}", "room: {rt60 0.3 s: 2, church: 0}", "family: {music: 2}",
+              "context: {noise to 2000 ms: 2}", "label: {SPEECH: 2}", "part: {train: 2}")  # fmt: skip
+    wish = [f"dataset.clips.{key}={value}" for key, value in design.items()]
+    assert load_study("study/demo", [*wish, f"train.sampling={{{', '.join(others)}}}"]).train.sampling
+    with pytest.raises(ValueError, match=r"part: no training clip of fold 0 has part3; there are part2: "):
+        load_study(
+            "study/inflation", ["train.sampling={part: {part3: 2}}"]
+        )  # which is tested in fold 3, and dev in fold 2
+
+
 @pytest.mark.parametrize(("source", "said"), [("{kind: nope}", "there is no kind 'nope'"), ("{}", "names no kind")])
 def test_a_source_of_no_kind_is_told_the_kinds(source, said):
     with pytest.raises(ValueError, match=rf"^dataset\.sources\.0: {said}; there are espeak, "):

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoConfig
 
+from recipes.sampling import level_name
 from tasks.audio_files import decode_flac, encode_flac, samples_of
 from tasks.functional.decoding import answer_scores
 from tasks.models import family
@@ -175,16 +176,6 @@ def weights_of(files: Sequence[str], sampling: Mapping[str, Mapping[str | float,
     if not sum(weights):
         raise ValueError("sampling leaves no training clip a weight above 0")
     return weights
-
-
-def level_name(level: Any) -> str:
-    """A level as recipes and clips both write it: 200 for 200.0, null for none."""
-    if level is None or level == "null":
-        return "null"
-    try:
-        return f"{float(level):g}"
-    except ValueError:
-        return str(level)
 
 
 def to_train(model: nn.Module, job: TrainingJob) -> nn.Module:
