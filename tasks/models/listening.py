@@ -15,7 +15,7 @@ from tasks.functional.timing import of_all_lengths
 from tasks.models import family
 from tasks.models.decoder import advance
 from tasks.models.families import FAMILIES, rate_for
-from tasks.models.frames import SAMPLE_RATE_HZ
+from tasks.models.frames import HOP, MAX_FRAMES, SAMPLE_RATE_HZ, Rate
 from tasks.models.scoring import Answers, Question, Scorer, answers_of, embedded, narrowed
 
 LISTENED = 16  # clips, from the shortest to the longest
@@ -102,7 +102,8 @@ def minds_no_neighbours(listener: Listener) -> dict[str, float]:
     """
     lone = listener._replace(scorer=listener.scorer.with_batches_of(1))
     found = {}
-    for name, clips in {"largest_difference": listener.clips, "of_one_token": shortened(listener.clips)}.items():
+    short = shortened(listener.clips, lone.scorer.encoder.rate)
+    for name, clips in {"largest_difference": listener.clips, "of_one_token": short}.items():
         found[name] = float(np.abs(lone.p(clips) - listener.p(clips)).max())
         if found[name] > listener.tolerance:
             raise ValueError(
@@ -112,12 +113,11 @@ def minds_no_neighbours(listener: Listener) -> dict[str, float]:
     return {**found, "largest_difference": max(found.values())}
 
 
-def shortened(clips: Sequence[bytes]) -> list[bytes]:
-    """The first 25, 40 or 60 ms of clips, which give the model one audio token each."""
-    return [
-        encode_flac(decode_flac(clip)[: 16 * ms])
-        for clip, ms in zip(clips, itertools.cycle((25, 40, 60)), strict=False)
-    ]
+def shortened(clips: Sequence[bytes], rate: Rate) -> list[bytes]:
+    """The beginnings of clips that give the model one audio token each: the shortest, the longest and one between."""
+    frames = [n for n in range(1, MAX_FRAMES) if rate.tokens_of(n) == 1]
+    lengths = itertools.cycle((frames[0], frames[len(frames) // 2], frames[-1]))
+    return [encode_flac(decode_flac(clip)[: HOP * n]) for clip, n in zip(clips, lengths, strict=False)]
 
 
 @torch.inference_mode()
