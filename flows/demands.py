@@ -8,7 +8,7 @@ from tasks import detectors
 from tasks.detectors.weights import weights_for
 from tasks.hub_client import demand_token
 from tasks.models.jobs import refuse_unknown
-from tasks.models.room import refuse_before
+from tasks.models.room import refuse_before, refuse_unheard
 from tasks.planning import Found, describe_gpu
 from tasks.slots import gpus
 from tasks.variables import demand_variables
@@ -26,9 +26,11 @@ def demand_extras(recipe: StudyRecipe, until: Stage) -> None:
 
 
 def demand_base(recipe: StudyRecipe, until: Stage) -> None:
-    """Raise ValueError or FileNotFoundError where the base is no model, one of no family, or a folder of somebody else's."""
+    """Raise ValueError or FileNotFoundError where the base is no model, one of no family, or a folder of somebody else's,
+    and where a clip is too short for it."""
     if "train" in stages_to(until) and recipe.train.base != "tiny":
         refuse_unknown(recipe.train.base)
+        refuse_unheard(recipe.train.base, recipe.shortest_ms)
 
 
 def demand_hygiene(recipe: StudyRecipe) -> None:

@@ -184,6 +184,11 @@ class ClipsBlock(Block):
         """Length of the longest waveform the model gets."""
         return self.context.total_ms if self.context else max(self.durations_ms)
 
+    @property
+    def shortest_ms(self) -> float:
+        """Length of the shortest waveform the model gets."""
+        return self.context.total_ms if self.context else min(self.durations_ms)
+
 
 def clean_block(pretrain: PretrainBlock, parts: int) -> ClipsBlock:
     """What a tiny base hears of one of `parts` training parts: clean clips, both classes alike."""

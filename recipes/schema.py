@@ -116,6 +116,12 @@ class StudyRecipe(Block):
         longest_ms = max(block.longest_ms for block in every)
         return max(longest_ms, self.train.pretrain.duration_ms) if self.train.base == "tiny" else longest_ms
 
+    @property
+    def shortest_ms(self) -> float:
+        """Length of the shortest waveform that its base ever gets, in any cell."""
+        every = [block for name in ("", *self.ablation) for block in self.cell_clips(name).values()]
+        return min(block.shortest_ms for block in every)
+
     @model_validator(mode="before")
     @classmethod
     def _open_published(cls, content: Any, info: ValidationInfo) -> Any:

@@ -13,13 +13,16 @@ from transformers.utils import logging as transformers_logging
 from tasks.audio_files import decode_flac, encode_flac, samples_of
 from tasks.functional.listening import listening_section
 from tasks.models import family, listening
-from tasks.models.frames import CHUNKED, POOLED
+from tasks.models.frames import CHUNKED, HOP, MAX_FRAMES, POOLED, Rate
 from tasks.models.listening import Listener, NoProcessorWarnings, check, no_audio_prior, sample
 from tasks.models.scoring import Scorer, questions
 from tests.test_qwen2_audio import with_lora
 
 PROMPT = "Choose one: A) SPEECH B) NONSPEECH."
 DURATIONS_MS = (200, 25, 1000, 60, 200, 61, 40, 333.4)
+STACKED = Rate(  # a token of four vectors of an encoder that hears 30 s always, as GLM-ASR's
+    lambda frames: ((frames - 1) // 2 + 1) // 4, lambda frames: MAX_FRAMES, shortest_ms=65
+)  # fmt: skip
 
 
 def flacs(durations_ms) -> list[bytes]:
@@ -156,9 +159,12 @@ def test_answers_that_depend_on_the_neighbours_stop_the_run(model, processor, qu
 def test_batches_of_one_token_clips_are_asked_whatever_the_data_set_holds(model, processor, question, monkeypatch):
     found = listening.minds_no_neighbours(listener(model, processor, question, (1000, 333.4)))
     assert found["of_one_token"] <= found["largest_difference"] <= 1e-5
-    assert [POOLED.audio_tokens(samples_of(clip)) for clip in listening.shortened(flacs((1000, 25, 200, 61)))] == [
-        1
-    ] * 4
+    for rate, frames in ((POOLED, (3, 5, 6)), (CHUNKED, (1, 5, 8)), (STACKED, (7, 11, 14))):
+        lengths = [samples_of(clip) for clip in listening.shortened(flacs((1000, 333.4, 200)), rate)]
+        assert lengths == [HOP * n for n in frames], (
+            "the shortest and the longest that give one token, and one between"
+        )
+        assert [rate.audio_tokens(samples) for samples in lengths] == [1, 1, 1]
     told = Scorer.score
 
     def biased(self, clips, asked, method="forward"):

@@ -24,6 +24,7 @@ from tasks.adapters import pull_adapter, train_adapter
 from tasks.models import base_content, family
 from tasks.models.base_content import content_of_base, model_sha
 from tasks.models.families import FAMILIES, Family, facts_by_class, family_at, family_named
+from tasks.models.frames import MAX_FRAMES, Rate
 from tasks.models.jobs import base_at, name_of
 from tasks.models.room import reckoned
 from tasks.models.widths import size_of, widths_in
@@ -156,6 +157,21 @@ def test_what_a_folder_takes_is_told_by_its_configuration_whatever_it_is_called(
     (folder / "config.json").write_text(json.dumps(config))
     assert widths_in(folder / "config.json") is None, "transformers would take its own default"
     assert reckoned(method, 200, 100) == []
+
+
+def test_clips_too_short_for_a_base_are_refused_before_anything_is_built_and_foretold_by_a_plan(bases, monkeypatch):
+    """The recipe itself refuses 20 ms; for a family whose tokens are longer a data set was built, and then refused."""
+    stacked = Rate(lambda frames: ((frames - 1) // 2 + 1) // 4, lambda frames: MAX_FRAMES, shortest_ms=65)
+    study = ["study/smoke", [f"train.base={bases['Qwen2.5-Omni']}"]]
+    demand_extras(load_study(*study), "train")
+    monkeypatch.setitem(FAMILIES, "qwen2_5_omni_thinker", FAMILIES["qwen2_5_omni"]._replace(rate=stacked))
+    said = r"dataset\.clips: 60 ms give Qwen2\.5-Omni no audio token, 65 ms are the least: .*clips\.context"
+    with pytest.raises(ValueError, match=said):
+        demand_extras(load_study(*study), "train")
+    (stop,) = [line for line in plan_study(*study) if "would stop here" in line]
+    assert re.search(said, stop)
+    heard = "dataset.clips.context={kind: noise, total_ms: 200}"
+    demand_extras(load_study(study[0], [*study[1], heard]), "train")
 
 
 def test_an_adapter_of_another_family_is_refused_and_one_that_names_none_is_of_the_first():

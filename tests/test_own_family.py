@@ -15,6 +15,7 @@ from tasks.models.families import Facts
 from tasks.models.frames import POOLED
 from tasks.models.listening import check
 from tasks.models.loading import load_whole
+from tasks.models.room import known_before
 from tasks.models.scoring import Scorer, questions
 from tasks.models.training import train
 from tests.adapting import PROMPT, job, write_clips
@@ -115,6 +116,13 @@ def test_it_is_asked_by_the_same_scorer_from_the_same_cache_and_after_the_same_c
     np.testing.assert_array_equal(kept, never)
     heard = check(Scorer(model, processor), processor, asked[0], PROMPT, flacs)
     assert heard["zero_token_clips"] == "refused"
+
+
+def test_a_plan_knows_how_wide_it_is_though_its_encoder_calls_its_widths_otherwise(base):
+    known = known_before(str(base))
+    assert (known.family, known.rate) == (NAME, POOLED)
+    assert known.size == MODULE.size_of(transformers.AutoConfig.from_pretrained(base))
+    assert (known.size.encoder_hidden, known.size.encoder_layers) == (96, 2)
 
 
 def test_an_adapter_of_it_is_trained(base, home, tmp_path):

@@ -362,3 +362,49 @@ def test_without_the_exclusion_lora_would_reach_the_encoder(trimmed):
 
     naive = LoraConfig(target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])
     assert trainable_by_part(get_peft_model(copy.deepcopy(trimmed), naive))["encoder"] > 0
+
+
+# --- the end of an answer ----------------------------------------------------------------------------------------
+
+TURN = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] if m['content'] is string else '<|AUDIO|>?' }}END"
+    "{% endfor %}"
+)
+OPENS = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+
+
+@pytest.mark.parametrize(("end", "token"), [
+    ("<|audio_eos|>\n", "<|audio_eos|>"), ("", "<|im_end|>"), ("\n", "<|im_end|>"), (" END", "<|im_end|>"),
+])  # fmt: skip
+def test_what_ends_an_answer_is_what_the_template_puts_behind_it_or_else_the_tokenizers_own_end(processor, end, token):
+    other = copy.deepcopy(processor)
+    other.chat_template = TURN.replace("END", end) + OPENS
+    ids = other.tokenizer.convert_tokens_to_ids([token])
+    assert [family.tokenise_prompt(other, "?").end] == ids
+    other.chat_template = TURN.replace("END", "<|audio_eos|>") + "{% if add_generation_prompt %}<|think|>{% endif %}"
+    assert family.tokenise_prompt(other, "?").end == other.tokenizer.eos_token_id, (
+        "no answer stands where a turn begins"
+    )
+
+
+def test_a_processor_that_knows_no_end_of_an_answer_is_refused(processor):
+    other = copy.deepcopy(processor)
+    other.chat_template, other.tokenizer.eos_token = TURN.replace("END", "") + OPENS, None
+    with pytest.raises(ValueError, match=r"neither the chat template nor the tokenizer .* which token ends an answer"):
+        family.tokenise_prompt(other, "?")
+
+
+@torch.inference_mode()
+def test_a_free_answer_stops_at_the_end_of_the_turn_also_where_the_model_was_not_told_of_it(model, processor):
+    batch, pad = batch_of(processor, sounds((200, 61))), processor.tokenizer.pad_token_id
+    mute = copy.copy(model)
+    mute.generation_config = copy.deepcopy(model.generation_config)
+    mute.generation_config.eos_token_id = None
+    said = family.said_freely(mute, batch, 4, processor.tokenizer.eos_token_id, pad)
+    assert said.shape == (2, 4)
+    for end, known in ((int(said[0, 1]), None), (processor.tokenizer.eos_token_id, int(said[0, 1]))):
+        mute.generation_config.eos_token_id = known
+        found = family.said_freely(mute, batch, 4, end, pad)[0].tolist()
+        stops = said[0].tolist().index(int(said[0, 1])) + 1
+        assert found[:stops] == said[0, :stops].tolist()
+        assert set(found[stops:]) <= {pad}

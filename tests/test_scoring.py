@@ -122,7 +122,7 @@ def test_narrowed_logits_give_the_scores_of_the_whole_vocabulary(vocabulary, n, 
     random = np.random.default_rng(seed)
     logits = (10 * random.standard_normal((n, vocabulary))).astype(np.float32)
     first, *rest = random.permutation(vocabulary)[: random.integers(2, min(5, vocabulary + 1))].tolist()
-    question = Question(family.Prompt([], [], 0), {"A": [first], "B": rest})
+    question = Question(family.Prompt([], [], 0, 0), {"A": [first], "B": rest})
     found = answers_of(narrowed(torch.from_numpy(logits), question.allowed).numpy(), question)
     whole = answer_scores(logits, question.ids)
     np.testing.assert_allclose(found.p_first, whole.p_first, atol=1e-6)

@@ -148,6 +148,17 @@ def test_a_model_that_knows_the_words_of_the_study_alone_trains_alike(tiny_base,
     assert all(torch.equal(ends[0][name], value) for name, value in ends[1].items())
 
 
+def test_an_embedding_whose_weights_the_head_shares_stays_where_it_is(tiny_base):
+    """Moved aside, it would take the head with it."""
+    model = fresh(tiny_base).requires_grad_(False)
+    text = model.model.language_model
+    with few_words(model, [3, 5]):
+        assert isinstance(text.embed_tokens, FewWords)
+    model.lm_head.weight = text.embed_tokens.weight
+    with few_words(model, [3, 5]):
+        assert isinstance(text.embed_tokens, torch.nn.Embedding)
+
+
 def test_a_word_that_is_not_kept_is_an_error(tiny_base):
     words = FewWords(fresh(tiny_base).get_input_embeddings(), [3, 5])
     assert torch.equal(

@@ -8,12 +8,15 @@ import json
 import numpy as np
 import pytest
 import torch
+from peft import PeftModel
 
 from recipes.training import TrainMethod
 from tasks.models import devices, family, training
+from tasks.models.adapted import with_adapter
 from tasks.models.collation import IGNORED, Collator
 from tasks.models.frames import POOLED
 from tasks.models.progress_lines import Progress
+from tasks.models.scope import trainable_by_part
 from tasks.models.trainer import fit
 from tasks.models.training import read_clips, restricted_accuracy, save, to_train
 from tests.adapting import ANSWERS, NF4, PROMPT, collator, fresh, job, write_clips
@@ -256,7 +259,7 @@ def test_another_seed_encodes_nothing_again(tiny_base, tmp_path, home, monkeypat
 
 @pytest.mark.parametrize(
     "changes",
-    [{"scope": "language_model+encoder"}, {"lora": {"r": 4, "target_modules": ["q_proj", "linear"]}}],
+    [{"scope": "language_model+encoder"}, {"scope": "language_model+encoder", "lora": {"target_modules": ["linear"]}}],
     ids=["the encoder is trained", "the projector is trained"],
 )
 def test_an_encoder_that_is_trained_hears_every_clip_itself(tiny_base, tmp_path, home, monkeypatch, changes):
@@ -330,10 +333,58 @@ def test_a_pattern_of_layers_is_saved_as_it_was_given(tiny_base, tmp_path):
 
 def test_a_layer_that_the_base_lacks_is_refused_though_others_are_there(tiny_base, tmp_path):
     told = job(tiny_base, tmp_path / "one", lora={"r": 4, "target_modules": ["q_proj", "v_prjo"]})
-    with pytest.raises(ValueError, match=r"no layer of this base is called 'v_prjo'; there are .*v_proj"):
+    with pytest.raises(
+        ValueError, match=r"no layer of this base's language model is called 'v_prjo'; there are .*v_proj"
+    ):
         to_train(fresh(tiny_base), told)
-    fits = job(tiny_base, tmp_path / "two", lora={"r": 4, "target_modules": ["self_attn.q_proj", "out_proj"]})
-    assert to_train(fresh(tiny_base), fits), "out_proj is of the encoder, which this scope leaves out"
+    named = {"r": 4, "target_modules": ["self_attn.q_proj", "out_proj"]}
+    with pytest.raises(ValueError, match="of this base's language model is called 'out_proj'"):
+        to_train(fresh(tiny_base), job(tiny_base, tmp_path / "two", lora=named))
+    assert to_train(fresh(tiny_base), job(tiny_base, tmp_path / "two", lora=named, scope="language_model+encoder"))
+
+
+@pytest.mark.parametrize("lora", [{"target_modules": "all-linear"}, {"target_modules": r".*(q_proj|linear)"}])
+def test_no_pattern_of_layers_reaches_what_the_scope_holds_frozen(tiny_base, tmp_path, lora):
+    """`all-linear` reached the projector, and so every step heard all clips anew."""
+    held, reached = (
+        trainable_by_part(to_train(fresh(tiny_base), job(tiny_base, tmp_path, lora={"r": 2, **lora}, scope=scope)))
+        for scope in ("language_model", "language_model+encoder")
+    )
+    assert held["encoder"] == held["projector"] == 0 < held["language_model"]
+    assert min(reached["encoder"], reached["projector"]) > 0
+
+
+@pytest.mark.parametrize(("lora", "said"), [
+    ({"bias": "all"}, r"18 parameters .* such as model\.audio_tower\.conv1\.bias, which scope=language_model holds frozen"),
+    ({"modules_to_save": ["multi_modal_projector"]}, r"2 parameters .* such as model\.multi_modal_projector"),
+    ({"target_modules": ["q_proj", "linear"]}, r"no layer of this base's language model is called 'linear'; there are .*v"),
+])  # fmt: skip
+def test_what_would_be_trained_beyond_the_scope_is_refused(tiny_base, tmp_path, lora, said):
+    with pytest.raises(ValueError, match=f"lora: .*{said}"):
+        to_train(fresh(tiny_base), job(tiny_base, tmp_path, lora={"r": 2, **lora}))
+    assert to_train(fresh(tiny_base), job(tiny_base, tmp_path, lora={"r": 2, **lora}, scope="language_model+encoder"))
+
+
+@pytest.mark.parametrize("lora", [
+    {}, {"use_dora": True}, {"use_rslora": True}, {"bias": "lora_only"}, {"modules_to_save": ["lm_head"]},
+    {"target_modules": ["q_proj", "embed_tokens"]},
+], ids=str)  # fmt: skip
+def test_whatever_lora_trains_comes_back_as_transformers_and_peft_alone_load_it(
+    tiny_base, processor, clips, tmp_path, lora
+):
+    """DoRA's magnitudes, biases and modules of their own were saved, and then refused as another base's."""
+    model, _, told = trained(tiny_base, processor, clips, tmp_path / "out", lora={"r": 2, **lora})
+    save(model, told)
+    batch = collator(processor, clips).prompts(range(len(clips)))
+    plain = fresh(tiny_base)
+    by_peft = PeftModel.from_pretrained(plain, told.output).get_base_model()
+    found = [its.eval() for its in (model.get_base_model(), with_adapter(fresh(tiny_base), told.output), by_peft)]
+    with torch.inference_mode():
+        ours, again, theirs = (family.last_logits(its, batch) for its in found)
+        base = family.last_logits(fresh(tiny_base).eval(), batch)
+    assert torch.equal(ours, again)
+    assert torch.equal(again, theirs)
+    assert not torch.allclose(ours, base, atol=1e-2)
 
 
 def test_a_device_that_is_not_there_is_refused():

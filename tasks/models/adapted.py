@@ -25,7 +25,7 @@ def with_adapter(model: nn.Module, folder: str | Path) -> nn.Module:
     """
     if (weights := Path(folder, FULL_WEIGHTS)).is_file():
         return with_weights(model, weights)
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
     from peft.utils.save_and_load import load_peft_weights
 
     try:
@@ -34,7 +34,7 @@ def with_adapter(model: nn.Module, folder: str | Path) -> nn.Module:
         mismatch = str(error).splitlines()[1].strip() if "size mismatch" in str(error) else str(error)
         raise ValueError(f"the adapter does not fit this base: it was made for another base; {mismatch}") from error
     stored = {name_now(name) for name in load_peft_weights(str(folder), device="cpu")}
-    expected = {name.replace(".default", "") for name in wrapped.state_dict() if "lora_" in name}
+    expected = set(get_peft_model_state_dict(wrapped, save_embedding_layers=False))  # as they would be saved
     if stored != expected:
         raise ValueError(
             f"the adapter does not fit this base: {len(expected - stored)} of its {len(expected)} tensors are missing "

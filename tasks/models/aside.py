@@ -53,10 +53,13 @@ class FewWords(nn.Module):
 
 @contextlib.contextmanager
 def few_words(model: nn.Module, tokens: Sequence[int]) -> Iterator[None]:
-    """Inside, the model knows these tokens alone and its embedding is off the device; nothing where that is trained."""
-    inner = (model.get_base_model() if hasattr(model, "get_base_model") else model).model.language_model
+    """Inside, the model knows these tokens alone and its embedding is off the device; nothing where that is trained, or
+    where the head has the same weights."""
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = plain.model.language_model
     whole = inner.embed_tokens
-    if any(parameter.requires_grad for parameter in whole.parameters()) or not isinstance(whole, nn.Embedding):
+    trained = any(parameter.requires_grad for parameter in whole.parameters())
+    if trained or not isinstance(whole, nn.Embedding) or plain.lm_head.weight is whole.weight:
         yield
         return
     device = whole.weight.device

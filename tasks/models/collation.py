@@ -45,7 +45,7 @@ class Collator:
         self.loss_on = loss_on
         self.rate = rate_for(processor)
         self.pad = tokenizer.pad_token_id
-        end = [] if loss_on == "answer" else tokenizer.encode("<|im_end|>", add_special_tokens=False)
+        end = [] if loss_on == "answer" else [self.prompt.end]
         bare = {label: tokenizer.encode(answer, add_special_tokens=False) for label, answer in answers.items()}
         for label, ids in bare.items():
             if len(ids) != 1:

@@ -23,11 +23,12 @@ SILENT_FRAMES = 2  # behind a waveform, at whose very end the extractor would mi
 
 
 class Prompt(NamedTuple):
-    """Token ids before and after the audio tokens of one turn."""
+    """Token ids before and after the audio tokens of one turn, and the one that ends what is answered to it."""
 
     before: list[int]
     after: list[int]
     audio_token: int
+    end: int
 
 
 def tokenise_prompt(processor: Any, prompt: str) -> Prompt:
@@ -38,7 +39,26 @@ def tokenise_prompt(processor: Any, prompt: str) -> Prompt:
     if not token:
         raise ValueError(f"the chat template of this processor leaves no {processor.audio_token} for the audio")
     encode = functools.partial(processor.tokenizer.encode, add_special_tokens=False)
-    return Prompt(encode(before), encode(after), processor.tokenizer.convert_tokens_to_ids(token))
+    audio_token = processor.tokenizer.convert_tokens_to_ids(token)
+    return Prompt(encode(before), encode(after), audio_token, end_of_answer(processor, message, text))
+
+
+def end_of_answer(processor: Any, message: Mapping[str, Any], turn: str) -> int:
+    """The token that ends an assistant's answer to a `message`, whose `turn` ends where that begins: what the chat template
+    puts behind it, or where that is no token of its own the end that the tokenizer names.
+
+    Raises ValueError where there is neither.
+    """
+    tokenizer, answer = processor.tokenizer, {"role": "assistant", "content": "A"}
+    answered = processor.apply_chat_template([message, answer], tokenize=False)
+    behind = tokenizer.encode(answered.removeprefix(turn + answer["content"]), add_special_tokens=False)
+    if answered.startswith(turn) and behind and behind[0] in tokenizer.added_tokens_decoder:
+        return int(behind[0])
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            "neither the chat template nor the tokenizer of this processor says which token ends an answer"
+        )
+    return int(tokenizer.eos_token_id)
 
 
 class Clip(NamedTuple):
@@ -297,11 +317,15 @@ def last_position_only(model: nn.Module) -> Iterator[None]:
         last.remove()
 
 
-def said_freely(model: nn.Module, batch: Mapping[str, torch.Tensor], tokens: int) -> torch.Tensor:
-    """(n, up to `tokens`) token ids that greedy generation says when nothing constrains it, up to the end of the turn."""
+def said_freely(model: nn.Module, batch: Mapping[str, torch.Tensor], tokens: int, end: int, pad: int) -> torch.Tensor:
+    """(n, up to `tokens`) token ids that greedy generation says when nothing constrains it, up to the `end` of the turn,
+    filled up with `pad`: an Omni's own thinker knows no end of its turn (QwenLM/Qwen2.5-Omni, issue 371)."""
     _, keywords = merge_audio(model, (), dict(batch))
+    known = model.generation_config.eos_token_id or []
+    ends = sorted({end, *(known if isinstance(known, list) else [known])})
     with last_position_only(model):
         said: torch.Tensor = model.generate(
-            **keywords, max_new_tokens=tokens, do_sample=False, num_beams=1, repetition_penalty=1.0
-        )
+            **keywords, max_new_tokens=tokens, do_sample=False, num_beams=1, repetition_penalty=1.0, eos_token_id=ends,
+            pad_token_id=pad,
+        )  # fmt: skip
     return said

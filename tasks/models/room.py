@@ -1,12 +1,12 @@
 """What a training takes of a GPU, and whether it fits: asked before the base is loaded, answered with what would fit."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from recipes.training import TrainMethod
 from tasks.functional.memory import Asked, Size, clip_bytes, largest_batch, loading_bytes, operations, weight_bytes
 from tasks.models.experts import refuse_quantised_experts
-from tasks.models.families import FAMILIES, family_named, type_of
+from tasks.models.families import FAMILIES, Facts, family_named, type_of
 from tasks.models.frames import SAMPLE_RATE_HZ, Rate
 from tasks.models.jobs import TrainingJob, config_of
 from tasks.models.widths import widths_in
@@ -31,20 +31,42 @@ def tokens_of(longest_ms: float, rate: Rate) -> int:
     return QUESTION_TOKENS + rate.audio_tokens(round(longest_ms * SAMPLE_RATE_HZ / 1000))
 
 
-def known_before(base: str) -> tuple[Rate, Size] | None:
-    """Audio tokens and widths of a base by its config.json where that lies here, else by its name; None of `tiny` and
-    where neither says them."""
+class Known(NamedTuple):
+    """What is known of a base before it is loaded."""
+
+    family: str  # as people call it
+    rate: Rate
+    size: Size | None  # None where its configuration leaves a width to transformers' own defaults
+
+
+def known_before(base: str) -> Known | None:
+    """A base by its config.json where that lies here, else by its name; None of `tiny` and where neither says anything."""
     config = None if base == "tiny" else config_of(base)
-    if config and (facts := FAMILIES.get(type_of(config))) and (size := widths_in(config)):
-        return facts.rate, size
-    known = ((its.rate, size) for its in FAMILIES.values() for name, size in its.sizes.items() if name in base)
-    return next(known, None)
+    if config and (facts := FAMILIES.get(type_of(config))):
+        return Known(facts.name, facts.rate, widths_in(config) or by_name(facts, base))
+    every = (Known(its.name, its.rate, size) for its in FAMILIES.values() if (size := by_name(its, base)))
+    return next(every, None)
+
+
+def by_name(facts: Facts, base: str) -> Size | None:
+    """The widths of a base that a plan knows by its name."""
+    return next((size for name, size in facts.sizes.items() if name in base), None)
 
 
 def refuse_before(train: TrainMethod) -> None:
     """Raise ValueError where a base would be refused once it is loaded, as far as `known_before` knows it."""
-    if known := known_before(train.base):
-        refuse_quantised_experts(known[1], train.quantization, train.base)
+    if (known := known_before(train.base)) and known.size:
+        refuse_quantised_experts(known.size, train.quantization, train.base)
+
+
+def refuse_unheard(base: str, shortest_ms: float) -> None:
+    """Raise ValueError where the shortest clip would be refused once a base hears it, as far as `known_before` knows it."""
+    known = known_before(base)
+    if known and known.rate.audio_tokens(round(shortest_ms * SAMPLE_RATE_HZ / 1000)) == 0:
+        raise ValueError(
+            f"dataset.clips: {shortest_ms:g} ms give {known.family} no audio token, {known.rate.shortest_ms:g} ms are the "
+            "least: raise clips.duration_ms, or declare a context, e.g. clips.context={kind: noise, total_ms: 200}"
+        )
 
 
 def reckoned(train: TrainMethod, longest_ms: float, seen: float) -> list[str]:
@@ -54,17 +76,17 @@ def reckoned(train: TrainMethod, longest_ms: float, seen: float) -> list[str]:
         known = known_before(train.base)
     except (FileNotFoundError, ValueError):  # told among what would stop a run
         return []
-    if known is None:
+    if known is None or known.size is None:
         return []
-    rate, size = known
+    size = known.size
     try:
-        refuse_before(train)
+        refuse_quantised_experts(size, train.quantization, train.base)
     except ValueError as error:
         return [f"a run would be refused: {error}"]
     asked = asked_of(
         train.quantization, train.training, train.scope, full=train.lora is None, heard=bool(train.augment)
     )
-    tokens = tokens_of(longest_ms, rate)
+    tokens = tokens_of(longest_ms, known.rate)
     weights, clip = weight_bytes(size, asked) / 1e9, clip_bytes(size, asked, tokens) / 1e9
     work = seen * operations(size, asked, tokens)
     return [

@@ -11,28 +11,49 @@ from tasks.models.families import family_of
 def lora_config(model: nn.Module, lora: Mapping[str, Any], scope: str) -> Any:
     """peft.LoraConfig for a scope: attention of the language model, or of encoder and language model.
 
-    The names q_proj, k_proj, v_proj stand in the encoder too, so leaving it out takes an `exclude_modules`.
+    The names q_proj, k_proj, v_proj stand in the encoder too, and all-linear means the projector as well, so leaving these
+    out takes an `exclude_modules`.
     """
     from peft import LoraConfig
 
     keywords = {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"], **lora, "task_type": "CAUSAL_LM"}
     if scope == "language_model":
-        keywords["exclude_modules"] = rf".*{family_of(model).PARTS['encoder'].removeprefix('model.')}.*"
+        keywords["exclude_modules"] = rf".*({'|'.join(hearing(model))}).*"
     return LoraConfig(**keywords)
 
 
-def refuse_unknown_targets(model: nn.Module, lora: Mapping[str, Any]) -> None:
-    """Raise ValueError on a name of `target_modules` that no layer of the base has: peft adapts the others, and says nothing
+def hearing(model: nn.Module) -> list[str]:
+    """Where encoder and projector lie in what peft wraps, a part that lies within the other left out."""
+    paths = [path.removeprefix("model.") for path in family_of(model).PARTS.values()]
+    return [path for path in paths if not any(path != other and path.startswith(f"{other}.") for other in paths)]
+
+
+def refuse_unknown_targets(model: nn.Module, lora: Mapping[str, Any], scope: str) -> None:
+    """Raise ValueError on a name of `target_modules` that no layer in scope has: peft adapts the others, and says nothing
     unless none is left."""
     named = lora.get("target_modules")
     if not isinstance(named, list):  # a pattern, or all-linear
         return
     paths = [path for path, _ in model.named_modules()]
+    if scope == "language_model":
+        paths = [path for path in paths if part_of(model, f"{path}.") == scope]
     for name in named:
         if not any(f".{path}".endswith(f".{name}") for path in paths):
             last = {path.rpartition(".")[2] for path in paths}
             there = sorted(its for its in last if its.endswith("_proj") or its in ("fc1", "fc2"))
-            raise ValueError(f"target_modules: no layer of this base is called {name!r}; there are {', '.join(there)}")
+            where = "of this base" if scope != "language_model" else "of this base's language model"
+            raise ValueError(f"target_modules: no layer {where} is called {name!r}; there are {', '.join(there)}")
+
+
+def refuse_beyond(model: nn.Module, scope: str) -> None:
+    """Raise ValueError where something that hears would be trained, such as by `bias: all` or `modules_to_save`, which
+    `scope` says is frozen."""
+    beyond = [name for name, its in model.named_parameters() if its.requires_grad and part_of(model, name) != scope]
+    if scope == "language_model" and beyond:
+        raise ValueError(
+            f"{len(beyond)} parameters of encoder and projector would be trained, such as {beyond[0]}, which "
+            "scope=language_model holds frozen; set scope=language_model+encoder, or bias and modules_to_save without them"
+        )
 
 
 def refuse_adapted_experts(model: nn.Module) -> None:

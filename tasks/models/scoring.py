@@ -142,7 +142,7 @@ def say_freely(
     for question in asked:
         batch = family.collate(clips, question.prompt, [[]] * len(clips), pad)
         batch = {key: value.to(model.device) for key, value in batch.items()}
-        said = family.said_freely(model, batch, OPEN_TOKENS)
+        said = family.said_freely(model, batch, OPEN_TOKENS, question.prompt.end, pad)
         found.append(nn.functional.pad(said, (0, OPEN_TOKENS - said.shape[1]), value=pad))
     return found
 

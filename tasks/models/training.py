@@ -31,7 +31,14 @@ from tasks.models.frames import SAMPLE_RATE_HZ
 from tasks.models.jobs import FULL_WEIGHTS, TrainingJob
 from tasks.models.processes import say
 from tasks.models.room import check_room
-from tasks.models.scope import lora_config, refuse_adapted_experts, refuse_unknown_targets, trainable_by_part, unfreeze
+from tasks.models.scope import (
+    lora_config,
+    refuse_adapted_experts,
+    refuse_beyond,
+    refuse_unknown_targets,
+    trainable_by_part,
+    unfreeze,
+)
 from tasks.models.trainer import fit
 
 GATE_CLIPS = 1_000  # at most so many training clips are scored for the gate
@@ -73,8 +80,6 @@ def train(job: TrainingJob, device: str) -> None:
     parts = trainable_by_part(model)
     say("trainable parameters: " + ", ".join(f"{part} {count:,}" for part, count in parts.items()))
     answers = dict(zip(job.question.classes, job.question.answers, strict=True))
-    if parts["encoder"] + parts["projector"]:
-        encoded = None
     collate = Collator(
         processor, every, job.question.prompt, answers, job.loss_on, encoded, augment=job.augment,
         noises=rows_of_class(clips, job.question.classes[1]), class_weight=job.loss.class_weight, seed=job.seed,
@@ -192,7 +197,8 @@ def to_train(model: nn.Module, job: TrainingJob) -> nn.Module:
     try:
         adapted = get_peft_model(model, lora_config(model, job.lora, job.scope))
         refuse_adapted_experts(adapted)
-        refuse_unknown_targets(adapted.get_base_model(), job.lora)
+        refuse_unknown_targets(adapted.get_base_model(), job.lora, job.scope)
+        refuse_beyond(adapted.get_base_model(), job.scope)
     except ValueError as error:
         raise ValueError(f"lora: {error}") from error
     return adapted
@@ -243,5 +249,6 @@ def save(model: nn.Module, job: TrainingJob) -> None:
         config.revision = job.base_revision
         if not isinstance(config.target_modules, str):  # one pattern for all stays as it is
             config.target_modules = sorted(config.target_modules)  # a set: its order differs from process to process
-    model.save_pretrained(job.output, safe_serialization=True)
+    # "auto" would ask the Hub for the base's vocabulary, and save all of an embedding that has an adapter
+    model.save_pretrained(job.output, safe_serialization=True, save_embedding_layers=False)
     Path(job.output, "README.md").unlink(missing_ok=True)

@@ -11,7 +11,7 @@ TEXT = (
     "hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size", "decoder_sparse_step", "mlp_only_layers",
     "num_experts", "moe_intermediate_size", "num_experts_per_tok",
 )  # fmt: skip
-AUDIO = ("d_model", "encoder_layers")
+AUDIO = ("d_model", "encoder_layers", "hidden_size", "num_hidden_layers")  # as Whisper calls them, or as others do
 
 
 def size_of(config: Any) -> Size:
@@ -34,9 +34,10 @@ def widths_in(config: Path) -> Size | None:
 
 def _sized(text: Mapping[str, Any], audio: Mapping[str, Any]) -> Size:
     """Raises KeyError where a width is not named."""
+    width, layers = ("d_model", "encoder_layers") if "d_model" in audio else ("hidden_size", "num_hidden_layers")
     dense = Size(
-        text["hidden_size"], text["num_hidden_layers"], text["intermediate_size"], text["vocab_size"], audio["d_model"],
-        audio["encoder_layers"],
+        text["hidden_size"], text["num_hidden_layers"], text["intermediate_size"], text["vocab_size"], audio[width],
+        audio[layers],
     )  # fmt: skip
     every = text.get("decoder_sparse_step", 1)  # transformers' own default
     routed = {layer for layer in range(dense.layers) if (layer + 1) % every == 0} - {*text.get("mlp_only_layers", ())}
