@@ -2,7 +2,6 @@
 say which weights they take before anything is loaded."""
 
 import json
-import pickle
 import shutil
 import sys
 
@@ -17,7 +16,7 @@ from recipes.schema import load_study
 from tasks import detectors, pace, planning, predictions
 from tasks.detectors import Labelled, make, whisper
 from tasks.detectors.weights import Weights, weights_for
-from tasks.detectors.whisper import Transcript, holds_words, no_speech_probability, says_speech, transcribe
+from tasks.detectors.whisper import Transcript, encode, holds_words, no_speech_probability, says_speech, transcribe
 from tasks.functional.metrics import roc_auc
 from tasks.functional.predictions import validate_predictions
 from tasks.predictions import score_baseline
@@ -178,7 +177,34 @@ def test_whisper_doubts_as_its_first_token_does(tiny_whisper):
     assert inputs["input_features"].shape == (1, 80, 3000)
     with torch.inference_mode():
         logits = loaded.model(**inputs, decoder_input_ids=torch.tensor([[START]])).logits[0, 0]
-    assert no_speech_probability(tiny_whisper, CLIPS[0]) == pytest.approx(float(logits.softmax(0)[SILENT]), rel=1e-5)
+    doubt = no_speech_probability(loaded, encode(loaded, CLIPS[0]))
+    assert doubt == pytest.approx(float(logits.softmax(0)[SILENT]), rel=1e-5)
+
+
+def test_whisper_doubts_as_transformers_finds_in_generating_before_it_suppresses_a_token(tiny_whisper, monkeypatch):
+    """By its port of openai-whisper's rule, which looks where the transcript starts; not where the first word would be."""
+    from transformers.models.whisper import generation_whisper
+
+    made = []
+
+    class Kept(generation_whisper.WhisperNoSpeechDetection):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            made.append(self)
+
+    monkeypatch.setattr(generation_whisper, "WhisperNoSpeechDetection", Kept)
+    loaded = whisper.load(tiny_whisper)
+    for clip in (CLIPS[0], CLIPS[1], hiss(20, 0.3)):
+        features = loaded.extractor(clip, sampling_rate=16_000, return_tensors="pt")["input_features"]
+        loaded.model.generate(
+            features, no_speech_threshold=0.6, logprob_threshold=-1.0, temperature=0.0, max_new_tokens=2,
+            return_timestamps=False, suppress_tokens=[SILENT],
+        )  # fmt: skip
+        doubt = no_speech_probability(loaded, encode(loaded, clip))
+        assert float(made[-1].no_speech_prob[0]) == pytest.approx(doubt, rel=1e-5)
+        with torch.inference_mode():
+            word = loaded.model(features, decoder_input_ids=torch.tensor([[START, UNTIMED]])).logits[0, -1].softmax(0)
+        assert float(word[SILENT]) != pytest.approx(doubt, rel=1e-2), "the next position says something else"
 
 
 def test_whisper_chooses_its_threshold_on_dev_and_hears_every_clip_alone(tiny_whisper):
@@ -191,18 +217,27 @@ def test_whisper_chooses_its_threshold_on_dev_and_hears_every_clip_alone(tiny_wh
     assert detector.afresh(CLIPS[0]) == p[0]
 
 
+def written(weights: Weights) -> tuple[whisper.Loaded, torch.Tensor, Transcript]:
+    """The model, the features of a clip, and what it writes down of it."""
+    loaded = whisper.load(weights)
+    features = loaded.extractor(CLIPS[0], sampling_rate=16_000, return_tensors="pt")["input_features"]
+    return loaded, features, transcribe(loaded, encode(loaded, CLIPS[0]))
+
+
 def test_a_transcript_is_that_of_greedy_decoding_with_its_own_likelihood(tiny_whisper, monkeypatch):
     """Gone through again by hand: each token is the likeliest one, and the mean is of what each of them had."""
     monkeypatch.setattr(whisper, "NEW_TOKENS", 8)
-    loaded, found = whisper.load(tiny_whisper), transcribe(tiny_whisper, CLIPS[0])
-    inputs, said, log_probs = whisper.features(loaded, CLIPS[0]), [START, UNTIMED], []
+    loaded, inputs, found = written(tiny_whisper)
+    said, log_probs = [START, UNTIMED], []
     with torch.inference_mode():
         while len(log_probs) < 8 and said[-1] != END:
             step = loaded.model(inputs, decoder_input_ids=torch.tensor([said])).logits[0, -1].double().log_softmax(-1)
             said.append(int(step.argmax()))
             log_probs.append(float(step.max()))
     assert found.text == loaded.tokenizer.decode(said[2:], skip_special_tokens=True)
-    assert found.mean_log_prob == pytest.approx(np.mean(log_probs), rel=1e-4)
+    assert found.mean_log_prob == pytest.approx(
+        np.sum(log_probs) / (1 + sum(its != END for its in said[2:])), rel=1e-4
+    )
 
 
 LANGUAGES = ["<|en|>", "<|de|>", "<|transcribe|>", "<|translate|>"]
@@ -238,9 +273,8 @@ def test_the_transcript_of_a_multilingual_whisper_is_one_of_the_clip_in_the_lang
 ):
     """What follows the token for no times are times to transformers, and would send it into the padding."""
     monkeypatch.setattr(whisper, "NEW_TOKENS", 8)
-    loaded, found = whisper.load(multilingual), transcribe(multilingual, CLIPS[0])
+    loaded, inputs, found = written(multilingual)
     english, german, transcribed, _ = loaded.tokenizer.convert_tokens_to_ids(LANGUAGES)
-    inputs = whisper.features(loaded, CLIPS[0])
 
     def step(said: list[int]) -> torch.Tensor:
         with torch.no_grad():
@@ -254,7 +288,9 @@ def test_the_transcript_of_a_multilingual_whisper_is_one_of_the_clip_in_the_lang
         said.append(int(logits.argmax()))
         log_probs.append(float(logits.log_softmax(0).max()))
     assert found.text == loaded.tokenizer.decode(said[4:], skip_special_tokens=True)
-    assert found.mean_log_prob == pytest.approx(np.mean(log_probs), rel=1e-4)
+    assert found.mean_log_prob == pytest.approx(
+        np.sum(log_probs) / (1 + sum(its != END for its in said[4:])), rel=1e-4
+    )
 
 
 @pytest.mark.parametrize(
@@ -264,6 +300,8 @@ def test_the_transcript_of_a_multilingual_whisper_is_one_of_the_clip_in_the_lang
         (0.9, -0.3, " Hello.", True),  # sure of its words
         (0.5, -2.0, " Hello.", True),  # not sure of silence
         (0.9, -2.0, " Hello.", False),
+        (0.9, -1.0, " Hello.", False),  # as likely as what is dropped
+        (0.6, -2.0, " Hello.", True),  # as sure of silence as what stands
         (0.1, -0.3, " [Music] ♪ (applause) *coughs* ...", False),
         (0.1, -0.3, " [Music] é", True),
         (0.1, -0.3, "", False),
@@ -278,7 +316,8 @@ def test_a_transcript_answers_and_gives_no_probability(tiny_whisper, monkeypatch
     detector = make("whisper_transcript", tiny_whisper)
     detector.fit(labelled([], []), labelled())
     assert detector.only_decides
-    words = [holds_words(transcribe(tiny_whisper, clip).text) for clip in CLIPS[:2]]
+    loaded = whisper.load(tiny_whisper)
+    words = [holds_words(transcribe(loaded, encode(loaded, clip)).text) for clip in CLIPS[:2]]
     assert detector.score(CLIPS[:2]).tolist() == [float(its) for its in words]
 
 
@@ -317,84 +356,6 @@ def test_a_model_that_says_nothing_of_times_is_refused(tiny_whisper, tmp_path):
     (folder / "generation_config.json").write_text(json.dumps(settings))
     with pytest.raises(ValueError, match=r"says in no generation_config\.json which token stands for no times"):
         whisper.load(Weights(str(folder), "timeless"))
-
-
-# --- pyannote ----------------------------------------------------------------------------------------------------
-
-
-def pyannote():
-    pytest.importorskip(
-        "pyannote.audio", reason="needs the extra pyannote: pip install -c constraints.txt -e '.[pyannote]'"
-    )
-    from tasks.detectors import pyannote
-
-    return pyannote
-
-
-def checkpoint(folder, *, powerset=True, **changes) -> Weights:
-    """A random PyanNet with its classes, saved as PyAnnote saves it."""
-    from pyannote.audio.core.task import Problem, Resolution, Specifications
-    from pyannote.audio.models.segmentation import PyanNet
-
-    torch.manual_seed(0)
-    settings = {"sincnet": {"stride": 10}, "lstm": {"hidden_size": 8, "num_layers": 1}, "linear": {"hidden_size": 8}}
-    model = PyanNet(**settings)
-    problem = Problem.MONO_LABEL_CLASSIFICATION if powerset else Problem.MULTI_LABEL_CLASSIFICATION
-    model.specifications = Specifications(
-        problem=problem, resolution=Resolution.FRAME, duration=10.0, classes=["a", "b", "c"],
-        powerset_max_classes=2 if powerset else None,
-    )  # fmt: skip
-    model.build()
-    content = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}
-    model.on_save_checkpoint(content)
-    content["pyannote.audio"]["versions"]["torch"] = torch.__version__
-    torch.save({**content, **changes}, folder / "pytorch_model.bin")
-    found = weights_for("pyannote", {"pyannote": str(folder)})
-    assert found is not None
-    return found
-
-
-@pytest.mark.parametrize("powerset", [True, False])
-def test_pyannote_scores_that_anybody_speaks(tmp_path, powerset):
-    its = pyannote()
-    weights = checkpoint(tmp_path, powerset=powerset)
-    with torch.inference_mode():
-        scores = its.load(weights)(torch.from_numpy(CLIPS[4])[None, None])[0]
-    anybody = scores[:, 1:].exp().sum(1) if powerset else scores.max(1).values
-    np.testing.assert_allclose(its.frame_probabilities(weights, CLIPS[4]), anybody.numpy(), rtol=1e-4)
-    detector = make("pyannote", weights)
-    detector.fit(labelled([], []), labelled())
-    p = detector.score(CLIPS)
-    assert ((p > 0) & (p < 1)).all()
-    assert detector.afresh(CLIPS[0]) == p[0]
-    assert 0 < detector.score([hiss(25, 0.3)])[0] < 1, "shorter than its first layers reach"
-
-
-class Shouts:
-    """What a pickle may hold: a call that is made when it is read."""
-
-    def __reduce__(self):
-        return (print, ("a checkpoint ran code",))
-
-
-def test_a_checkpoint_that_holds_more_than_numbers_is_refused_and_runs_nothing(tmp_path, capsys):
-    its = pyannote()
-    weights = checkpoint(tmp_path, callbacks=Shouts())
-    with pytest.raises(ValueError, match="can be read without running what it holds"):
-        its.load(weights)
-    assert "ran code" not in capsys.readouterr().out
-    with (tmp_path / "pytorch_model.bin").open("rb") as file, pytest.raises(Exception, match="persistent"):
-        pickle.load(file)
-
-
-def test_another_network_is_refused(tmp_path):
-    its = pyannote()
-    weights = checkpoint(tmp_path)
-    content = torch.load(tmp_path / "pytorch_model.bin", weights_only=False)
-    content["pyannote.audio"]["architecture"]["class"] = "XVectorSincNet"
-    torch.save(content, tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"holds a XVectorSincNet; a PyanNet that segments is needed"):
-        its.load(weights._replace(revision="other"))
 
 
 def test_a_library_that_is_there_and_cannot_be_loaded_is_a_sentence(tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ class VendorModel(Detector):
     """Decided at Youden's threshold on dev."""
 
     weights: Hashable = None  # what the model is loaded from, where that is the recipe's to say
+    context: str = ""  # how a clip is put to the model, where there are several ways
 
     def fit(self, train: Labelled, dev: Labelled) -> None:
         """Choose the threshold on dev; the model stays the vendor's."""
@@ -36,7 +37,7 @@ class VendorModel(Detector):
 
     def _once(self, clip: NDArray[np.float32]) -> float:
         """`afresh`, worked out once in a process, for all detectors that share it."""
-        key = type(self).afresh, self.weights, hashlib.sha256(clip.tobytes()).digest()
+        key = type(self).afresh, self.weights, self.context, hashlib.sha256(clip.tobytes()).digest()
         if key not in _known:
             _known[key] = self.afresh(clip)
         return _known[key]

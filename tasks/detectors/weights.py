@@ -8,13 +8,18 @@ from typing import NamedTuple
 
 from recipes.evaluation import TAKES, WEIGHTS
 from tasks.hub import sha_of
-from tasks.hub_client import endpoint
+from tasks.hub_client import endpoint, told
 from tasks.models.families import type_of
 from tasks.store import file_digests
 
 Given = Mapping[str, str]  # `evaluate.weights`
 HOLDS = {"pyannote": "pytorch_model.bin", "whisper": "*.safetensors"}  # PyAnnote's repositories hold no safetensors
 TYPES = {"whisper": "whisper"}  # `model_type` of config.json
+# What is downloaded; repositories also hold the same weights for other libraries, and in other precisions.
+DOWNLOADED = {
+    "pyannote": ("pytorch_model.bin",),
+    "whisper": ("*.json", "*.txt", "model.safetensors", "model-*-of-*.safetensors"),
+}
 
 
 def unset_weights(baselines: Sequence[str], given: Given) -> dict[str, str]:
@@ -42,20 +47,29 @@ class Weights(NamedTuple):
 
     @property
     def commit(self) -> str | None:
-        """What to ask the Hub for; None of a folder."""
-        return None if Path(self.place).is_dir() else self.revision
+        """What to ask the Hub for; None of a folder, which is named by its whole path."""
+        return None if Path(self.place).is_absolute() else self.revision
 
-    def file(self, name: str) -> Path:
-        """One of its files, downloaded where it is not here. Raises FileNotFoundError where there is none."""
-        from huggingface_hub import hf_hub_download
 
-        if self.commit is None:
-            found = Path(self.place, name)
-        else:
-            found = Path(hf_hub_download(self.place, name, revision=self.commit))
-        if not found.is_file():
-            raise FileNotFoundError(f"evaluate.weights: {self.place} holds no {name}")
-        return found
+def folder_of(detector: str, weights: Weights) -> Path:
+    """Where the files lie that a detector reads, downloaded where they are not here.
+
+    Raises FileNotFoundError where the Hub has them not or is not reached, ValueError where it does not let them be read,
+    and both as `refuse_other_files` does.
+    """
+    if weights.commit is None:
+        return Path(weights.place)
+    from huggingface_hub import get_token, snapshot_download
+
+    key = WEIGHTS[detector]
+    others = f", or name a folder that holds {TAKES[key]} in evaluate.weights.{key}"
+    with told(f"evaluate.weights.{key}: reading {weights.place}@{weights.revision}", others):
+        folder = snapshot_download(
+            weights.place, revision=weights.revision, allow_patterns=list(DOWNLOADED[key]), endpoint=endpoint(),
+            token=get_token() or False,
+        )  # fmt: skip
+    refuse_other_files(key, Path(folder), detector)
+    return Path(folder)
 
 
 def weights_for(detector: str, given: Given) -> Weights | None:

@@ -1,8 +1,10 @@
 """Whisper (Radford et al. 2022): how little it doubts that there is speech, and whether it writes down any word."""
 
+import contextlib
 import functools
 import re
 import threading
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,14 +12,12 @@ from numpy.typing import NDArray
 
 from tasks.detectors import Labelled
 from tasks.detectors.vendor import VendorModel
-from tasks.detectors.weights import Weights
+from tasks.detectors.weights import Weights, folder_of
 from tasks.functional.audio import SAMPLE_RATE_HZ
 
 NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")  # the token's name in the third version, and before
-VENDOR_NO_SPEECH, VENDOR_LOG_PROB = (
-    0.6,
-    -1.0,
-)  # openai-whisper's own: surer of silence and less sure of the words is silence
+# openai-whisper's own, `no_speech_threshold` and `logprob_threshold` of its `transcribe`.
+VENDOR_NO_SPEECH, VENDOR_LOG_PROB = 0.6, -1.0
 NEW_TOKENS = 64
 SOUNDS = re.compile(r"\[[^\]]*\]|\([^)]*\)|\*[^*]*\*|[♪♫]+")  # "[Music]", "(applause)", "*coughs*"
 
@@ -44,17 +44,19 @@ def _load(weights: Weights) -> Loaded:
     logging.set_verbosity_error()  # of generation's settings it warns in every call
     logging.disable_progress_bar()
     pick_device("cpu")  # as many threads as everywhere
-    at: dict[str, Any] = {"pretrained_model_name_or_path": weights.place, "revision": weights.commit}
-    model, found = WhisperForConditionalGeneration.from_pretrained(
-        **at, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, ignore_mismatched_sizes=True,
-        output_loading_info=True,
-    )  # fmt: skip
+    folder = folder_of("whisper", weights)
+    with whole(weights):
+        model, found = WhisperForConditionalGeneration.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )  # fmt: skip
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        extractor = WhisperFeatureExtractor.from_pretrained(folder)
     if missing := sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}):
         raise ValueError(
             f"evaluate.weights.whisper: {weights.place} lacks {len(missing)} weights of its model, or holds them in another "
             f"shape, and they would be random: {', '.join(missing[:5])}{' ...' * (len(missing) > 5)}"
         )
-    tokenizer = AutoTokenizer.from_pretrained(**at, trust_remote_code=False)
     known = tokenizer.get_vocab()
     if not (names := [name for name in NO_SPEECH if name in known]):
         raise ValueError(f"evaluate.weights.whisper: the tokenizer of {weights.place} has neither of {NO_SPEECH}")
@@ -63,7 +65,27 @@ def _load(weights: Weights) -> Loaded:
             f"evaluate.weights.whisper: {weights.place} says in no generation_config.json which token stands for no times; "
             "take that of the model it was tuned from"
         )
-    return Loaded(model.eval(), WhisperFeatureExtractor.from_pretrained(**at), tokenizer, known[names[0]])
+    if (bins := model.config.num_mel_bins) != extractor.feature_size:
+        raise ValueError(
+            f"evaluate.weights.whisper: the model in {weights.place} hears {bins} mel bins and its "
+            f"preprocessor_config.json makes {extractor.feature_size}; take that of the model it was tuned from"
+        )
+    return Loaded(model.eval(), extractor, tokenizer, known[names[0]])
+
+
+@contextlib.contextmanager
+def whole(weights: Weights) -> Iterator[None]:
+    """Raise ValueError, in a sentence, where transformers cannot read what lies there."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise ValueError(
+            f"evaluate.weights.whisper: {weights.place} cannot be loaded as a Whisper model ({said}); "
+            "it must hold the model, its tokenizer and preprocessor_config.json, whole, as the Hub has them"
+        ) from error
 
 
 def load(weights: Weights) -> Loaded:
@@ -73,32 +95,35 @@ def load(weights: Weights) -> Loaded:
         return _load(weights)
 
 
-def features(loaded: Loaded, samples: NDArray[np.float32]) -> Any:
-    """Log-mel features (1, bins, 3000): the clip padded with zeros to 30 s, as Whisper has been trained."""
-    found = loaded.extractor(samples, sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt")
-    return found["input_features"]
-
-
-def no_speech_probability(weights: Weights, samples: NDArray[np.float32]) -> float:
-    """P of the no-speech token behind the start of a transcript, over the whole vocabulary: openai-whisper's
-    `no_speech_prob`."""
+def encode(loaded: Loaded, samples: NDArray[np.float32]) -> Any:
+    """What the encoder makes of a clip padded with zeros to 30 s, as `pad_or_trim` of openai-whisper does it."""
     import torch
 
-    loaded = load(weights)
+    features = loaded.extractor(samples, sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt")["input_features"]
+    with torch.inference_mode():
+        return loaded.model.get_encoder()(features)
+
+
+def no_speech_probability(loaded: Loaded, encoded: Any) -> float:
+    """P of the no-speech token right behind <|startoftranscript|>, over the whole vocabulary, before any token is
+    suppressed: openai-whisper's `no_speech_prob`."""
+    import torch
+
     start = torch.tensor([[loaded.model.generation_config.decoder_start_token_id]])
     with torch.inference_mode():
-        logits = loaded.model(features(loaded, samples), decoder_input_ids=start).logits[0, -1]
+        logits = loaded.model(encoder_outputs=encoded, decoder_input_ids=start).logits[0, -1]
         return float(logits.double().softmax(-1)[loaded.no_speech])
 
 
 class Transcript(NamedTuple):
-    """What was written down, and the mean log probability of its tokens and its end."""
+    """What was written down, and the sum of the log probabilities of its tokens and its end over one more than its tokens:
+    openai-whisper's `avg_logprob`."""
 
     text: str
     mean_log_prob: float
 
 
-def transcribe(weights: Weights, samples: NDArray[np.float32]) -> Transcript:
+def transcribe(loaded: Loaded, encoded: Any) -> Transcript:
     """Greedily, up to 64 tokens, in the language that Whisper takes it for, untranslated.
 
     Times are no words: a token that names one would have transformers go on from there in the clip's padding, and hand back
@@ -106,20 +131,20 @@ def transcribe(weights: Weights, samples: NDArray[np.float32]) -> Transcript:
     """
     import torch
 
-    loaded = load(weights)
     settings = loaded.model.generation_config
     times = range(settings.no_timestamps_token_id + 1, loaded.model.config.vocab_size)
     languages = getattr(settings, "is_multilingual", False)
     with torch.inference_mode():
         said = loaded.model.generate(
-            features(loaded, samples), do_sample=False, num_beams=1, max_new_tokens=NEW_TOKENS, return_timestamps=False,
+            encoder_outputs=encoded, do_sample=False, num_beams=1, max_new_tokens=NEW_TOKENS, return_timestamps=False,
             return_dict_in_generate=True, output_scores=True, suppress_tokens=[*(settings.suppress_tokens or ()), *times],
             **({"task": "transcribe"} if languages else {}),
         )  # fmt: skip
     tokens = said["sequences"][0][-len(said["scores"]) :]
     steps = torch.stack([step[0].double().log_softmax(-1) for step in said["scores"]])
     log_probs = steps.gather(1, tokens[:, None])[:, 0]
-    return Transcript(loaded.tokenizer.decode(tokens, skip_special_tokens=True), float(log_probs.mean()))
+    words = len(tokens) - int(torch.isin(tokens, torch.tensor(settings.eos_token_id)).sum())
+    return Transcript(loaded.tokenizer.decode(tokens, skip_special_tokens=True), float(log_probs.sum()) / (words + 1))
 
 
 def holds_words(text: str) -> bool:
@@ -128,10 +153,10 @@ def holds_words(text: str) -> bool:
 
 
 def says_speech(no_speech: float, transcript: Transcript) -> bool:
-    """openai-whisper's rule for a segment, and words: silent where it is surer of silence than .6 and its words are less
-    likely than exp(-1) a token."""
-    silent = no_speech > VENDOR_NO_SPEECH and transcript.mean_log_prob < VENDOR_LOG_PROB
-    return not silent and holds_words(transcript.text)
+    """Words, unless openai-whisper's `transcribe` would skip them as made up of silence: where P(no speech) is above .6 and
+    the words are not likelier than exp(-1) a token (Radford et al. 2022, section 4.5)."""
+    skipped = no_speech > VENDOR_NO_SPEECH and not transcript.mean_log_prob > VENDOR_LOG_PROB
+    return not skipped and holds_words(transcript.text)
 
 
 class Whisper(VendorModel):
@@ -142,7 +167,8 @@ class Whisper(VendorModel):
 
     def afresh(self, clip: NDArray[np.float32]) -> float:
         """1 - P(no speech) by the model itself."""
-        return 1 - no_speech_probability(self.weights, clip)
+        loaded = load(self.weights)
+        return 1 - no_speech_probability(loaded, encode(loaded, clip))
 
 
 class WhisperTranscript(Whisper):
@@ -155,4 +181,6 @@ class WhisperTranscript(Whisper):
 
     def afresh(self, clip: NDArray[np.float32]) -> float:
         """1 where there are words, 0 where there are none."""
-        return float(says_speech(no_speech_probability(self.weights, clip), transcribe(self.weights, clip)))
+        loaded = load(self.weights)
+        encoded = encode(loaded, clip)
+        return float(says_speech(no_speech_probability(loaded, encoded), transcribe(loaded, encoded)))
