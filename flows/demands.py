@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from flows.stages import Stage, stages_from, stages_to
 from recipes.schema import StudyRecipe
 from tasks import detectors
+from tasks.adapters import check_published
 from tasks.detectors.weights import weights_for
-from tasks.hub_client import demand_token
-from tasks.models.jobs import refuse_unknown
+from tasks.hub_client import Unreached, demand_token
+from tasks.models.jobs import refuse_unknown, refuse_unknown_on_the_hub
 from tasks.models.room import refuse_before, refuse_unheard
 from tasks.planning import Found, describe_gpu
 from tasks.slots import gpus
@@ -53,6 +54,34 @@ def demand_hub(recipe: StudyRecipe) -> None:
         demand_token()
 
 
+def demand_parts(recipe: StudyRecipe, until: Stage, refresh: Stage | None, found: Found) -> None:
+    """Raise ValueError or FileNotFoundError, before anything is built, where what is left to train or score needs a base
+    that cannot be asked, or a published adapter that is not one of this study. The Hub is asked for what is not here."""
+    if model_is_asked(until, refresh, found):
+        demand_family(recipe)
+        refuse_before(recipe.train.method)  # of what config.json says
+        demand_adapter(recipe)
+
+
+def demand_family(recipe: StudyRecipe) -> None:
+    """Raise as `demand_base`, of a base of the Hub by its config.json, which is downloaded where it is not here."""
+    if recipe.train.base != "tiny":
+        refuse_unknown_on_the_hub(recipe.train.base)
+        refuse_unheard(recipe.train.base, recipe.shortest_ms)
+
+
+def demand_adapter(recipe: StudyRecipe) -> None:
+    """Raise ValueError where the published adapter has another seed, base or data, as far as they are known before."""
+    if recipe.adapter:
+        check_published(recipe)
+
+
+def model_is_asked(until: Stage, refresh: Stage | None, found: Found) -> bool:
+    """Whether a run has anything left to train or to score, as far as its results were looked up."""
+    stages = {"train", "evaluate"} & {*stages_to(until)}
+    return bool(stages) and (not found.complete or bool(stages & {*stages_from(refresh)}))
+
+
 def demand_gpu(recipe: StudyRecipe, until: Stage, refresh: Stage | None, found: Found) -> None:
     """Raise ValueError where a stage that is not cached needs a GPU and this machine has none: before anything runs."""
     if said := lacks_gpu(recipe, until, refresh, found):
@@ -61,11 +90,7 @@ def demand_gpu(recipe: StudyRecipe, until: Stage, refresh: Stage | None, found: 
 
 def lacks_gpu(recipe: StudyRecipe, until: Stage, refresh: Stage | None, found: Found) -> str:
     """That a stage that is not cached needs a GPU and this machine has none, and the way out; "" where that is not so."""
-    stages = stages_to(until)
-    if recipe.train.device != "cuda" or "train" not in stages or gpus():
-        return ""
-    anew = {"train", "evaluate"} & {*stages} & {*stages_from(refresh)}
-    if not anew and found.complete:
+    if recipe.train.device != "cuda" or gpus() or not model_is_asked(until, refresh, found):
         return ""
     return (
         f"{recipe.name} has train.device=cuda and no NVIDIA GPU answers here (`earshot doctor` looks closer): run it "
@@ -74,14 +99,20 @@ def lacks_gpu(recipe: StudyRecipe, until: Stage, refresh: Stage | None, found: F
 
 
 def with_stops(recipe: StudyRecipe, until: Stage, refresh: Stage | None, found: Found) -> Found:
-    """What was looked up, with all that this machine lacks for a run: a plan made here may be run elsewhere."""
-    return found._replace(stops=(*stops_here(recipe, until, refresh, found), *found.stops))
+    """What was looked up, with all that this machine lacks for a run, and what only the Hub knows where it does not answer:
+    a plan made here may be run elsewhere."""
+    said = [*faults_here(recipe, until, refresh, found)]
+    unknown = dict.fromkeys(str(its) for its in said if isinstance(its, Unreached))
+    stops = dict.fromkeys(str(its) for its in said if not isinstance(its, Unreached))
+    return found._replace(stops=(*stops, *found.stops), unknown=(*unknown,))
 
 
-def stops_here(recipe: StudyRecipe, until: Stage, refresh: Stage | None, found: Found) -> Iterator[str]:
+def faults_here(recipe: StudyRecipe, until: Stage, refresh: Stage | None, found: Found) -> Iterator[Exception]:
     """Why a run would be refused on this machine before it begins, but for what a plan raises or says by itself."""
+    of_the_hub = (lambda: demand_family(recipe), lambda: demand_adapter(recipe))
     for demand in (
         lambda: demand_base(recipe, until),
+        *(of_the_hub if model_is_asked(until, refresh, found) else ()),
         lambda: demand_hygiene(recipe),
         lambda: demand_baselines(recipe, until),
         lambda: demand_hub(recipe),
@@ -89,6 +120,6 @@ def stops_here(recipe: StudyRecipe, until: Stage, refresh: Stage | None, found: 
         try:
             demand()
         except (ValueError, FileNotFoundError) as error:
-            yield str(error)
+            yield error
     if said := lacks_gpu(recipe, until, refresh, found):
-        yield said
+        yield ValueError(said)

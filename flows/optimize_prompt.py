@@ -5,7 +5,7 @@ import contextlib
 from prefect import flow
 
 from flows.build_dataset import BuiltDataset, build_dataset
-from flows.demands import demand_extras, demand_gpu, with_stops
+from flows.demands import demand_extras, demand_gpu, demand_parts, with_stops
 from flows.plan_study import look_up, plan_lines
 from flows.run_study import within
 from flows.stages import Stage
@@ -35,7 +35,9 @@ def optimize_prompt(
         recipe = load_study(study, overrides or [], published_recipe)
         search = search_of(recipe)
         demand_extras(recipe, "train")
-        demand_gpu(recipe, "train", refresh, look_up(recipe, "train", refresh))
+        found = look_up(recipe, "train", refresh)
+        demand_gpu(recipe, "train", refresh, found)
+        demand_parts(recipe, "train", refresh, found)
         with within("build", refresh):
             data = build_dataset(recipe)
         with within("train", refresh):

@@ -8,7 +8,7 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_TASKS_RE
 from pydantic import BaseModel, ConfigDict
 
 from flows.build_dataset import BuiltDataset, build_dataset
-from flows.demands import demand_extras, demand_gpu, demand_hub
+from flows.demands import demand_extras, demand_gpu, demand_hub, demand_parts
 from flows.evaluate_detectors import evaluate_detectors
 from flows.plan_study import look_up, plan_lines
 from flows.publish import publish
@@ -67,6 +67,7 @@ def run_study(
         demand_hub(recipe)
         found = look_up(recipe, until, refresh)
         demand_gpu(recipe, until, refresh, found)
+        demand_parts(recipe, until, refresh, found)
         show_plan(recipe, until, refresh, found)
         if recipe.train.device != "cpu" and (names := visible_gpus()):
             make_limit(names)

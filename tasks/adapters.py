@@ -7,13 +7,16 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from recipes.schema import CheckFailed
+import yaml
+
+from recipes.data import DatasetRecipe
+from recipes.schema import CheckFailed, StudyRecipe
 from recipes.training import GateBlock, PretrainBlock, TrainMethod
 from tasks.cache import cached, code_digest, task
 from tasks.functional.goals import FAILED
 from tasks.hub import pinned, pull
 from tasks.models.base_content import content_of_base
-from tasks.models.jobs import LAUNCH, PretrainingJob, Question, TrainingJob, base_at
+from tasks.models.jobs import LAUNCH, BaseAt, PretrainingJob, Question, TrainingJob, base_at
 from tasks.progress import Bar, Curve
 from tasks.repo_checks import Tensor, check_adapter, read_header
 from tasks.run_page import HOOKS, say
@@ -143,6 +146,65 @@ def marked(cell: str, adapters: Sequence[Adapter], gate: GateBlock) -> str:
 
 # --- published by somebody else ----------------------------------------------------------------------------------
 
+
+def check_published(recipe: StudyRecipe) -> None:
+    """Raise as `pull_base` and `pull_adapter` would, of all that is known before the study's data set is built.
+
+    Raises CheckFailed where the adapter was made from another data set, ValueError where it is of another seed or base, or
+    not of every fold, or was not published by Earshot; FileNotFoundError where it is nowhere.
+    """
+    assert recipe.adapter
+    published, train = pinned("model", recipe.adapter), recipe.train
+    folder = pull("model", published.repo, published.sha)
+    if missing := [name for name in ("report.json", "recipe.yaml") if not (folder / name).is_file()]:
+        raise ValueError(f"{recipe.adapter} holds no {missing[0]}: Earshot evaluates adapters that it has published")
+    if recipe.dataset_from:
+        check_data(folder, published, pinned("dataset", recipe.dataset_from))
+    check_recipe(folder, published, recipe.dataset)
+    check_seed(folder, published, train.seeds[0])
+    origin = read_json(folder / "report.json")["provenance"]
+    if train.base == "tiny" and not origin["bases"]:
+        base = f"{origin['base']['repo']}@{origin['base']['revision']}"
+        raise ValueError(
+            f"{recipe.adapter} is an adapter of {base}, the study has train.base=tiny: set train.base={base}"
+        )
+    for fold in range(recipe.dataset.splits.folds or 1):
+        place = place_of(folder, fold)
+        if train.base != "tiny":
+            check_base(published, place, fold, base_at(train.base, None, None))
+
+
+def check_recipe(folder: Path, published: Publication, block: DatasetRecipe) -> None:
+    """Raise CheckFailed where a published adapter was made from a data set of another recipe, whose content is another."""
+    theirs = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))["dataset"]
+    ours = block.model_dump(mode="json", by_alias=True)
+    if theirs != ours:
+        keys = [f"dataset.{key}" for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
+        named = read_json(folder / "report.json")["provenance"]["dataset"]
+        raise CheckFailed(
+            f"{published.repo}@{published.sha} was trained on {named['repo']}@{named['sha']}, of another recipe than the "
+            f"study's ({', '.join(keys)}): it may have heard these test clips. Set dataset={named['repo']}@{named['sha']}"
+        )
+
+
+def check_seed(folder: Path, published: Publication, seed: int) -> None:
+    """Raise ValueError where a published adapter is of another seed."""
+    if (theirs := read_json(folder / "report.json")["provenance"]["adapter"]["seed"]) != seed:
+        raise ValueError(
+            f"{published.repo}@{published.sha} has seed {theirs}, the study {seed}: set train.seeds=[{theirs}]"
+        )
+
+
+def check_base(
+    published: Publication, place: Path, fold: int, at: BaseAt, shapes: Mapping[str, Tensor] | None = None
+) -> None:
+    """Raise ValueError where a published adapter is for another base, or does not fit it."""
+    try:
+        check_adapter(place, f"{at.name}@{at.public_revision}", shapes)
+    except ValueError as error:
+        raise ValueError(f"{published.repo}@{published.sha}, fold {fold}: {error}") from error
+
+
 CARDS = ("README.md", "LICENSE.md", "base.json", "files.json")  # what publishing adds to a base
 OF_AN_ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "training.json")
 
@@ -180,14 +242,8 @@ def pull_adapter(
     check_data(folder, published, data)
     at, source = base_at(method.base, tiny, base), place_of(folder, fold)
     shapes = as_loaded(read_header(tiny.path / "model.safetensors")) if tiny else None
-    try:
-        check_adapter(source, f"{at.name}@{at.public_revision}", shapes)
-    except ValueError as error:
-        raise ValueError(f"{published.repo}@{published.sha}, fold {fold}: {error}") from error
-    if (theirs := read_json(folder / "report.json")["provenance"]["adapter"]["seed"]) != seed:
-        raise ValueError(
-            f"{published.repo}@{published.sha} has seed {theirs}, the study {seed}: set train.seeds=[{theirs}]"
-        )
+    check_base(published, source, fold, at, shapes)
+    check_seed(folder, published, seed)
     with draft(Adapter) as copy:
         for name in OF_AN_ADAPTER:
             shutil.copyfile(source / name, copy / name)

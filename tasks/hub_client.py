@@ -89,13 +89,15 @@ def fetch(kind: Kind, repo: str, sha: str, cache: Path, patterns: Sequence[str])
     Raises FileNotFoundError where the Hub has it not or is not reached, ValueError where it may not be read or lists what
     no repository of ours holds.
     """
-    from huggingface_hub import HfApi, get_token, snapshot_download
+    from huggingface_hub import HfApi, constants, get_session, get_token, snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError
     from huggingface_hub.hf_api import RepoFile
 
     at = endpoint()
     api = HfApi(endpoint=at, token=get_token() or False)
     with told(f"reading {repo}@{sha}"):
+        # Whatever it answers: the client tries one that does not answer again and again, for half a minute and more.
+        get_session().head(at, timeout=constants.HF_HUB_ETAG_TIMEOUT)
         try:
             listed = list(api.list_repo_tree(repo, recursive=True, revision=sha, repo_type=kind))
         except RepositoryNotFoundError as error:
@@ -108,6 +110,24 @@ def fetch(kind: Kind, repo: str, sha: str, cache: Path, patterns: Sequence[str])
             token=get_token() or False,
         )  # fmt: skip
     return Path(path)
+
+
+def fetch_file(repo: str, sha: str, name: str, what: str) -> Path | None:
+    """One file of a model at a commit, in the cache of Hugging Face, where its libraries find it; None where the model holds
+    no such file. Asked for once: whoever only wants to know does not wait. `what` errors begin with.
+
+    Raises FileNotFoundError where the Hub has no such model or is not reached, ValueError where it may not be read.
+    """
+    from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    at, token = endpoint(), get_token() or False
+    with told(what):
+        try:  # a download by itself would try a Hub that does not answer again and again, for half a minute and more
+            get_hf_file_metadata(hf_hub_url(repo, name, revision=sha, endpoint=at), token=token, endpoint=at)
+            return Path(hf_hub_download(repo, name, revision=sha, endpoint=at, token=token))
+        except RemoteEntryNotFoundError:
+            return None
 
 
 def demand_token() -> str:
@@ -296,7 +316,7 @@ def told(what: str, instead: str = "") -> Iterator[None]:
             raise kind(f"{what}: {sentence(cause)}") from None
         if isinstance(cause, ValueError) and isinstance(cause.__cause__, errors.HfHubHTTPError):  # the card's head
             raise ValueError(f"{what}: {words(str(cause), get_token())}") from None
-        if isinstance(cause, errors.OfflineModeIsEnabled):
+        if any(isinstance(its, errors.OfflineModeIsEnabled) for its in (cause, cause.__cause__)):
             raise Unreached(f"{what}: HF_HUB_OFFLINE is set, so the Hub is not asked") from None
         if isinstance(cause, httpx2.TransportError | errors.LocalEntryNotFoundError):
             raise Unreached(

@@ -138,6 +138,7 @@ class Found(NamedTuple):
     calls: Mapping[str, Calls]  # stage -> what was asked for
     stops: tuple[str, ...] = ()  # what would end a run on this machine: what it lacks, a check
     complete: bool = True  # every result of the stages is there
+    unknown: tuple[str, ...] = ()  # what would be asked of the Hub, which does not answer
 
 
 def find_sides(recipe: StudyRecipe, found: Found) -> pd.DataFrame:
@@ -318,7 +319,8 @@ def describe_steps(found: Found, steps: Sequence[Step], refreshed: Sequence[str]
             state += [f"{left} to run" if sure else f"up to {left} to run", *earlier_times(step)]
         lines.append(f"  {step.name:<14}{', '.join(state)}")
     lines.append("  publications  made anew every time, which changes nothing where nothing has changed")
-    return [*lines, *(f"  a run would stop here: {stop}" for stop in found.stops)]
+    unknown = (f"  not known yet, and asked before a run builds anything: {its}" for its in found.unknown)
+    return [*lines, *unknown, *(f"  a run would stop here: {stop}" for stop in found.stops)]
 
 
 def earlier_times(step: Step) -> list[str]:

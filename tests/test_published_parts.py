@@ -151,6 +151,14 @@ def test_without_a_token_a_study_that_publishes_to_the_hub_does_not_begin(built,
     assert "Traceback" not in done.err
 
 
+def test_a_base_of_another_family_on_the_hub_ends_the_command_before_anything_is_built(built):
+    sha = built.hub.add("models", "me/talker", {"config.json": b'{"model_type": "talker"}'}).head.oid
+    done = built.run("fifth", "run", "study/smoke", "--set", f"train.base=me/talker@{sha}")
+    assert done.code == 2
+    assert f"train.base: me/talker@{sha} is a model of the type 'talker'" in done.err.splitlines()[-1]
+    assert not (built.home.parent / "fifth" / "store").exists()
+
+
 # --- a published data set that is not what it says ---------------------------------------------------------------
 
 

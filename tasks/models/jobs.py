@@ -14,14 +14,15 @@ from pydantic import BaseModel, ConfigDict
 from recipes.training import AugmentBlock, EarlyStoppingBlock, LossBlock
 from tasks import child, forkserver
 from tasks.hub import content_sha
-from tasks.hub_client import endpoint
+from tasks.hub_client import endpoint, fetch_file
 from tasks.models.base_content import model_sha
 from tasks.models.families import refuse_others, type_of
 from tasks.slots import slot
-from tasks.store import Base, Publication
+from tasks.store import Base, Publication, read_json
 
 FULL_WEIGHTS = "model.safetensors"  # where no adapter but the base itself was trained
 ON_THE_HUB = r"(.+)@([0-9a-f]{40})"
+ADAPTER = "adapter_config.json"
 
 
 class Question(BaseModel):
@@ -63,10 +64,24 @@ def base_at(base: str, tiny: Base | None, published: Publication | None) -> Base
 def refuse_unknown(base: str) -> None:
     """Raise what `base_at` raises of a base, before anything is made that it would have to hear; no weight is read.
 
-    Of a Hub id that was never downloaded nothing is known yet.
+    Of a Hub id that was never downloaded nothing is known yet: `refuse_unknown_on_the_hub` asks.
     """
     if config := config_of(base):
         refuse_others(type_of(config), base)
+
+
+def refuse_unknown_on_the_hub(base: str) -> None:
+    """Raise what `refuse_unknown` raises, also of a Hub id that was never downloaded: its config.json is, and no weight.
+
+    Raises ValueError for an adapter, and where the Hub refuses, FileNotFoundError where it has no such model, Unreached
+    where it does not answer.
+    """
+    if (match := re.fullmatch(ON_THE_HUB, base)) and config_of(base) is None:
+        repo, sha = match.groups()
+        what = f"train.base: the family of {base}, by its config.json"
+        if fetch_file(repo, sha, "config.json", what) is None:
+            raise ValueError(no_model(base, fetch_file(repo, sha, ADAPTER, what)))
+    refuse_unknown(base)
 
 
 def config_of(base: str) -> Path | None:
@@ -82,10 +97,19 @@ def config_of(base: str) -> Path | None:
         return Path(found) if isinstance(found, str) else None
     file = Path(base).expanduser() / "config.json"
     if not file.is_file():
-        raise FileNotFoundError(
-            f"train.base: {file.parent} holds no config.json; give a model folder, a Hub id@revision or `tiny`"
-        )
+        raise FileNotFoundError(no_model(str(file.parent), file.with_name(ADAPTER)))
     return file
+
+
+def no_model(base: str, adapter: Path | None) -> str:
+    """What is said of a place without a config.json; `adapter`: where the configuration of one would be."""
+    if adapter is None or not adapter.is_file():
+        return f"train.base: {base} holds no config.json; give a model folder, a Hub id@revision or `tiny`"
+    of = read_json(adapter).get("base_model_name_or_path")
+    return (
+        f"train.base: {base} is an adapter, of {of!a}: name that one here, and in `adapter` one that Earshot published, "
+        "NAMESPACE/NAME@<40 hex digits>"
+    )
 
 
 def refuse_mere_names(base: str) -> None:
