@@ -1,5 +1,6 @@
 """A report's files follow from the document alone; the page draws what is there and nothing else."""
 
+import io
 import json
 import re
 from html import unescape
@@ -267,6 +268,21 @@ def test_terminal_and_runs_page_mark_an_interval_that_is_not_to_be_relied_on_as_
     assert meaning(["†"]) == Table(["a"], [["0.9 †"]]).notes == evaluation_notes(report)
     marked = [row["detector"] for row in evaluation_rows(report) if "†" in row["balanced_accuracy_ci95"]]
     assert marked == ["base"]
+
+
+def test_the_csv_of_detectors_holds_numbers_and_says_in_a_column_of_its_own_which_interval_is_reliable() -> None:
+    """The mark stood in the text of an interval, which no reader of the file could take for two numbers."""
+    report = doubted(studied(), "base")
+    text = csv_tables(report)["detectors"].to_csv(index=False)
+    assert "†" not in text
+    assert " to " not in text
+    table = pd.read_csv(io.StringIO(text)).set_index("detector")
+    assert list(table.index) == [row["detector"] for row in evaluation_rows(report)], "the headline first"
+    numbers = table.drop(columns=[f"{name}_reliable" for name in ("balanced_accuracy", "roc_auc", "accuracy")])
+    assert all(pd.api.types.is_numeric_dtype(kind) for kind in numbers.dtypes)
+    assert set(table["balanced_accuracy_reliable"].items()) == {(name, name != "base") for name in report.detectors}
+    at = report.detectors["base"].metrics["accuracy"]
+    assert tuple(table.loc["base", ["accuracy", "accuracy_low", "accuracy_high"]]) == (at.value, *at.ci95)
 
 
 def test_nothing_is_marked_and_no_mark_explained_where_every_interval_is_sound() -> None:

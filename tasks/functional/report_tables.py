@@ -16,7 +16,7 @@ from tasks.functional.report_schema import Comparison, Metric, SeedsAlike
 def csv_tables(report: Report) -> dict[str, pd.DataFrame]:
     """Every table by its file's name; one that would have no row is left out."""
     tables = {
-        "detectors": evaluation_rows(report),
+        "detectors": list(_detectors(report)),
         "goals": [_with_ends(goal.model_dump()) for goal in report.goals],
         "metrics": list(_metrics(report)),
         "levels": list(_levels(report)),
@@ -37,20 +37,26 @@ def csv_tables(report: Report) -> dict[str, pd.DataFrame]:
     return {name: pd.DataFrame(rows) for name, rows in tables.items() if rows}
 
 
+OF_A_DETECTOR = ("balanced_accuracy", "roc_auc", "accuracy")
+
+
 def evaluation_rows(report: Report) -> list[dict[str, Any]]:
-    """One row a detector, the headline first: what the run's page, the terminal and detectors.csv show, an interval that is
-    not to be relied on marked as a card marks it."""
+    """One row a detector, the headline first: what the run's page and the terminal show, an interval that is not to be
+    relied on marked as a card marks it."""
     rows = []
-    others = sorted(name for name in report.detectors if name != report.detector)
-    for name in (report.detector, *others):
+    for name in _headline_first(report):
         detector = report.detectors[name]
         row: dict[str, Any] = {"detector": name, "clips": detector.n.clips, "groups": detector.n.groups}
-        for metric in ("balanced_accuracy", "roc_auc", "accuracy"):
+        for metric in OF_A_DETECTOR:
             stated = detector.metrics[metric]
             row[metric] = None if stated.value is None else round(stated.value, 3)
             row[f"{metric}_ci95"] = _interval(stated.ci95) + mark(stated.ci95, stated.reason)
         rows.append(row)
     return rows
+
+
+def _headline_first(report: Report) -> list[str]:
+    return [report.detector, *sorted(name for name in report.detectors if name != report.detector)]
 
 
 def evaluation_notes(report: Report) -> list[str]:
@@ -191,6 +197,19 @@ def _with_ends(row: dict[str, Any]) -> dict[str, Any]:
     """A row with the ends of its interval in columns of their own."""
     low, high = row.pop("ci95") or (None, None)
     return {**row, "low": low, "high": high}
+
+
+def _detectors(report: Report) -> Iterator[dict[str, Any]]:
+    """The rows of `evaluation_rows` in numbers, whether an interval is to be relied on in a column of its own."""
+    for name in _headline_first(report):
+        detector = report.detectors[name]
+        row: dict[str, Any] = {"detector": name, "clips": detector.n.clips, "groups": detector.n.groups}
+        for metric in OF_A_DETECTOR:
+            stated = detector.metrics[metric]
+            low, high = stated.ci95 or (None, None)
+            reliable = stated.reason is None if stated.ci95 else None
+            row |= {metric: stated.value, f"{metric}_low": low, f"{metric}_high": high, f"{metric}_reliable": reliable}
+        yield row
 
 
 def _stated(metrics: Mapping[str, Metric]) -> Iterator[dict[str, Any]]:
