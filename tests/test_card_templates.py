@@ -456,6 +456,68 @@ def test_page_shows_why_a_number_is_missing(report: Report) -> None:
     assert "108 clips are silent" in page(report.model_copy(update={"metrics": report.metrics | {"roc_auc": silent}}))
 
 
+def spaced(card: str) -> None:
+    """One blank line before and behind every heading, and nowhere two."""
+    assert "\n\n\n" not in card
+    body = re.sub(r"```.*?```", "", card.split("\n---\n", 1)[1], flags=re.DOTALL)
+    assert re.findall(r"[^\n]\n#+ .*|#+ .*\n[^\n].*", body) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"languages": []}, {"languages": ["en"]}, {"folds": 5}],
+    ids=["no language", "language", "folds"],
+)
+def test_sections_of_a_data_card_stand_one_line_apart(changes: dict[str, Any]) -> None:
+    """Without a language "## Use" was glued to the sentence above it."""
+    spaced(render_dataset_card(read("dataset_card.md.j2"), DATA | changes))
+
+
+def test_sections_of_a_model_card_stand_one_line_apart_whatever_it_has(report: Report, card: str) -> None:
+    spaced(card)
+    spaced(
+        render_model_card(read("model_card.md.j2"), report.model_copy(update={"comparisons": {}, "listening": None}))
+    )
+
+
+@pytest.mark.parametrize(("icc", "said"), [
+    (0.3, "Clips of one group resemble each other (ICC 0.30): with a design effect of 2.00 they are worth 50 independent"),
+    (-0.28, "answers to clips of one group are no more alike here than others (ICC -0.28): they count as 50 independent"),
+])  # fmt: skip
+def test_card_and_page_claim_no_likeness_that_was_not_found(report: Report, icc: float, said: str) -> None:
+    effect = report.design_effect.model_copy(update={"icc": icc, "deff": 2.0 if icc > 0 else 1.0, "n_eff": 50.0})
+    told = report.model_copy(update={"design_effect": effect})
+    assert said in render_model_card(read("model_card.md.j2"), told)
+    assert said.replace("-", "−") in page(told)
+
+
+def test_card_and_page_say_where_all_groups_of_a_class_are_of_one_supergroup(report: Report) -> None:
+    lone = {"ci95_supergroup": None, "reason_supergroup": "fewer than 2 groups in SPEECH: no interval"}
+    headline = report.metrics["balanced_accuracy"].model_copy(update=lone)
+    told = report.model_copy(update={"metrics": report.metrics | {"balanced_accuracy": headline}})
+    for text in (render_model_card(read("model_card.md.j2"), told), page(told)):
+        assert "uploader together) there is no interval: fewer than 2 supergroups in SPEECH." in text
+
+
+def test_card_of_a_home_links_to_no_page_that_is_not_there(card: str) -> None:
+    assert "https://" not in card.split("\n---\n", 1)[1]
+
+
+def test_page_has_no_table_of_thresholds_where_no_curve_was_fitted(report: Report) -> None:
+    def without(found: Any) -> Any:
+        curves = {name: its.model_copy(update={"correct": None, "hit_rate": None})
+                  for name in ("duration_ms", "snr_db") if (its := getattr(found, name))}  # fmt: skip
+        few = {name: its.model_copy(update={"correct": None}) for name, its in found.snr_db_by_duration.items()}
+        return found.model_copy(update={**curves, "snr_db_by_duration": few})
+
+    detectors = {name: one.model_copy(update={"psychometric": one.psychometric and without(one.psychometric)})
+                 for name, one in report.detectors.items()}  # fmt: skip
+    none = report.model_copy(update={"detectors": detectors, "psychometric": without(report.psychometric)})
+    assert "<th>Threshold</th>" in page(report)
+    for told in ("<th>Threshold</th>", "Slope p", "SNR75 at each duration"):
+        assert told not in page(none)
+
+
 def test_data_card_names_its_files_and_counts_groups() -> None:
     card = render_dataset_card(read("dataset_card.md.j2"), DATA)
     splits = header(card)["configs"][0]["data_files"]

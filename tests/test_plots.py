@@ -175,6 +175,33 @@ def test_no_more_detectors_are_drawn_than_can_be_told_apart(report: Report, monk
     assert "not drawn: d7, d8, mel_statistics, majority" in words(monkeypatch, accuracy_by_level, crowd, "snr_db")
 
 
+def test_no_noise_stands_apart_from_the_snrs_and_no_curve_leads_there(
+    report: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stood one step beside the largest SNR, on the same line: a reader took it for the next one."""
+    drawn: list[Any] = []
+    monkeypatch.setattr("tasks.functional.plot_levels.png", lambda figure: drawn.append(figure) or b"")
+
+    def clean(by: dict[str, Any]) -> dict[str, Any]:
+        """The levels with the largest SNR as that without noise."""
+        levels = by["snr_db"]
+        return by | {"snr_db": {"no noise" if level == "15" else level: at for level, at in levels.items()}}
+
+    detectors = {name: one.model_copy(update={"by": clean(one.by)}) for name, one in report.detectors.items()}
+    accuracy_by_level(report.model_copy(update={"by": clean(report.by), "detectors": detectors}), "snr_db")
+    (axes,) = drawn[0].axes
+    at = dict(zip((label.get_text() for label in axes.get_xticklabels()), axes.get_xticks(), strict=True))
+    *snrs, none = sorted(at.values())
+    assert none == at["no noise"]
+    assert none - snrs[-1] > 1.5 * (snrs[-1] - snrs[-2])
+    straight = [line for line in axes.lines if line.get_transform() == axes.get_xaxis_transform()]
+    (boundary,) = {line.get_xdata()[0] for line in straight}
+    assert snrs[-1] < boundary < none
+    curves = [line for line in axes.lines if line.get_linestyle() != "None" and line.get_marker() != "None"]
+    assert len(curves) == len(axes.get_legend().get_texts()) > 0
+    assert all(max(line.get_xdata()) < boundary for line in curves)
+
+
 # --- what has no value -------------------------------------------------------------------------------------------
 
 

@@ -128,7 +128,8 @@ def test_the_balance_of_the_classes_is_a_sentence(template):
 def test_the_page_says_how_many_resamples_and_how_levels_compare(template):
     words = text(template)
     assert (
-        "draws them 60 times, for levels of a factor 60, for average precision 60 and for thresholds 60 times" in words
+        "draws groups 60 times, for levels of a factor 60, for average precision 60 and for thresholds 60 times"
+        in words
     )
     assert "By level: adapter minus base" in words
     assert "What dev corrects" in words

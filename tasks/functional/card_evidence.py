@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from tasks.functional.card_heads import base_of, is_folder, is_of_speech
-from tasks.functional.card_tables import Json, Part, Table, number
+from tasks.functional.card_tables import Json, Part, Table, likeness, number
 from tasks.functional.levels import ascending, level_names
 from tasks.functional.timing import BESIDE
 
@@ -94,13 +94,8 @@ def _limits(report: Json) -> Iterator[str]:
             "check the adapter."
         )
     n, effect, power = report["n"], report["design_effect"], report["power"]
-    worth = (
-        f": with a design effect of {number(effect['deff'], 2)} the clips are worth {number(effect['n_eff'], 0)} "
-        "independent ones"
-        if effect
-        else ""
-    )
-    yield f"{n['groups']} groups decide what can be told apart, not {n['clips']} clips{worth}."
+    worth = f" {likeness(effect)}" if effect else ""
+    yield f"{n['groups']} groups decide what can be told apart, not {n['clips']} clips.{worth}"
     if power:
         against = f", against {power['against']}" if power["against"] else ""
         smallest = power["smallest_detectable_difference"]
@@ -117,7 +112,13 @@ def _limits(report: Json) -> Iterator[str]:
         yield f"Generation against one forward pass: {', '.join(flips)}."
     if report["gate"]:
         passed = "passed" if report["gate"]["passed"] else "**failed**, and published marked as such"
-        yield f"Training gate: {passed} (at least {report['gate']['asked']:g} of the training clips answered right)."
+        asked = report["gate"]["asked"]
+        said = (
+            f"{passed} (at least {asked:g} of the training clips answered right)"
+            if asked
+            else "the recipe asked nothing"
+        )
+        yield f"Training gate: {said}."
     if looks := report["looks"]:
         each = ", ".join(f"{name} {n}" for name, n in looks["by_detector"].items())
         yield (
@@ -209,7 +210,7 @@ def _provenance(origin: Json) -> list[list[str]]:
     at = ", a folder in no repository, its content" if is_folder(base) else " at"
     return [
         ["study", f"{origin['study']}, recipe sha256 `{origin['recipe_sha256']}`"],
-        ["data", f"[{data['repo']}](https://huggingface.co/datasets/{data['repo']}) at `{data['sha']}`"],
+        ["data", f"{data['repo']} at `{data['sha']}`"],
         *([f"base of fold {fold}" if len(bases) > 1 else "base", f"{one['repo']}{at} `{one['sha']}`"]
           for fold, one in enumerate(bases)),
         ["adapter", f"fingerprint `{origin['adapter']['fingerprint']}`, seed {origin['adapter']['seed']}"],

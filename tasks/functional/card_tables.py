@@ -72,6 +72,27 @@ def footnote(ci95: Any, reason: str | None) -> str:
     return f"{mark(ci95, reason)}: {reason}." if ci95 and reason else ""
 
 
+def by_supergroup(metric: Json) -> str:
+    """A sentence with the interval over supergroups, or why there is none; "" where no group has a supergroup beside it."""
+    what = "supergroup (all draws of one generator or uploader together)"
+    why = metric["reason_supergroup"]
+    if ends := metric["ci95_supergroup"]:
+        return f"Resampled by {what}: {interval(ends)}{f' ({why})' if why else ''}."
+    lacking = (why or "").removesuffix(": no interval").replace(" groups ", " supergroups ")
+    return f"By {what} there is no interval: {lacking}." if why else ""
+
+
+def likeness(effect: Json) -> str:
+    """What the clips of a group are worth beside each other, as a sentence."""
+    icc, worth = number(effect["icc"], 2), f"{number(effect['n_eff'], 0)} independent ones"
+    if effect["icc"] <= 0:
+        return (
+            f"The answers to clips of one group are no more alike here than others (ICC {icc}): they count as {worth}."
+        )
+    effect_by = f"with a design effect of {number(effect['deff'], 2)}"
+    return f"Clips of one group resemble each other (ICC {icc}): {effect_by} they are worth {worth}."
+
+
 def recalls(report: Json) -> list[str]:
     """The names of both recalls."""
     return [f"recall_{name.lower()}" for name in report["classes"]]

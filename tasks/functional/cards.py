@@ -1,6 +1,7 @@
 """Cards: templates filled from a report or from the facts of a data set, and refused where a claim has no evidence."""
 
 import functools
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,23 +27,28 @@ def render_model_card(template: str, report: Report, timing: Mapping[str, Any] =
         content = model_card(report.model_dump(mode="json"), timing)
     except KeyError as error:
         raise ValueError(f"this result may not be published: its report does not say {error}") from error
-    return fill(template, content)
+    return card_of(template, content)
 
 
 def render_dataset_card(template: str, facts: Mapping[str, Any]) -> str:
     """The card of a data set from its card.json."""
-    return fill(template, dataset_card(facts))
+    return card_of(template, dataset_card(facts))
 
 
 def render_base_card(template: str, facts: Mapping[str, Any]) -> str:
     """The card of a tiny base."""
-    return fill(template, {"head": as_yaml(base_head(facts)), "base": facts})
+    return card_of(template, {"head": as_yaml(base_head(facts)), "base": facts})
 
 
 def render_licence(template: str, repo: str, made_from: Mapping[str, Any]) -> str:
     """LICENSE.md of what has no single licence: of a data set (card.json), or of weights (`repo` and `sha` of the data)."""
     lines, tables = licences_text(made_from)
     return fill(template, {"repo": repo, "lines": lines, "tables": tables})
+
+
+def card_of(template: str, content: Mapping[str, Any]) -> str:
+    """A filled template of markdown, in which one blank line parts what two or more did: which parts a card has differs."""
+    return re.sub(r"\n{3,}", "\n\n", fill(template, content))
 
 
 def fill(template: str, context: Mapping[str, Any], *, html: bool = False) -> str:

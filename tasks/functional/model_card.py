@@ -5,7 +5,18 @@ from typing import Any
 
 from tasks.functional.card_evidence import DRAWN, FACTORS, evidence_of
 from tasks.functional.card_heads import as_yaml, base_of, groups_of, model_head
-from tasks.functional.card_tables import Json, Part, Table, footnote, number, recalls, signed, stated, table_of_checks
+from tasks.functional.card_tables import (
+    Json,
+    Part,
+    Table,
+    by_supergroup,
+    footnote,
+    number,
+    recalls,
+    signed,
+    stated,
+    table_of_checks,
+)
 from tasks.functional.content_audit import describe_comparison
 from tasks.functional.levels import fit_doubts, stated_end, stated_level, stated_p
 from tasks.functional.shortcuts import state_shortcuts
@@ -49,12 +60,8 @@ def _opening(report: Json) -> Iterator[str]:
         f"(95 % interval over groups{how}), from {n['clips']} clips of {n['base_clips']} cuts, {n['unanswered']} without a "
         "usable answer."
     )
-    if wider := headline["ci95_supergroup"]:
-        doubt = f" ({why})" if (why := headline["reason_supergroup"]) else ""
-        yield (
-            f"Resampled by supergroup (all draws of one generator or uploader together): "
-            f"[{wider[0]:.3f}, {wider[1]:.3f}]{doubt}."
-        )
+    if wider := by_supergroup(headline):
+        yield wider
     if mind := footnote(headline["ci95"], headline["reason"]):
         yield mind.strip()
     method = report["detectors"][report["detector"]]["method"]

@@ -1,21 +1,36 @@
 """Balanced accuracy over the levels of a factor, and in the cells of duration x SNR."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from tasks.functional.plot_canvas import AXES, NAMES, Style, at_chance, canvas, floor, legend_below, number, png, title
+from tasks.functional.plot_canvas import (
+    AXES,
+    NAMES,
+    SOFT,
+    Style,
+    at_chance,
+    canvas,
+    floor,
+    legend_below,
+    number,
+    png,
+    title,
+)
 from tasks.functional.plot_detectors import rests_on, shown
 from tasks.functional.report_document import Report
 from tasks.functional.report_schema import Level
+
+APART = 1.7  # steps from the last number to the level that is none
 
 
 def accuracy_by_level(report: Report, factor: str) -> bytes:
     """Balanced accuracy of the detectors over the levels of `factor`, bars: the 95 % intervals over groups.
 
-    Durations are spaced by their logarithm. The level without a number stands apart: no noise on the right, no room on
-    the left.
+    Durations are spaced by their logarithm. The level without a number stands apart, behind a line that no curve crosses:
+    no noise on the right, no room on the left.
     Raises ValueError where the report has no such factor, or one whose levels are not numbers.
     """
     if factor not in report.by:
@@ -32,6 +47,8 @@ def accuracy_by_level(report: Report, factor: str) -> bytes:
         )  # side by side, so that no interval hides another
         ends += _curve(axes, report.detectors[name].by[factor], position, shift, style, name, order == 0)
     at_chance(axes)
+    for boundary in _boundaries(position):
+        axes.axvline(boundary, color=SOFT, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
     axes.set_xticks(
         list(position.values()), [level.replace("-", "−") if _is_number(level) else level for level in position]
     )
@@ -81,13 +98,19 @@ def _curve(
     headline: bool,
 ) -> list[float]:  # fmt: skip
     """Draw one detector and return every height it reaches."""
-    places = {position[level]: at.balanced_accuracy for level, at in levels.items() if level in position}
-    stated = [(x, places[x]) for x in sorted(places)]
-    points = [(x + shift, metric.value, metric.ci95) for x, metric in stated if metric.value is not None]
-    axes.plot(
-        [x for x, *_ in points], [value for _, value, _ in points], color=style.ink, linestyle=style.line,
-        marker=style.marker, markersize=5, linewidth=1.8 if headline else 1.1, label=name, zorder=3 if headline else 2,
-    )  # fmt: skip
+    stated = sorted(
+        (position[level] + shift, at.balanced_accuracy.value, at.balanced_accuracy.ci95, _is_number(level))
+        for level, at in levels.items()
+        if level in position and at.balanced_accuracy.value is not None
+    )
+    points = [(x, value, interval) for x, value, interval, _ in stated]
+    width, above = (1.8, 3) if headline else (1.1, 2)
+    for scaled in (True, False):  # no line leads to the level that is no number
+        drawn = [(x, value) for x, value, _, to_scale in stated if to_scale is scaled]
+        axes.plot(
+            [x for x, _ in drawn], [value for _, value in drawn], color=style.ink, linestyle=style.line if scaled else "",
+            marker=style.marker, markersize=5, linewidth=width, label=name if scaled else None, zorder=above,
+        )  # fmt: skip
     for x, _, interval in points:
         if interval:
             axes.plot((x, x), interval, color=style.ink, linewidth=1.1, alpha=0.75, zorder=2)
@@ -95,7 +118,7 @@ def _curve(
 
 
 def _positions(levels: Sequence[str], factor: str) -> dict[str, float]:
-    """Where each level stands on the axis: numbers to scale, the level that is no number a step beside them."""
+    """Where each level stands on the axis: numbers to scale, the level that is no number apart, beside them."""
     numbers = {level: float(level) for level in levels if _is_number(level)}
     if not numbers:
         raise ValueError(f"none of the levels {list(levels)} is a number: nothing to draw over")
@@ -104,7 +127,13 @@ def _positions(levels: Sequence[str], factor: str) -> dict[str, float]:
     step = max(float(np.mean(np.diff(places))), 1e-9) if len(places) > 1 else 1.0
     end, step = (places[0], -step) if factor == "rt60_s" else (places[-1], step)
     others = [level for level in levels if level not in numbers]
-    return position | {level: end + step * (1 + i) for i, level in enumerate(others)}
+    return position | {level: end + step * (APART + i) for i, level in enumerate(others)}
+
+
+def _boundaries(position: Mapping[str, float]) -> list[float]:
+    """Where the scale ends and a level that is no number begins; nowhere where all are numbers."""
+    places = sorted((x, _is_number(level)) for level, x in position.items())
+    return [(x + after) / 2 for (x, one), (after, other) in pairwise(places) if one is not other]
 
 
 def _is_number(level: str) -> bool:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from tasks.functional.card_tables import MEANING, mark
+from tasks.functional.card_tables import MEANING, by_supergroup, likeness, mark
 from tasks.functional.cards import fill
 from tasks.functional.content_audit import describe_comparison
 from tasks.functional.levels import fit_doubts, stated_end, stated_level
@@ -83,6 +83,8 @@ def page(report: Report, template: str, drawn: Mapping[str, bytes], heard: Mappi
         "describe_comparison": describe_comparison,
         "state_measured": state_measured,
         "mark": mark,
+        "likeness": likeness,
+        "by_supergroup": by_supergroup,
         "meaning": MEANING,
     }
     silent = fill(template, context, html=True)

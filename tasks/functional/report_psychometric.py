@@ -176,7 +176,8 @@ def _curves(rows: pd.DataFrame, factor: str, rule: _Rule, **at: float) -> Curves
     used = known[both]
     left_out = {LEFT_OUT[factor]: len(rows) - len(known), "of the only class at their level": int((~both).sum())}
     levels = [_level(level, clips, rule) for level, clips in used.groupby(factor)]
-    reason = None if len(levels) > 2 else f"{len(levels)} levels with clips of both classes: a curve needs at least 3"
+    few = f"{len(levels)} level{'' if len(levels) == 1 else 's'} with clips of both classes: a curve needs at least 3"
+    reason = None if len(levels) > 2 else few
     return Curves(
         unit="ms" if factor == "duration_ms" else "dB",
         at=at,
