@@ -112,4 +112,6 @@ def undecided(groups: int, clips: int, smallest: int, needed: int) -> list[str]:
 def points(n: int) -> str:
     """The smallest difference in percentage points."""
     smallest = smallest_difference(n, discordance=DISCORDANCE) if n else None
-    return "none" if smallest is None else f"{100 * smallest:.0f} points"
+    if smallest is None:
+        return "none"
+    return f"{100 * smallest:.0f} point{'' if round(100 * smallest) == 1 else 's'}"
