@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 from uuid import UUID
 
@@ -232,13 +232,53 @@ def serve(port: int) -> None:
     gc.disable()  # while so much is imported, collections only take time
     import uvicorn
     from prefect.server.api.server import create_app
+    from sqlalchemy import event
+    from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
 
     gc.freeze()
     gc.enable()
+    event.listen(SQLiteDialect_aiosqlite, "do_connect", connect_ours)
     uvicorn.run(
         lambda: asking_nobody_else(create_app(), port), factory=True, host="127.0.0.1", port=port, log_level="warning",
         timeout_keep_alive=5,
     )  # fmt: skip
+
+
+class Cursor(sqlite3.Cursor):
+    """Ends a statement that fails, as one that finds the database locked, at once and in its connection's thread.
+
+    Up to Python 3.11 that is left to whoever frees the cursor, which here is the garbage collector in the event loop's
+    thread: it waits for the connection, which by then may wait for another's lock, which that other can give back only in
+    the event loop. The server would answer nobody for the 60 s that Prefect lets SQLite wait.
+    """
+
+    def execute(self, *told: Any) -> "Cursor":
+        with self.ended():
+            return super().execute(*told)
+
+    def executemany(self, *told: Any) -> "Cursor":
+        with self.ended():
+            return super().executemany(*told)
+
+    @contextlib.contextmanager
+    def ended(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error:
+            self.close()
+            raise
+
+
+class Connection(sqlite3.Connection):
+    """Its cursors are ours."""
+
+    def cursor(self, factory: Any = Cursor) -> Any:
+        return super().cursor(factory)
+
+
+def connect_ours(dialect: object, record: object, arguments: object, options: dict[str, Any]) -> None:
+    """Before SQLAlchemy connects to SQLite: by a connection of ours."""
+    options["factory"] = Connection
 
 
 def asking_nobody_else(app: "ASGIApp", port: int) -> "ASGIApp":

@@ -2,21 +2,39 @@
 
 import asyncio
 import contextlib
+import gc
 import importlib.metadata
 import json
 import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
 import yaml
+from sqlalchemy import event
+from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from flows.server import SCHEMA, absence, at_newest_revision, free_port, renew_patience, server, server_settings
+from flows.server import (
+    SCHEMA,
+    absence,
+    at_newest_revision,
+    connect_ours,
+    free_port,
+    renew_patience,
+    serve,
+    server,
+    server_settings,
+)
 from tests.commands import ROOT
 
 
@@ -179,6 +197,70 @@ def test_a_database_that_is_written_by_another_or_is_none_is_a_sentence(buckets,
     file.write_bytes(b"\x00garbage" * 100)
     with pytest.raises(ValueError, match=r"cannot be used \(file is not a database\); .* or move it away"):
         renew_patience(file)
+
+
+@pytest.fixture
+def connecting_as_the_server() -> Iterator[None]:
+    event.listen(SQLiteDialect_aiosqlite, "do_connect", connect_ours)
+    yield
+    event.remove(SQLiteDialect_aiosqlite, "do_connect", connect_ours)
+
+
+async def refused(database: Path, rows: Any, busy_s: float) -> bool:
+    """Whether a session is refused the lock that another holds and gives back at once, where the error of an earlier
+    refusal is collected, in the event loop's thread, while the session waits. Prefect's server does all that."""
+    engine = create_async_engine(f"sqlite+aiosqlite:///{database}", isolation_level="AUTOCOMMIT")
+
+    async def do(connection: AsyncConnection, *statements: str) -> None:
+        for statement in statements:
+            await connection.exec_driver_sql(statement)
+
+    async with engine.connect() as one, engine.connect() as other:
+        for each in (one, other):
+            await do(each, "PRAGMA journal_mode = WAL", f"PRAGMA busy_timeout = {busy_s * 1000:.0f}")
+        await do(one, "CREATE TABLE runs (id)", "BEGIN", "SELECT * FROM runs")
+        await do(other, "INSERT INTO runs VALUES (1)")
+        try:  # what it has read is no longer so: it is refused at once
+            await one.exec_driver_sql("INSERT INTO runs VALUES (?)", rows)
+        except OperationalError as error:
+            errors = [error]
+        await do(one, "ROLLBACK")
+        await do(other, "BEGIN IMMEDIATE")
+        waiting = asyncio.create_task(do(one, "BEGIN IMMEDIATE"))
+        await asyncio.sleep(0.1)
+        errors.clear()
+        gc.collect()
+        await do(other, "COMMIT")
+        (outcome,) = await asyncio.gather(waiting, return_exceptions=True)
+    await engine.dispose()
+    return isinstance(outcome, OperationalError)
+
+
+@pytest.mark.slow
+def test_the_server_connects_so(monkeypatch):
+    told: list[bool] = []
+    monkeypatch.setattr("flows.server.child.hold_lifeline", lambda: None)
+    monkeypatch.setattr(
+        "uvicorn.run",
+        lambda *_, **__: told.append(event.contains(SQLiteDialect_aiosqlite, "do_connect", connect_ours)),
+    )
+    serve(free_port())
+    event.remove(SQLiteDialect_aiosqlite, "do_connect", connect_ours)
+    assert told == [True]
+
+
+@pytest.mark.usefixtures("connecting_as_the_server")
+@pytest.mark.parametrize("rows", [(2,), [(2,), (3,)]])
+def test_a_statement_that_found_the_database_locked_does_not_hold_up_the_event_loop_when_its_error_is_collected(
+    tmp_path, rows
+):
+    assert not asyncio.run(refused(tmp_path / "a.db", rows, busy_s=60))
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="a cursor of this Python ends a statement that fails at once")
+def test_with_python_s_own_cursors_it_would_until_the_other_session_has_waited_in_vain(tmp_path):
+    """As long as Prefect lets it wait: 60 s. On a machine that stood still nobody may have waited yet."""
+    assert any(asyncio.run(refused(tmp_path / f"{attempt}.db", (2,), busy_s=0.3)) for attempt in range(9))
 
 
 @pytest.mark.slow
