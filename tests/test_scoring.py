@@ -285,3 +285,23 @@ def test_a_model_is_not_altered_by_scoring(model, processor, asked):
     Scorer(model, processor).score(flacs((60, 200)), asked)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert len(model._forward_pre_hooks) == 1
+
+
+def test_a_turn_that_begins_with_the_audio_is_answered_too(model, processor):
+    """Nothing stands before the audio that could be known of all rows."""
+    other = copy.deepcopy(processor)
+    other.chat_template = (
+        "{% for m in messages %}{% for its in m['content'] %}{{ its['text'] if its['type'] == 'text' else '<|AUDIO|>' }}"
+        "{% endfor %}{% endfor %}{% if add_generation_prompt %}<|im_start|>{% endif %}"
+    )
+    clips, asked = flacs((200, 25, 61)), questions(other, PROMPTS[:2], ["A", "B"])
+    assert [question.prompt.before for question in asked] == [[], []]
+    encoder = Encoder(model, other, None)
+    with torch.inference_mode():
+        encoded, _ = encoder.encode(encoder.read(clips))
+        for place, question in enumerate(asked):
+            batch = family.collate(encoded, question.prompt, [[]] * len(clips), other.tokenizer.pad_token_id)
+            expected = answers_of(narrowed(family.last_logits(model, batch), question.allowed).numpy(), question)
+            for method in ("forward", "generate"):
+                found = Scorer(model, other).score(clips, asked, method)[place]
+                np.testing.assert_allclose(found.p_first, expected.p_first, atol=1e-5)

@@ -75,7 +75,8 @@ def forward(
     for before, group in itertools.groupby(range(len(asked)), key=lambda i: tuple(asked[i].prompt.before)):
         these = list(group)
         if before not in starts:
-            starts[before] = decoder.advance(text, embedded(model, before, 1), keep=True)[1]
+            known = decoder.advance(text, embedded(model, before, 1), keep=True)[1] if before else decoder.NOTHING
+            starts[before] = known
         states = hidden_states(model, audio, [asked[i].prompt.after for i in these], starts[before])
         for i, state in zip(these, states, strict=True):
             found[i] = narrowed(family.head(model, state), asked[i].allowed)
@@ -121,7 +122,7 @@ def generate(
     for question in asked:
         before = tuple(question.prompt.before)
         if before not in starts:
-            starts[before] = family.known_start(model, before)
+            starts[before] = family.known_start(model, before) if before else None
         batch = family.collate(clips, question.prompt, [[]] * len(clips), pad, pad_after=len(before))
         batch = {key: value.to(model.device) for key, value in batch.items()}
         tokens, logits = family.generated_logits(model, batch, question.allowed, starts[before])
