@@ -367,10 +367,10 @@ def test_without_the_exclusion_lora_would_reach_the_encoder(trimmed):
 # --- the end of an answer ----------------------------------------------------------------------------------------
 
 TURN = (
-    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] if m['content'] is string else '<|AUDIO|>?' }}END"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] if m['content'] is string else '<|AUDIO|>?' }}END"
     "{% endfor %}"
 )
-OPENS = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+OPENS = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 
 
 @pytest.mark.parametrize(("end", "token"), [
