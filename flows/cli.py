@@ -373,5 +373,15 @@ def _interrupt(number: int, frame: FrameType | None) -> Any:
     raise KeyboardInterrupt
 
 
+def tell_whole_sentences() -> None:
+    """In the list of commands each has its whole first sentence, which click would cut."""
+    groups = (app, *(group.typer_instance for group in app.registered_groups if group.typer_instance))
+    for one in (one for group in groups for one in group.registered_commands):
+        sentence, _, _ = " ".join((one.callback.__doc__ or "").split("\n\n")[0].split()).partition(". ")
+        one.short_help = f"{sentence.rstrip('.')}."
+
+
+tell_whole_sentences()
+
 if __name__ == "__main__":
     main()

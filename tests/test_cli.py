@@ -167,6 +167,15 @@ def test_verification_loads_no_torch(smoke):
 COMMANDS = sorted(typer.main.get_command(cli.app).commands)
 
 
+def test_the_list_of_commands_cuts_no_sentence():
+    said = CliRunner().invoke(cli.app, ["--help"], env={"COLUMNS": "80"}).output
+    listed = said.split("Commands:")[1]
+    assert "..." not in listed
+    assert listed.count(".") >= len(COMMANDS)
+    assert "published in the home's hub." in " ".join(said.split())
+    assert all(len(line) <= 80 for line in said.splitlines())
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself_with_an_example(name):
     done = CliRunner().invoke(cli.app, [name, "--help"])

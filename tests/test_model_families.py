@@ -113,9 +113,12 @@ def test_another_family_is_refused_by_name_with_those_there_are_before_weights_a
 TALKER = r"a model of the type 'qwen2_5_omni_talker', .* Qwen2-Audio \(qwen2_audio\), .* Qwen3-Omni \(qwen3_omni_moe\)"
 
 
-@pytest.fixture(params=["folder", "downloaded", "empty"])
+@pytest.fixture(params=["folder", "downloaded", "empty", "gone"])
 def unasked(request, tmp_path, monkeypatch):
     """A base that cannot be asked, and what is said of it."""
+    if request.param == "gone":
+        said = r"train\.base: .*/gone is no folder\. .* needed even where all results are cached: put it back, or give"
+        return str(tmp_path / "gone"), said
     if request.param == "empty":
         return str(
             tmp_path

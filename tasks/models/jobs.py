@@ -87,7 +87,7 @@ def refuse_unknown_on_the_hub(base: str) -> None:
 def config_of(base: str) -> Path | None:
     """The config.json of a base that lies here: a folder's, or of a Hub id what has been downloaded.
 
-    Raises FileNotFoundError for a folder without one, ValueError for a folder that is only named.
+    Raises FileNotFoundError for a folder without one or that is not there, ValueError for a folder that is only named.
     """
     refuse_mere_names(base)
     if match := re.fullmatch(ON_THE_HUB, base):
@@ -96,6 +96,11 @@ def config_of(base: str) -> Path | None:
         found = try_to_load_from_cache(match[1], "config.json", revision=match[2])
         return Path(found) if isinstance(found, str) else None
     file = Path(base).expanduser() / "config.json"
+    if not file.parent.is_dir():
+        raise FileNotFoundError(
+            f"train.base: {file.parent} is no folder. What was made over a folder is kept under its content, which is "
+            "needed even where all results are cached: put it back, or give another folder, a Hub id@revision or `tiny`"
+        )
     if not file.is_file():
         raise FileNotFoundError(no_model(str(file.parent), file.with_name(ADAPTER)))
     return file
