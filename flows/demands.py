@@ -6,7 +6,7 @@ from flows.stages import Stage, stages_from, stages_to
 from recipes.schema import StudyRecipe
 from tasks import detectors
 from tasks.adapters import check_published
-from tasks.detectors.weights import weights_for
+from tasks.detectors.weights import folder_of, weights_for
 from tasks.hub_client import Unreached, demand_token
 from tasks.models.jobs import refuse_unknown, refuse_unknown_on_the_hub
 from tasks.models.room import refuse_before, refuse_unheard
@@ -56,11 +56,21 @@ def demand_hub(recipe: StudyRecipe) -> None:
 
 def demand_parts(recipe: StudyRecipe, until: Stage, refresh: Stage | None, found: Found) -> None:
     """Raise ValueError or FileNotFoundError, before anything is built, where what is left to train or score needs a base
-    that cannot be asked, or a published adapter that is not one of this study. The Hub is asked for what is not here."""
+    that cannot be asked, a published adapter that is not one of this study, or weights of a detector that cannot be had.
+    The Hub is asked for what is not here."""
     if model_is_asked(until, refresh, found):
+        demand_weights(recipe, until)
         demand_family(recipe)
         refuse_before(recipe.train.method)  # of what config.json says
         demand_adapter(recipe)
+
+
+def demand_weights(recipe: StudyRecipe, until: Stage) -> None:
+    """Raise as `folder_of`, which downloads what detectors take of the Hub: before a training, not after."""
+    if "evaluate" in stages_to(until):
+        for name in recipe.evaluate.baselines:
+            if weights := weights_for(name, recipe.evaluate.weights):
+                folder_of(name, weights)
 
 
 def demand_family(recipe: StudyRecipe) -> None:

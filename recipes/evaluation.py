@@ -90,19 +90,19 @@ class EvaluateRecipe(Block):
 
     @model_validator(mode="after")
     def _weights_are_named(self) -> Self:
+        for key, place in self.weights.items():
+            if key not in TAKES:
+                raise ValueError(f"weights.{key}: weights are taken for {' and '.join(TAKES)}, under these names")
+            if not place.startswith((".", "/", "~", "$")) and not is_pinned(place):
+                raise ValueError(
+                    f"weights.{key}: {place!r} is neither a folder nor a Hub id with its revision: NAMESPACE/NAME@<40 hex "
+                    "digits>"
+                )
         for name in self.baselines:
             if name in WEIGHTS and WEIGHTS[name] not in self.weights:
                 key = WEIGHTS[name]
                 raise ValueError(
                     f"baselines: {name} takes the weights of {TAKES[key]}: say where they are in weights.{key}, a folder or "
                     "NAMESPACE/NAME@<40 hex digits>"
-                )
-        for key, place in self.weights.items():
-            if key not in TAKES:
-                raise ValueError(f"weights.{key}: there are weights for {', '.join(TAKES)}")
-            if not place.startswith((".", "/", "~", "$")) and not is_pinned(place):
-                raise ValueError(
-                    f"weights.{key}: {place!r} is neither a folder nor a Hub id with its revision: NAMESPACE/NAME@<40 hex "
-                    "digits>"
                 )
         return self

@@ -2,6 +2,7 @@
 say which weights they take before anything is loaded."""
 
 import json
+import re
 import shutil
 import sys
 
@@ -10,16 +11,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from flows import demands
 from flows.demands import demand_baselines
 from recipes.evaluation import TAKES, EvaluateRecipe
 from recipes.schema import load_study
 from tasks import detectors, pace, planning, predictions
 from tasks.detectors import Labelled, make, whisper
-from tasks.detectors.weights import Weights, weights_for
+from tasks.detectors.weights import Weights, folder_of, weights_for
 from tasks.detectors.whisper import Transcript, encode, holds_words, no_speech_probability, says_speech, transcribe
 from tasks.functional.metrics import roc_auc
 from tasks.functional.predictions import validate_predictions
 from tasks.predictions import score_baseline
+from tests.local_hub import OTHER
 from tests.test_predictions import CLASSES, SIDES, table_of, write_splits
 from tests.test_vads import hiss, voice
 
@@ -60,6 +63,8 @@ def test_weights_are_a_folder_or_pinned_and_never_a_name_that_moves(tmp_path, mo
         weights_for("whisper", given)
     monkeypatch.setenv("WHISPER", str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "whisper"}')
+    for name in ("preprocessor_config.json", "tokenizer.json"):
+        (tmp_path / name).write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"one")
     before = weights_for("whisper", given)
     (tmp_path / "model.safetensors").write_bytes(b"other")
@@ -78,18 +83,85 @@ def test_weights_are_a_folder_or_pinned_and_never_a_name_that_moves(tmp_path, mo
         ("whisper", {"model.safetensors": ""}, r"holds no config\.json; whisper takes a Whisper model"),
         ("whisper", {"model.safetensors": "", "config.json": '{"model_type": "qwen2_audio"}'},
          r"is a model of the type 'qwen2_audio'; whisper takes a Whisper model"),
+        ("whisper", {"model.safetensors": "", "config.json": '{"model_type": "whisper"}'},
+         r"holds no preprocessor_config\.json or processor_config\.json; whisper takes a Whisper model"),
+        ("whisper", {"model.safetensors": "", "config.json": '{"model_type": "whisper"}', "preprocessor_config.json": "{}"},
+         r"holds no tokenizer\.json or vocab\.json; whisper takes a Whisper model"),
+        ("pyannote", {"config.yaml": "", "segmentation/pytorch_model.bin": ""},
+         r"holds no pytorch_model\.bin \(.*segmentation does\); pyannote takes a segmentation model of PyAnnote"),
         ("pyannote", {"config.yaml": ""}, r"holds no pytorch_model\.bin; pyannote takes a segmentation model of PyAnnote"),
     ],
 )  # fmt: skip
 def test_a_folder_of_anything_else_stops_a_run_before_anything_is_built(detector, files, said, tmp_path, monkeypatch):
     monkeypatch.setattr(detectors, "installed", lambda: iter(["pyannote-audio"]))
     for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
     key = detector.removesuffix("_transcript")
     sets = [f"evaluate.baselines=[{detector}]", f"evaluate.weights.{key}={tmp_path}"]
     with pytest.raises((ValueError, FileNotFoundError), match=rf"evaluate\.weights\.{key}: .*{said}"):
         demand_baselines(load_study("study/smoke", sets), "evaluate")
     demand_baselines(load_study("study/smoke", sets), "train")
+
+
+def test_a_key_that_is_no_detectors_is_called_that_before_one_is_missed():
+    with pytest.raises(ValueError, match=r"weights\.pyannotes: weights are taken for pyannote and whisper"):
+        EvaluateRecipe(name="t", baselines=("pyannote",), weights={"pyannotes": "./there"})
+
+
+def folder_there(detector: str, repo: str, sha: str) -> list[str] | str:
+    """The files of a download, or what it was refused with."""
+    try:
+        folder = folder_of(detector, Weights(repo, sha))
+    except (ValueError, FileNotFoundError) as error:
+        return f"{type(error).__name__}: {error}"
+    return sorted(file.name for file in folder.iterdir())
+
+
+@pytest.mark.slow
+def test_weights_of_the_hub_are_downloaded_without_what_nobody_reads_or_refused_in_a_sentence(hub, client):
+    """Before a training, by `demand_weights`."""
+    files = {
+        name: b'{"model_type": "whisper"}' if name == "config.json" else b"{}"
+        for name in ("config.json", "preprocessor_config.json", "tokenizer.json", "merges.txt", "model.safetensors",
+                     "model.fp32-00001-of-00002.safetensors", "pytorch_model.bin", "flax_model.msgpack", "code.py")
+    }  # fmt: skip
+    at = hub.add("models", "openai/whisper-tiny", files).head.oid
+    assert client.call(folder_there, "whisper", "openai/whisper-tiny", at) == [
+        "config.json", "merges.txt", "model.safetensors", "preprocessor_config.json", "tokenizer.json",
+    ]  # fmt: skip
+    gated = hub.add("models", "pyannote/segmentation-3.0", {"pytorch_model.bin": b"1"}, gated=True).head.oid
+    asked = ("pyannote", "pyannote/segmentation-3.0", gated)
+    for token in ("", OTHER):
+        assert re.match(
+            rf"ValueError: evaluate\.weights\.pyannote: reading pyannote/segmentation-3\.0@{gated}: access is restricted; "
+            r"ask for it on its page, and set HF_TOKEN \(status 40[13]",
+            client.call(folder_there, *asked, HF_TOKEN=token),
+        )
+    for repo, sha, said in (
+        ("openai/none", at, "it is not there, or may not be seen with this token"),
+        ("openai/whisper-tiny", "b" * 40, "it has no such revision"),
+    ):
+        found = client.call(folder_there, "whisper", repo, sha)
+        assert found.startswith(f"FileNotFoundError: evaluate.weights.whisper: reading {repo}@{sha}: {said}")
+
+
+def test_a_folder_that_is_called_as_a_repository_does_not_stand_for_it(tmp_path, monkeypatch):
+    (tmp_path / "openai" / "whisper-tiny").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert Weights("openai/whisper-tiny", "a" * 40).commit == "a" * 40
+
+
+def test_weights_are_downloaded_before_a_study_begins_unless_all_is_cached(monkeypatch):
+    asked = []
+    monkeypatch.setattr(demands, "folder_of", lambda name, weights: asked.append((name, weights.place)))
+    given = f"{{whisper: openai/whisper-tiny@{'a' * 40}}}"
+    study = load_study("study/smoke", ["evaluate.baselines=[loudness,whisper]", f"evaluate.weights={given}"])
+    demands.demand_parts(study, "train", None, planning.Found({}, complete=False))
+    demands.demand_parts(study, "evaluate", None, planning.Found({}))
+    assert not asked
+    demands.demand_parts(study, "evaluate", None, planning.Found({}, complete=False))
+    assert asked == [("whisper", "openai/whisper-tiny")]
 
 
 def test_a_plan_says_which_weights_will_be_downloaded(home, monkeypatch):

@@ -4,7 +4,6 @@ import functools
 import os
 import pickle
 import threading
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from tasks.functional.metrics import roc_auc
 SILENCE, MIRRORED = "clips in silence", "clips to and fro"
 SHORT, LENGTHENED = 4_800, 5_120  # samples
 SETTINGS = ("sincnet", "lstm", "linear")  # of its layers
-REFUSED = (pickle.UnpicklingError, RuntimeError, LookupError, TypeError, AttributeError, EOFError, ValueError)
+REFUSED = (pickle.UnpicklingError, RuntimeError, LookupError, TypeError, AttributeError, EOFError, ValueError, OSError)
 
 _loading = threading.Lock()
 
@@ -79,10 +78,8 @@ def _load(weights: Weights) -> Any:
     from tasks.models.devices import pick_device
 
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r"\s*torchcodec is not installed")  # it reads files, which we do
-            from pyannote.audio.core.task import Resolution
-            from pyannote.audio.models.segmentation import PyanNet
+        from pyannote.audio.core.task import Resolution
+        from pyannote.audio.models.segmentation import PyanNet
     except (ImportError, OSError) as error:
         raise ValueError(
             f"baselines pyannote: pyannote-audio is installed and cannot be loaded ({str(error).splitlines()[0]}); its "

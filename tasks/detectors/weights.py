@@ -14,6 +14,15 @@ from tasks.store import file_digests
 
 Given = Mapping[str, str]  # `evaluate.weights`
 HOLDS = {"pyannote": "pytorch_model.bin", "whisper": "*.safetensors"}  # PyAnnote's repositories hold no safetensors
+# What else is read, each in one of these files.
+BESIDE = {
+    "pyannote": (),
+    "whisper": (
+        ("config.json",),
+        ("preprocessor_config.json", "processor_config.json"),
+        ("tokenizer.json", "vocab.json"),
+    ),
+}
 TYPES = {"whisper": "whisper"}  # `model_type` of config.json
 # What is downloaded; repositories also hold the same weights for other libraries, and in other precisions.
 DOWNLOADED = {
@@ -102,10 +111,15 @@ def weights_for(detector: str, given: Given) -> Weights | None:
 
 def refuse_other_files(key: str, folder: Path, detector: str) -> None:
     """Raise FileNotFoundError for a folder without the files that are read, ValueError for one of another model."""
-    for name in (HOLDS[key], *(["config.json"] if key in TYPES else [])):
-        if not any(folder.glob(name)):
-            raise FileNotFoundError(f"evaluate.weights.{key}: {folder} holds no {name}; {detector} takes {TAKES[key]}")
-    if key in TYPES and (found := type_of(folder / "config.json")) != TYPES[key]:
+    config = folder / "config.json"
+    if key in TYPES and config.is_file() and (found := type_of(config)) != TYPES[key]:
         raise ValueError(
             f"evaluate.weights.{key}: {folder} is a model of the type {found!r}; {detector} takes {TAKES[key]}"
         )
+    for names in ((HOLDS[key],), *BESIDE[key]):
+        if not any(file for name in names for file in folder.glob(name)):
+            inner = next(iter(sorted(folder.glob(f"*/{names[0]}"))), None)
+            hint = f" ({inner.parent} does)" if inner else ""
+            raise FileNotFoundError(
+                f"evaluate.weights.{key}: {folder} holds no {' or '.join(names)}{hint}; {detector} takes {TAKES[key]}"
+            )
