@@ -155,9 +155,13 @@ def test_of_ten_million_items_only_numbers_of_disagreements_that_occur_are_gone_
     monkeypatch.setattr(
         mcnemar, "_rejection", lambda discordant, *a: asked.append(len(discordant)) or rejection(discordant, *a)
     )
-    assert mcnemar.smallest_difference(10_000_000, discordance=0.2) == 0.01
-    assert len(asked) == 1
-    assert asked[0] < 24 * math.sqrt(10_000_000 * 0.2 * 0.8) + 62
+    mcnemar_power(10_000_000, 0.01, 0.2)
+    assert asked.pop() < 24 * math.sqrt(10_000_000 * 0.2 * 0.8) + 62
+    assert mcnemar.smallest_difference(10**15, discordance=0.2) == 0.01
+    assert asked == [len(mcnemar._likely(mcnemar.MANY, 0.2))], "what a million items show, more do"
+    assert mcnemar.smallest_difference(2 * mcnemar.MANY, discordance=0.2, step=1e-4) > 1e-4, (
+        "what they do not is asked"
+    )
 
 
 def test_power_without_the_tails_is_that_of_all_numbers_of_disagreements():
