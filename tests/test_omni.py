@@ -20,7 +20,7 @@ from tasks.models.adapted import with_adapter
 from tasks.models.base_content import model_sha
 from tasks.models.encoder_cache import EncoderCache, encoder_revision
 from tasks.models.families import family_at
-from tasks.models.frames import CHUNKED, POOLED
+from tasks.models.frames import CHUNKED, HOP, POOLED
 from tasks.models.jobs import Question as Asked
 from tasks.models.jobs import ScoringJob
 from tasks.models.listening import check
@@ -142,7 +142,16 @@ def test_qwen3_omni_counts_audio_tokens_as_transformers_does_and_hears_every_cli
     assert [CHUNKED.tokens_of(n) for n in frames.tolist()] == tokens.tolist()
     kept = [CHUNKED.needed(n) for n in frames.tolist()]
     assert all(n <= its < n + 8 for n, its in zip(frames.tolist(), kept, strict=True))
+    assert all((its - 1) // 100 == (n - 1) // 100 for n, its in zip(frames.tolist(), kept, strict=True)), (
+        "no chunk more"
+    )
     assert [CHUNKED.audio_tokens(16 * ms) for ms in (0, 10, 20, 80, 81, 1000, 1001)] == [0, 1, 1, 1, 2, 13, 14]
+
+
+@pytest.mark.parametrize("rate", [POOLED, CHUNKED], ids=["pooled", "chunked"])
+def test_the_shortest_clip_that_a_rate_names_gives_a_token_and_one_of_a_frame_less_gives_none(rate):
+    shortest = round(16 * rate.shortest_ms)
+    assert (rate.audio_tokens(shortest), rate.audio_tokens(shortest - HOP)) == (1, 0)
 
 
 # --- exact -------------------------------------------------------------------------------------------------------

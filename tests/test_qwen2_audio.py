@@ -282,12 +282,19 @@ def test_generation_that_goes_through_the_same_first_tokens_once_says_the_same(t
 
 
 def test_a_shipped_generation_config_changes_neither_answer_nor_score(trimmed, processor):
-    batch = batch_of(processor, sounds((80, 500)))
-    before = family.generated_logits(trimmed, batch, [1, 2, 3])
+    batch = batch_of(processor, sounds((500,)))
+    logits, asked = family.last_logits(trimmed, batch)[0], set(batch["input_ids"][0].tolist())
+    falling = logits.argsort(descending=True).tolist()
+    said = next(
+        token for token in falling if token in asked
+    )  # what the question holds is penalised, the runner-up is not
+    runner_up = next(token for token in falling[falling.index(said) :] if token not in asked)
+    before = family.generated_logits(trimmed, batch, [said, runner_up])
+    assert before[0].tolist() == [said]
     shipped = copy.deepcopy(trimmed.generation_config)
     try:
         trimmed.generation_config.update(do_sample=True, temperature=5.0, repetition_penalty=9.0, num_beams=3, top_k=1)
-        after = family.generated_logits(trimmed, batch, [1, 2, 3])
+        after = family.generated_logits(trimmed, batch, [said, runner_up])
     finally:
         trimmed.generation_config = shipped
     assert torch.equal(before[0], after[0])

@@ -60,7 +60,7 @@ def encode(model: nn.Module, features: torch.Tensor, mask: torch.Tensor, kept: t
     features = nn.functional.pad(features, (0, -frames % length))
     chunks = features.view(n, bins, -1, length).transpose(1, 2).flatten(0, 1)
     frames_heard = mask.sum(-1)
-    ends = frames_heard.where(frames_heard <= CHUNK, length).repeat_interleave(len(chunks) // n).to(tower.device)
+    ends = frames_heard.clamp(max=length).repeat_interleave(len(chunks) // n).to(tower.device)
     parts = zip(chunks.split(tower.conv_chunksize), ends.split(tower.conv_chunksize), strict=True)
     hidden = torch.cat([convolved(tower, part[:, None], end) for part, end in parts])
     positions = tower.positional_embedding.positional_embedding[: hidden.shape[1]]
