@@ -1,5 +1,6 @@
 """What an encoder made comes back to the bit or not at all, and the cache stays as small as it was told."""
 
+import ast
 import copy
 import os
 import shutil
@@ -7,15 +8,19 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import transformers
 
 from tasks import store
 from tasks.models import encoder_cache as cache
 from tasks.models import tiny
 from tasks.models.encoder_cache import EncoderCache, adapted, clip_key, encoder_revision, folder
 from tasks.models.encoding import kept_encodings
+from tasks.models.families import FAMILIES, family_named
 from tasks.models.family import prepare
 from tasks.models.scope import lora_config
 
@@ -195,6 +200,42 @@ def test_what_else_decides_the_bits_is_in_an_encoders_name(model, processor, tmp
         with monkeypatch.context() as patched:
             patched.setattr(cache, "TASKS", tree)
             assert (encoder_revision(model, processor) == revision) == (file == "models/qwen3_omni.py")
+
+
+def test_threads_libraries_and_the_meaning_of_the_same_bytes_are_in_an_encoders_name(model, processor, monkeypatch):
+    revision = encoder_revision(model, processor)
+    for module, name, other in (
+        (torch, "get_num_threads", lambda: 77), (torch, "__version__", "0"), (transformers, "__version__", "0"),
+        (np, "__version__", "0"),
+    ):  # fmt: skip
+        with monkeypatch.context() as patched:
+            patched.setattr(module, name, other)
+            assert encoder_revision(model, processor) != revision, name
+    rounded = copy.deepcopy(model).to(torch.bfloat16)
+    before = encoder_revision(rounded, processor)
+    for weight in rounded.parameters():
+        weight.data = weight.data.view(torch.float16)
+    assert encoder_revision(rounded, processor) != before
+
+
+NO_PART_IN_IT = {"models/loading.py", "models/widths.py", "models/experts.py"}
+
+
+def test_all_that_the_module_of_a_family_takes_from_others_is_in_an_encoders_name():
+    for model_type in FAMILIES:
+        tree = ast.parse(Path(family_named(model_type).__file__).read_text(encoding="utf-8"))
+        taken = [
+            node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module.startswith("tasks")
+        ]
+        names = {name for node in taken for name in files_of(node)}
+        assert names <= {*cache.CODE, *NO_PART_IN_IT}, model_type
+
+
+def files_of(node: ast.ImportFrom) -> list[str]:
+    """The modules that an import names, by their files below tasks."""
+    paths = [node.module, *(f"{node.module}.{its.name}" for its in node.names)]
+    files = [f"{path.removeprefix('tasks').strip('.').replace('.', '/')}.py" for path in paths]
+    return [file for file in files if (cache.TASKS / file).is_file()]
 
 
 def test_an_adapted_encoder_has_no_place_in_the_cache(model, processor, home):

@@ -92,6 +92,18 @@ def test_one_more_prompt_goes_through_its_own_tokens_only(model, processor, aske
     assert gone == [(before, 1), (25 + common, 3), *((len(after) - common, 3) for after in afters)]
 
 
+def test_one_prompt_may_be_asked_for_several_answers_at_once(model, processor):
+    """All of a text is then common to both, and its last token is gone through by each."""
+    clips = flacs(DURATIONS_MS[:3])
+    both = [questions(processor, [PROMPTS[0]], answers)[0] for answers in (["A", "B"], ["B", "A"], ["B", "C"])]
+    found = Scorer(model, processor).score(clips, both)
+    np.testing.assert_allclose(found[1].p_first, 1 - found[0].p_first, atol=1e-6)
+    for question, answers in zip(both, found, strict=True):
+        np.testing.assert_allclose(
+            answers.p_first, Scorer(model, processor).score(clips, [question])[0].p_first, atol=1e-5
+        )
+
+
 def test_prompts_that_differ_before_the_audio_share_nothing_and_are_right(model, processor, asked):
     clips = flacs((200, 60))
     other = asked[1]._replace(prompt=asked[1].prompt._replace(before=asked[1].prompt.before[::-1]))
