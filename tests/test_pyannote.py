@@ -9,6 +9,8 @@ import sys
 import types
 
 import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -19,6 +21,9 @@ from tasks.detectors.pyannote import MIRRORED, SILENCE, frame_probabilities
 from tasks.detectors.weights import Weights, weights_for
 from tasks.functional.calibration import choose_threshold
 from tasks.functional.metrics import roc_auc
+from tasks.functional.predictions import validate_predictions
+from tasks.predictions import score_baseline
+from tests.test_predictions import CLASSES, SIDES, table_of, write_splits
 from tests.test_vads import hiss, voice
 
 pytestmark = pytest.mark.pyannote
@@ -174,6 +179,33 @@ def test_context_and_threshold_are_those_of_the_higher_area_on_dev(tmp_path, pow
     assert detector.threshold == choose_threshold(ways[best], np.array(EVERY)).value
     assert detector.chosen == f"{best}, threshold {detector.threshold:.3f}; AUC {areas[best]:.3f} on dev"
     np.testing.assert_allclose(detector.score(CLIPS), ways[best], atol=1e-12)
+
+
+def test_what_a_test_clip_is_called_changes_nothing_of_a_run_and_what_a_dev_clip_is_called_does(tmp_path, home):
+    """Context and threshold are those of the sides that a fold calls dev: its own labels alone move them."""
+    weights = checkpoint(tmp_path)
+    splits = write_splits("clean")
+
+    def decided(flipped: str) -> pd.DataFrame:
+        file = splits.path / "data" / f"{flipped}.parquet"
+        before = file.read_bytes() if flipped else b""
+        if flipped:
+            rows = pq.read_table(file)
+            labels = [CLASSES[label == CLASSES[0]] for label in rows["label"].to_pylist()]
+            pq.write_table(rows.set_column(rows.schema.get_field_index("label"), "label", [labels]), file)
+        try:
+            made = score_baseline.fn("pyannote", splits, SIDES, CLASSES, 0, None, weights)
+        finally:
+            if flipped:
+                file.write_bytes(before)
+        return validate_predictions(table_of(made), CLASSES)
+
+    plain = decided("")
+    assert set(plain["split"]) == {"dev", "test"}
+    assert plain["p_speech"].nunique() > 1
+    for column in ("p_speech", "prediction"):
+        assert decided("test")[column].tolist() == plain[column].tolist()
+    assert decided("dev")["prediction"].tolist() != plain["prediction"].tolist()
 
 
 def test_a_run_knows_where_its_tiny_model_lies_before_anything_is_built(tmp_path):
