@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.models.batches import FIRST_TOKENS, MOST_TOKENS, ROWS_ON_CPU, BatchSizes, Clock, ahead, on_device, on_host
+from tests.prefect_server import HANGS_S
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -46,7 +47,7 @@ def test_work_is_done_in_the_pool_while_the_caller_is_busy():
     with ThreadPoolExecutor(1) as pool:
         results = ahead(pool, lambda item: done.set() if item else None, ((k, 1) for k in range(3)), lambda: 1)
         next(results)
-        assert done.wait(120), "the second item was done before anybody asked for it"
+        assert done.wait(HANGS_S), "the second item was done before anybody asked for it"
         list(results)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from tests.commands import ROOT
-from tests.prefect_server import Served
+from tests.prefect_server import HANGS_S, Served
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -21,7 +21,7 @@ QUIET = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-LOADED_MS = 180_000  # on a busy machine too
+LOADED_MS = 1000 * HANGS_S  # on a busy machine too
 
 
 class Browser(NamedTuple):

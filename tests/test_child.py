@@ -13,23 +13,23 @@ from pathlib import Path
 import pytest
 
 from tasks import child, forkserver
-from tests.prefect_server import wait_for
+from tests.prefect_server import HANGS_S, wait_for
 
 ROOT = Path(__file__).parent.parent
 MODULES = ("tests.child_program",)
 STARTS_ANOTHER = """
 import subprocess, sys, time
-another = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+another = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 open({pids!r}, "a").write(f"{{another.pid}}\\n")
 print("up", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 PARENT = """
 import sys; sys.path.insert(0, {root!r})
 from tasks import child, forkserver
 from tests.prefect_server import wait_for
 {starting}
-child.run(starting, what="x", on_line=lambda line: print(line, flush=True), timeout_min=1)
+child.run(starting, what="x", on_line=lambda line: print(line, flush=True), timeout_min=10)
 """
 
 
@@ -90,7 +90,7 @@ def kind(request, tmp_path) -> Iterator[Kind]:
     forkserver.stop()
 
 
-def run(starting, what="counting", on_line=lambda line: None, timeout_min=1.0) -> None:
+def run(starting, what="counting", on_line=lambda line: None, timeout_min=10.0) -> None:
     child.run(starting, what=what, on_line=on_line, timeout_min=timeout_min)
 
 
@@ -165,7 +165,7 @@ def test_a_killed_child_says_which_signal(kind):
 @pytest.mark.slow
 def test_a_child_has_a_group_of_its_own_and_leaves_nobody_in_it(kind, tmp_path):
     noted, lines = tmp_path / "pids", []
-    program = STARTS_ANOTHER.format(pids=str(noted)).removesuffix("time.sleep(60)\n")
+    program = STARTS_ANOTHER.format(pids=str(noted)).removesuffix("time.sleep(600)\n")
     for _ in range(2):
         run(kind(program + "import os; print(os.getpgid(0))"), on_line=lines.append)
     groups = [int(line) for line in lines if line != "up"]
@@ -208,7 +208,7 @@ def test_no_orphan_is_left_after_kill_9(kind, tmp_path, victim):
     os.kill(parent.pid if victim == "parent" else leader, signal.SIGKILL)
     assert wait_for(lambda: not lives(another)), "what the child started outlived its parent"
     assert wait_for(lambda: not lives(leader))
-    _, said = parent.communicate(timeout=120)
+    _, said = parent.communicate(timeout=HANGS_S)
     assert victim == "parent" or "ValueError: x was killed by SIGKILL" in said
 
 
@@ -223,9 +223,9 @@ def test_ending_all_frees_whoever_waits(kind, tmp_path):
 
     thread = threading.Thread(target=wait)
     thread.start()
-    assert up.wait(120)
+    assert up.wait(HANGS_S)
     child.end_all()
-    thread.join(120)
+    thread.join(HANGS_S)
     assert found
     assert wait_for(lambda: not any(map(lives, pids(noted))))
 

@@ -21,7 +21,7 @@ from flows import cli
 from recipes.schema import CheckFailed
 from tasks.store import fingerprint, make_home
 from tests.commands import ROOT, earshot
-from tests.prefect_server import wait_for
+from tests.prefect_server import HANGS_S, wait_for
 
 LINE = re.compile(r"^\d\d:\d\d:\d\d  (.+): (cached|completed, [\d.]+ s)$", re.MULTILINE)
 CACHED = (
@@ -333,13 +333,13 @@ def holder(home: Path, name: str, seconds: float) -> "subprocess.Popen[str]":
 
 
 def test_a_second_command_waits_and_says_for_whom_and_a_kill_frees_the_home(tmp_path):
-    first = holder(tmp_path / "home", "study/first", 60)
+    first = holder(tmp_path / "home", "study/first", HANGS_S)
     assert first.stdout.readline() == "in\n"
     second = holder(tmp_path / "home", "study/second", 0)
     assert second.stderr.readline() == f"waiting for study/first (pid {first.pid}) to finish on {tmp_path / 'home'}\n"
     assert second.poll() is None
     first.send_signal(signal.SIGKILL)
-    assert second.communicate(timeout=120)[0] == "in\n"
+    assert second.communicate(timeout=HANGS_S)[0] == "in\n"
     assert second.returncode == 0
     first.communicate()
 
@@ -358,6 +358,6 @@ def test_a_command_that_comes_as_another_is_leaving_waits_for_it_all_the_same(ho
         thread.start()
         assert wait_for(lambda: said.append(capsys.readouterr().err) or said[-1])
         assert not came.is_set()
-    thread.join(120)
+    thread.join(HANGS_S)
     assert "".join(said) == f"waiting for another command to finish on {home}\n"
     assert came.is_set()

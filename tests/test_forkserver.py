@@ -17,7 +17,7 @@ from tasks.audio_files import encode_flac
 from tasks.models import jobs
 from tasks.models.jobs import LAUNCH, ON_CPU, WARM, PretrainingJob, Question, ScoringJob, TrainingJob
 from tasks.store import fingerprint
-from tests.prefect_server import wait_for
+from tests.prefect_server import HANGS_S, wait_for
 from tests.test_child import ROOT, lives, pids, run
 
 MODULES = ("tests.child_program",)
@@ -88,7 +88,7 @@ def test_a_server_that_was_killed_is_replaced_and_its_jobs_go_on(tmp_path):
     job = forked(tmp_path, "import time; print('up'); time.sleep(2); print('done')")
     thread = threading.Thread(target=lambda: run(job, on_line=note))
     thread.start()
-    assert up.wait(120)
+    assert up.wait(HANGS_S)
     killed = forkserver._server.process
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
@@ -121,7 +121,7 @@ def test_what_cannot_be_imported_is_explained_by_the_job_that_needs_it(tmp_path,
 
 @forks
 def test_ending_all_frees_whoever_waits_for_the_imports(tmp_path, monkeypatch):
-    (tmp_path / "slow.py").write_text("import time; time.sleep(60)")
+    (tmp_path / "slow.py").write_text("import time; time.sleep(600)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     found = []
 
@@ -135,14 +135,14 @@ def test_ending_all_frees_whoever_waits_for_the_imports(tmp_path, monkeypatch):
     assert wait_for(lambda: forkserver._server)
     server = forkserver._server.process.pid
     child.end_all()
-    thread.join(120)
+    thread.join(HANGS_S)
     assert found
     assert not lives(server)
 
 
 @forks
 def test_imports_that_take_for_ever_are_given_up(tmp_path, monkeypatch):
-    (tmp_path / "slow.py").write_text("import time; time.sleep(60)")
+    (tmp_path / "slow.py").write_text("import time; time.sleep(600)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(forkserver, "READY_WITHIN_S", 0.2)
     with pytest.raises(TimeoutError, match=r"^what jobs import was not there within 0\.2 s$"):
@@ -159,7 +159,7 @@ def test_a_server_ends_with_its_parent(tmp_path, when):
     hold = f"\nimport time\nwhile not os.path.exists({str(on)!r}): time.sleep(0.01)" if when == "importing" else ""
     (tmp_path / "one.py").write_text(note + hold)
     (tmp_path / "two.py").write_text(note)
-    source = "from tasks import forkserver; import time; forkserver.start(('one', 'two'), {}); time.sleep(60)"
+    source = "from tasks import forkserver; import time; forkserver.start(('one', 'two'), {}); time.sleep(600)"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
     parent = subprocess.Popen([sys.executable, "-c", source], env=environment)
     assert wait_for(lambda: len(pids(noted)) == (1 if when == "importing" else 2))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.local_hub import Fault
+from tests.prefect_server import HANGS_S
 from tests.test_hub_publish import CARD, contents, folder, on_hub, publish, pull
 
 __all__ = ["folder"]  # a fixture
@@ -50,12 +51,12 @@ def kill(hub, client, fault: Fault, home: Path, *called: Any) -> None:
 
     def hold() -> None:
         came.set()
-        gone.wait(600)
+        gone.wait(HANGS_S)
 
     hub.faults = [replace(fault, hold=hold)]
     pid = client.call(in_a_fork, *called, EARSHOT_HOME=str(home))
     try:
-        assert came.wait(120), "the request never came"
+        assert came.wait(HANGS_S), "the request never came"
         os.kill(pid, signal.SIGKILL)
         assert client.call(ended, pid) == -signal.SIGKILL
     finally:

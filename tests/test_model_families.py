@@ -33,6 +33,7 @@ from tasks.prompts import search_prompt
 from tasks.reports import named_base
 from tasks.store import Adapter, Predictions, sha256
 from tests import tiny_omni
+from tests.prefect_server import HANGS_S
 
 PT = {"format": "pt"}
 ROOT = Path(__file__).parents[1]
@@ -235,7 +236,7 @@ def test_two_tasks_that_hash_one_large_file_at_once_both_get_its_digest(home, tm
     """Both wrote one draft, which the first moved away from under the second: FileNotFoundError ended its training."""
     home.mkdir(parents=True, exist_ok=True)
     (file := tmp_path / "model.safetensors").write_bytes(b"weights")
-    both, replace = threading.Barrier(2, timeout=20), Path.replace
+    both, replace = threading.Barrier(2, timeout=HANGS_S), Path.replace
 
     def wait_and_replace(draft, target):
         both.wait()  # until both have written theirs

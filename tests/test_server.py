@@ -34,6 +34,7 @@ from flows.server import (
     serve,
     server,
     server_settings,
+    wait_until_stored,
 )
 from tests.commands import ROOT
 
@@ -49,12 +50,31 @@ def test_a_server_of_others_that_does_not_answer_is_named_at_once_and_without_it
     monkeypatch.setenv("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # which `server` would set for good
     clock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: said.append(capsys.readouterr().err))
     monkeypatch.setattr("flows.server.time", clock)
-    monkeypatch.setattr("flows.server.STARTS_WITHIN_S", 0.05)
+    monkeypatch.setattr("flows.server.ANSWERS_WITHIN_S", 0.05)
     with server() as absent, pytest.raises(ValueError, match=r"answered at 127\.0\.0\.1:\d+ within"):
         absent.wait()
     assert said[0] == f"waiting for the Prefect server at {absent.address} (PREFECT_API_URL)\n"
     assert "secret" not in said[0]
     assert set(said[1:]) <= {""}, "once"
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_task_runs_that_are_stored_when_the_machine_goes_on_after_it_stood_still_are_no_error(monkeypatch, stored):
+    run, clock = SimpleNamespace(id=UUID(int=1), state=SimpleNamespace(is_final=lambda: stored)), [0.0]
+
+    def answer_late(**_):
+        clock[0] += 1_000
+        return [run]
+
+    client = contextlib.nullcontext(SimpleNamespace(read_task_runs=answer_late))
+    monkeypatch.setattr("prefect.client.orchestration.get_client", lambda sync_client: client)
+    monkeypatch.setattr("prefect.events.worker.EventsWorker.drain_all", lambda: None)
+    monkeypatch.setattr("flows.server.time", SimpleNamespace(monotonic=lambda: clock[0], sleep=lambda _: None))
+    if stored:
+        wait_until_stored([run.id])
+    else:
+        with pytest.raises(TimeoutError, match="1 task runs did not reach the Prefect server within 300 s"):
+            wait_until_stored([run.id])
 
 
 def test_a_server_that_went_away_is_named_without_its_password(monkeypatch):

@@ -17,6 +17,7 @@ import pytest
 from tasks import child, slots
 from tasks.models.jobs import Job, Question
 from tests.commands import ROOT
+from tests.prefect_server import HANGS_S
 
 HOLD = """
 import json, sys, time
@@ -67,7 +68,7 @@ def test_two_jobs_get_a_gpu_each_and_a_third_waits_until_one_is_done(two_gpus):
             used.add(its["CUDA_VISIBLE_DEVICES"])
             if len(used) == 2:
                 both.set()
-            both.wait(120)
+            both.wait(HANGS_S)
             time.sleep(0.3)  # in which a third would come, were it let
             got.append((its["CUDA_VISIBLE_DEVICES"], begin, time.monotonic()))
 
@@ -75,7 +76,7 @@ def test_two_jobs_get_a_gpu_each_and_a_third_waits_until_one_is_done(two_gpus):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(240)
+        thread.join(HANGS_S)
     assert sorted(name for name, *_ in got)[:2] in (["0", "0"], ["0", "1"])
     for name in ("0", "1"):
         spans = sorted((begin, end) for its, begin, end in got if its == name)
@@ -106,25 +107,25 @@ def test_two_jobs_that_run_beside_each_other_see_a_gpu_each(two_gpus, tmp_path):
 
     def work(number: int) -> None:
         job = Program(question=question, device="cuda", output=str(tmp_path / str(number)))
-        job.run("tests.child_program", what="meeting", on_line=lines.append, timeout_min=5)
+        job.run("tests.child_program", what="meeting", on_line=lines.append, timeout_min=10)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(600)
+        thread.join(HANGS_S)
     assert sorted(lines) == ["0", "1"]
 
 
 def test_a_gpu_held_by_a_process_that_was_killed_is_free_at_once(two_gpus, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    held = holder(60)
+    held = holder(HANGS_S)
     assert json.loads(held.stdout.readline())["CUDA_VISIBLE_DEVICES"] == "1"
     second = holder(0)
     time.sleep(0.2)
     held.send_signal(signal.SIGKILL)
     held.wait()
-    assert json.loads(second.communicate(timeout=120)[0])["CUDA_VISIBLE_DEVICES"] == "1"
+    assert json.loads(second.communicate(timeout=HANGS_S)[0])["CUDA_VISIBLE_DEVICES"] == "1"
 
 
 def test_a_job_may_have_several_gpus_and_no_more_than_there_are(two_gpus):
@@ -153,7 +154,7 @@ def test_jobs_that_want_all_gpus_take_turns_and_never_wait_for_each_other_for_ev
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join(HANGS_S)
     assert most == [1, 1, 1, 1]
 
 
@@ -175,9 +176,9 @@ def test_whoever_waits_for_a_gpu_can_be_stopped(two_gpus, monkeypatch):
         monkeypatch.setattr(child, "turn", turn_of_the_waiting)
         thread = threading.Thread(target=wait)
         thread.start()
-        assert waits.wait(120)
+        assert waits.wait(HANGS_S)
         child.end_all()
-        thread.join(120)
+        thread.join(HANGS_S)
     assert refused.is_set()
 
 
@@ -201,7 +202,7 @@ def test_no_more_jobs_run_on_a_cpu_than_its_cores_bear(monkeypatch):
                 at_once.append(now[0])
                 if now[0] == most:
                     full.set()
-            full.wait(120)
+            full.wait(HANGS_S)
             time.sleep(0.05)  # in which one more would come, were it let
             with lock:
                 now[0] -= 1
@@ -210,7 +211,7 @@ def test_no_more_jobs_run_on_a_cpu_than_its_cores_bear(monkeypatch):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(240)
+        thread.join(HANGS_S)
     assert max(at_once) == most
 
 
