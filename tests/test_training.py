@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 
 from recipes.training import TrainMethod
 from tasks.models import devices, family, training
@@ -385,6 +386,21 @@ def test_whatever_lora_trains_comes_back_as_transformers_and_peft_alone_load_it(
     assert torch.equal(ours, again)
     assert torch.equal(again, theirs)
     assert not torch.allclose(ours, base, atol=1e-2)
+
+
+@pytest.mark.parametrize("lora", [{}, {"use_dora": True}], ids=["lora", "dora"])
+def test_an_adapter_that_lacks_a_tensor_or_has_one_more_is_refused(tiny_base, tmp_path, lora):
+    told = job(tiny_base, tmp_path / "out", lora={"r": 2, **lora})
+    save(to_train(fresh(tiny_base), told), told)
+    tensors = load_file(file := tmp_path / "out" / "adapter_model.safetensors")
+    name, value = max(tensors.items())
+    for given, said in (
+        ({its: value for its, value in tensors.items() if its != name}, r"1 of its \d+ tensors are missing and 0 are"),
+        ({**tensors, f"{name}.x": value.clone()}, "0 of .* and 1 are"),
+    ):
+        save_file(given, file, metadata={"format": "pt"})
+        with pytest.raises(ValueError, match=f"{said} unknown"):
+            with_adapter(fresh(tiny_base), told.output)
 
 
 def test_a_device_that_is_not_there_is_refused():
