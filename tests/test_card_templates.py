@@ -354,6 +354,15 @@ def test_card_and_page_mark_an_interval_over_few_supergroups(report: Report, car
         assert re.search(r"by supergroup .*\] \(only 4 groups in NONSPEECH: unreliable\)\.", text)
 
 
+def test_the_page_marks_an_interval_over_few_supergroups_in_the_list_of_every_metric_too(report: Report) -> None:
+    """Recall between 0.002 and 0.999 over two supergroups stood there as if it were sound."""
+    few = {"ci95_supergroup": (0.002, 0.999), "reason_supergroup": "only 2 groups in NONSPEECH: unreliable"}
+    doubtful = report.metrics["recall_nonspeech"].model_copy(update=few)
+    said = page(report.model_copy(update={"metrics": report.metrics | {"recall_nonspeech": doubtful}}))
+    assert '<td class="n">0.002 to 0.999 †</td>' in said
+    assert "; over supergroups: only 2 supergroups in NONSPEECH: unreliable</td>" in said
+
+
 def test_page_escapes_what_it_shows(report: Report) -> None:
     html = page(report.model_copy(update={"verdict_lines": ["<script>alert(1)</script>"]}))
     assert "<script>" not in html
