@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from tasks.repo_checks import check_listing
+from tasks.repo_checks import check_listing, fault_of
 from tasks.store import sha256
 
 if TYPE_CHECKING:
@@ -124,7 +124,9 @@ def fetch_file(repo: str, sha: str, name: str, what: str) -> Path | None:
     at, token = endpoint(), get_token() or False
     with told(what):
         try:  # a download by itself would try a Hub that does not answer again and again, for half a minute and more
-            get_hf_file_metadata(hf_hub_url(repo, name, revision=sha, endpoint=at), token=token, endpoint=at)
+            its = get_hf_file_metadata(hf_hub_url(repo, name, revision=sha, endpoint=at), token=token, endpoint=at)
+            if reason := fault_of(name, its.size or 0):
+                raise ValueError(f"{what}: {name} {reason}")
             return Path(hf_hub_download(repo, name, revision=sha, endpoint=at, token=token))
         except RemoteEntryNotFoundError:
             return None

@@ -14,7 +14,7 @@ from flows import optimize_prompt, run_study
 from flows.demands import demand_parts
 from flows.plan_study import plan_study
 from recipes.schema import load_study
-from tasks import store
+from tasks import repo_checks, store
 from tasks.hub import publish
 from tasks.planning import Found
 from tests.local_hub import Fault, LocalHub, local_hub
@@ -76,6 +76,25 @@ def test_a_plan_foretells_it_and_knows_a_base_of_the_hub_by_its_own_configuratio
     lines = told(f"train.base=me/mine@{names['mine']}")
     assert not [line for line in lines if "stop" in line or "not known" in line]
     assert lines[-1].startswith("GPU, by arithmetic: 0."), lines
+
+
+@pytest.mark.parametrize("config", [
+    b"[" * 100_000, b"\xff", b"3", b'{"model_type": "qwen2_audio", "text_config": 3, "audio_config": []}',
+    b'{"model_type": "qwen2_audio", "text_config": {"hidden_size": "x"}, "audio_config": {"d_model": 1e99}}',
+    b'{"model_type": "qwen2_audio", "thinker_config": 7}',
+    b'{"model_type": "qwen2_audio", "text_config": {"hidden_size": 8, "num_hidden_layers": 1000000000000000, '
+    b'"intermediate_size": 8, "vocab_size": 8}, "audio_config": {"d_model": 8, "encoder_layers": 1}}',
+])  # fmt: skip
+def test_a_configuration_that_anybody_wrote_ends_no_plan(home, hub, config):
+    sha = hub.add("models", "me/hostile", {"config.json": config}).head.oid
+    assert plan_study("study/smoke", [f"train.base=me/hostile@{sha}"])[0].endswith("nothing was run")
+
+
+def test_a_configuration_beyond_all_measure_is_not_downloaded(home, hub, monkeypatch):
+    monkeypatch.setitem(repo_checks.LARGEST, "text", 20)
+    sha = hub.add("models", "me/large", {"config.json": b" " * 1000}).head.oid
+    assert "config.json has 1,000 bytes, at most 20 are read" in refused("run", f"train.base=me/large@{sha}")
+    assert hub.requests("^GET .*/config.json") == []
 
 
 def test_an_adapter_is_no_base_and_the_refusal_names_its_own(home, hub):

@@ -104,7 +104,7 @@ def type_of(config: str | Path) -> str:
     """The `model_type` that a config.json names, "" where it names none. Raises ValueError where it is no such file."""
     try:
         return str(json.loads(Path(config).read_text(encoding="utf-8")).get("model_type", ""))
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{config} is no configuration of a model: {error}") from error
 
 

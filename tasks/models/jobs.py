@@ -110,7 +110,8 @@ def no_model(base: str, adapter: Path | None) -> str:
     """What is said of a place without a config.json; `adapter`: where the configuration of one would be."""
     if adapter is None or not adapter.is_file():
         return f"train.base: {base} holds no config.json; give a model folder, a Hub id@revision or `tiny`"
-    of = read_json(adapter).get("base_model_name_or_path")
+    its = read_json(adapter)
+    of = its.get("base_model_name_or_path") if isinstance(its, dict) else None
     return (
         f"train.base: {base} is an adapter, of {of!a}: name that one here, and in `adapter` one that Earshot published, "
         "NAMESPACE/NAME@<40 hex digits>"

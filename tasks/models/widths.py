@@ -12,6 +12,8 @@ TEXT = (
     "num_experts", "moe_intermediate_size", "num_experts_per_tok",
 )  # fmt: skip
 AUDIO = ("d_model", "encoder_layers", "hidden_size", "num_hidden_layers")  # as Whisper calls them, or as others do
+WIDTHS = (*(name for name in TEXT if name != "mlp_only_layers"), *AUDIO)
+WIDEST = 10_000_000
 
 
 def size_of(config: Any) -> Size:
@@ -23,12 +25,17 @@ def size_of(config: Any) -> Size:
 
 
 def widths_in(config: Path) -> Size | None:
-    """The widths that a config.json names; None where it leaves one of them to transformers' own defaults."""
+    """The widths that a config.json names; None where it leaves one of them to transformers' own defaults, or names what is
+    no width: whoever wrote it may be anybody."""
     its = json.loads(config.read_text(encoding="utf-8"))
-    its = its.get("thinker_config", its)
     try:
-        return _sized(its["text_config"], its["audio_config"])
-    except KeyError:
+        its = its.get("thinker_config", its)
+        parts = (its["text_config"], its["audio_config"])
+        named = [part[name] for part in parts for name in WIDTHS if part.get(name) is not None]
+        if not all(type(width) is int and 0 <= width <= WIDEST for width in named):
+            return None
+        return _sized(*parts)
+    except (KeyError, TypeError, AttributeError, ZeroDivisionError):
         return None
 
 
