@@ -95,7 +95,7 @@ def test_a_deployed_study_runs_by_a_worker_that_stands_anywhere_and_its_page_can
 
 @pytest.fixture(scope="module")
 def told(served) -> Iterator["queue.Queue[str]"]:
-    """What the automations of automations.yaml, with less patience, send to a webhook, which is a server of ours."""
+    """What the automations of automations.yaml send to a webhook, which is a server of ours."""
     received: queue.Queue[str] = queue.Queue()
 
     class Webhook(http.server.BaseHTTPRequestHandler):
@@ -113,7 +113,7 @@ def told(served) -> Iterator["queue.Queue[str]"]:
         block = served.python("-c", make.format(f"http://127.0.0.1:{server.server_port}/"))
         file = served.home.parent / "mine.yaml"
         text = (ROOT / "automations.yaml").read_text(encoding="utf-8").replace("WEBHOOK", block.strip())
-        file.write_text(text.replace(f"within: {3 * HEARTBEAT_S}", f"within: {2 * HEARTBEAT_S}"), encoding="utf-8")
+        file.write_text(text, encoding="utf-8")
         made = served.prefect("automation", "create", "--from-file", str(file))
         assert {"earshot-failed", "earshot-silent"} <= set(re.findall(r"earshot-\w+", made))
         yield received
@@ -186,12 +186,13 @@ def test_an_interval_schedule_makes_runs_and_two_workers_share_one_home(served, 
 
 @pytest.mark.slow
 def test_a_cancelled_run_ends_with_its_child_processes(served, served_study):
-    flow_run = served.run("study", **SMOKE, overrides=["train.training.max_steps=100000", "train.seeds=[1]"])
+    endless = ["train.training.max_steps=100000", "train.seeds=[1]", "train.timeout_min=600"]
+    flow_run = served.run("study", **SMOKE, overrides=endless)
     assert wait_for(lambda: any(": step " in line for line in served.logs(flow_run)), HANGS_S, 1)
     assert served.processes()
     served.prefect("flow-run", "cancel", flow_run)
     begin = time.monotonic()
-    assert wait_for(lambda: not served.processes(), 240), served.processes()  # long before `timeout_min`
+    assert wait_for(lambda: not served.processes()), served.processes()  # long before `timeout_min`
     print(f"ended {time.monotonic() - begin:.1f} s after it was cancelled")
     assert served.ended(flow_run)["type"] == "CANCELLED"
     assert "stopped from outside" in served.artifacts(flow_run)["what-next"]["data"]
@@ -207,7 +208,7 @@ def test_a_run_that_takes_longer_than_it_may_ends_with_its_child_processes_and_i
     state = served.ended(flow_run)
     assert state["type"] == "FAILED"
     assert "training with seed 3 ran longer than 0.25 minutes and was stopped; raise `timeout_min`" in state["message"]
-    assert wait_for(lambda: not served.processes(), 120), served.processes()
+    assert wait_for(lambda: not served.processes()), served.processes()
     advice = served.artifacts(flow_run)["what-next"]["data"]
     assert "Raise the `timeout_min` of its block (`train`," in advice
     assert "earshot train study/smoke --set train.training.max_steps=100000" in advice
@@ -219,8 +220,8 @@ def test_a_run_that_takes_longer_than_it_may_ends_with_its_child_processes_and_i
 def test_a_worker_that_is_killed_leaves_no_process_and_the_server_says_of_its_run_that_it_crashed(
     served, served_study, told
 ):
-    long = {**SMOKE, "overrides": ["train.training.max_steps=100000", "train.seeds=[2]"]}
-    flow_run = served.run("train", **long)
+    endless = ["train.training.max_steps=100000", "train.seeds=[2]", "train.timeout_min=600"]
+    flow_run = served.run("train", **SMOKE, overrides=endless)
 
     def beats() -> int:
         found = {
@@ -232,13 +233,13 @@ def test_a_worker_that_is_killed_leaves_no_process_and_the_server_says_of_its_ru
     assert wait_for(lambda: beats() > 1, HANGS_S, 1)
     assert wait_for(served.processes)  # on a busy machine it may not have come to its training yet
     served.kill_workers()
-    assert wait_for(lambda: not served.processes(), 20), served.processes()
-    assert served.state(flow_run)["type"] == "RUNNING", "nobody was there to say otherwise"
+    assert wait_for(lambda: not served.processes()), served.processes()
     served.worker("three")
     again = served.run("train", **SMOKE)  # waits until the one before it is said to be dead
     message = "its process is gone: no heartbeat"
     assert wait_for(lambda: message in str(served.state(flow_run)["message"]), HANGS_S, 1), served.state(flow_run)
-    assert served.state(flow_run)["type"] == "CRASHED"
+    told_of = [state["type"] for state in served.get(f"flow_run_states/?flow_run_id={flow_run}")]
+    assert told_of[-2:] == ["RUNNING", "CRASHED"], "nobody was there to say otherwise"
     assert served.ended(again)["type"] == "COMPLETED", served.logs(again)
     texts = heard_of(flow_run, told)
     assert message in texts[-1]
