@@ -159,7 +159,7 @@ def test_a_call_leaves_document_schema_page_figures_and_tables_and_prints_the_su
     assert f"report     {Path('out') / 'report.html'}" in ran.out
     assert set(report["by"]) == {"duration_ms", "family", "phoneme"}
     page = (ran.folder / "report.html").read_text()
-    assert "draws them 60 times" in page
+    assert "draws groups 60 times" in page
     assert not re.search(r'(?:src|href)="(?!data:)', page), "the page opens offline"
 
 
