@@ -319,7 +319,7 @@ def told(what: str, instead: str = "") -> Iterator[None]:
         if isinstance(cause, ValueError) and isinstance(cause.__cause__, errors.HfHubHTTPError):  # the card's head
             raise ValueError(f"{what}: {words(str(cause), get_token())}") from None
         if any(isinstance(its, errors.OfflineModeIsEnabled) for its in (cause, cause.__cause__)):
-            raise Unreached(f"{what}: HF_HUB_OFFLINE is set, so the Hub is not asked") from None
+            raise Unreached(f"{what}: HF_HUB_OFFLINE is set, so the Hub is not asked{instead}") from None
         if isinstance(cause, httpx2.TransportError | errors.LocalEntryNotFoundError):
             raise Unreached(
                 f"{what}: {endpoint()} cannot be reached or broke off ({type(cause).__name__}); run the same command again "
