@@ -198,7 +198,13 @@ def wait_for(condition: Callable[[], Any], within_s: float = HANGS_S, every_s: f
 
 
 def response_to(
-    method: str, url: str, content: Any = None, within_s: float = HANGS_S, each_s: float = ANSWERS_S
+    method: str,
+    url: str,
+    content: Any = None,
+    *,
+    within_s: float = HANGS_S,
+    each_s: float = ANSWERS_S,
+    pause_s: float = 1,
 ) -> httpx.Response:
     """What a server answers, asked again where it is away, silent or busy, as by Prefect's own client. Each try that came
     to nothing is printed."""
@@ -220,7 +226,5 @@ def response_to(
         print(f"{time.strftime('%X')} {method} {url}: {last} after {time.monotonic() - begin:.1f} s")
         return False
 
-    assert wait_for(answered, within_s, min(1, each_s)), (
-        f"no answer to {method} {url} in {within_s:g} s; the last: {last}"
-    )
+    assert wait_for(answered, within_s, pause_s), f"no answer to {method} {url} in {within_s:g} s; the last: {last}"
     return responses[0]

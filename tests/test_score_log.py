@@ -209,7 +209,7 @@ def test_a_child_killed_in_the_middle_leaves_what_the_next_one_goes_on_from(tiny
         job = score_job(tiny_base, file, output, QUESTION, Held if held else ScoringJob)
         module = "tests.child_program" if held else "tasks.detectors.audio_llm"
         with pytest.raises(ValueError, match="killed by SIGKILL") if held else contextlib.nullcontext():
-            job.run(module, what="scoring", on_line=lambda line: [said.append(line), kill_held(line)], timeout_min=5)
+            job.run(module, what="scoring", on_line=lambda line: [said.append(line), kill_held(line)], timeout_min=10)
         scores = output / "scores.parquet"
         return said, pd.read_parquet(scores) if scores.exists() else None
 
