@@ -146,6 +146,17 @@ def test_a_base_that_cannot_be_asked_is_refused_before_anything_is_built_and_for
         assert re.search(said, stop)
 
 
+def test_a_folder_whose_weights_are_pickled_is_refused_before_anything_is_built(tiny_base, tmp_path):
+    folder = shutil.copytree(tiny_base, tmp_path / "base")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    demand_extras(load_study("study/smoke", [f"train.base={folder}"]), "train")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"base holds no \*\.safetensors, .* not read"):
+        demand_extras(load_study("study/smoke", [f"train.base={folder}"]), "train")
+    with pytest.raises(OSError, match=r"no file named model\.safetensors"):
+        loaded(folder)
+
+
 def test_what_a_folder_takes_is_told_by_its_configuration_whatever_it_is_called(bases, tmp_path):
     for base in bases.values():
         widths = widths_in(base / "config.json")

@@ -68,6 +68,11 @@ def refuse_unknown(base: str) -> None:
     """
     if config := config_of(base):
         refuse_others(type_of(config), base)
+        if not re.fullmatch(ON_THE_HUB, base) and not any(config.parent.glob("*.safetensors")):
+            raise FileNotFoundError(
+                f"train.base: {config.parent} holds no *.safetensors, and weights of any other format are not read: they "
+                "may run code. transformers' own save_pretrained writes them; or name another base"
+            )
 
 
 def refuse_unknown_on_the_hub(base: str) -> None:
