@@ -160,12 +160,30 @@ def end_whole_run() -> None:
     draft.rename(_ENDED)
 
 
+SERVED = ("test_browser.py", "test_deployments.py")  # their tests share one server
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Of `--dist loadfile`: a process has the files whose tests share a server, since another would take minutes to come up
+    and to run a study."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class LoadServed(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "served" if file.endswith(SERVED) else file
+
+    return LoadServed(config, log) if config.option.dist == "loadfile" else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with tests of the server and its workers come first, since these mostly wait, and those with tests that need the
     whole run last; `--dist loadfile` deals files in this order."""
     needs: dict[Path, set[str]] = {}
     for item in items:
         needs.setdefault(item.path, set()).update(getattr(item, "fixturenames", ()))
+    assert {path.name for path, names in needs.items() if "served" in names} <= set(SERVED)
     items.sort(key=lambda item: ("served" not in needs[item.path], "whole" in needs[item.path]))
 
 
