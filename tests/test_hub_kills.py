@@ -64,12 +64,12 @@ def kill(hub, client, fault: Fault, home: Path, *called: Any) -> None:
         hub.faults = []
 
 
-@pytest.mark.parametrize("served", [False, True], ids=["as it comes", "served and not answered"])
+@pytest.mark.parametrize("done", [False, True], ids=["as it comes", "served and not answered"])
 @pytest.mark.parametrize("there", [False, True], ids=["new", "there already"])
 def test_a_publisher_killed_at_any_request_leaves_a_whole_head_and_the_next_one_completes_it(
-    hub, client, folder, tmp_path, there, served
+    hub, client, folder, tmp_path, there, done
 ):
-    size = 2**16 if served else LARGER_THAN_ANY_SOCKETS_BUFFER  # it is killed while it still sends
+    size = 2**16 if done else LARGER_THAN_ANY_SOCKETS_BUFFER  # it is killed while it still sends
     (folder / "data" / "train.parquet").write_bytes(bytes(size))  # beside the other, in a thread of its own
 
     def begin() -> str | None:
@@ -86,7 +86,7 @@ def test_a_publisher_killed_at_any_request_leaves_a_whole_head_and_the_next_one_
     heads = []
     for k in range(len(requests)):
         before, home = begin(), tmp_path / f"home {k}"
-        kill(hub, client, Fault("", skip=k, done=served), home, publish, folder, *PUBLISHING)
+        kill(hub, client, Fault("", skip=k, done=done), home, publish, folder, *PUBLISHING)
         repo = hub.repos.get(NAME)
         heads.append(repo.head.oid if repo else None)
         if repo and heads[-1] != sha:
@@ -98,7 +98,7 @@ def test_a_publisher_killed_at_any_request_leaves_a_whole_head_and_the_next_one_
         assert (repo.head.oid, [*repo.tags.values()], len(repo.commits)) == (sha, [sha], 2)
         assert on_hub(hub) == contents(folder)
     made = [head == sha for head in heads]
-    assert made == [k >= commit + (not served) for k in range(len(requests))], "made when the commit is served"
+    assert made == [k >= commit + (not done) for k in range(len(requests))], "made when the commit is served"
 
 
 def test_a_pull_that_was_killed_in_the_middle_of_a_file_is_not_whole_and_the_next_one_asks_for_what_is_missing(

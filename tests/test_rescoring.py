@@ -118,7 +118,7 @@ def test_a_base_is_taken_where_it_is_said_to_be_and_one_named_by_its_content_mus
     alter(base / "generation_config.json", lambda config: config.update(temperature=2.0))
     with pytest.raises(ValueError, match=f"and this is an adapter of {base.name}@{named['revision']}: give "):
         rescore(adapter, 2, str(base))
-    with pytest.raises(FileNotFoundError, match=r"^--base: .*elsewhere holds no config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"^--base: .*elsewhere is no folder\. "):
         rescore(adapter, 2, str(base / "elsewhere"))
 
 
